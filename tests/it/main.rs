@@ -1,0 +1,24 @@
+//! What the crate promises, through its public API, against the sandbox on 127.0.0.1.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![allow(clippy::panic, clippy::print_stdout, clippy::print_stderr)]
+
+mod common;
+
+// The types and the whole job.
+mod client;
+mod download;
+mod errors;
+mod pictures;
+mod replies;
+mod requests;
+mod sandbox;
+mod wait;
+
+// Nothing is paid twice, nothing paid for is lost.
+mod cancel;
+mod create;
+mod find;
+mod kill;
+mod resume;
+mod retry;
