@@ -324,7 +324,7 @@ impl Error {
     }
 
     pub(crate) fn with_generation(mut self, generation: Generation) -> Self {
-        self.0.id = Some(generation.id.clone());
+        self.0.id.get_or_insert_with(|| generation.id.clone());
         self.0.generation = Some(generation);
         self
     }

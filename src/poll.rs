@@ -261,3 +261,231 @@ fn is_final(error: &Error, now: Duration) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::error::Refusal;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// Time that passes only when somebody sleeps or a look takes some.
+    #[derive(Default)]
+    pub(crate) struct VirtualClock(Mutex<Duration>);
+
+    impl VirtualClock {
+        pub(crate) fn now(&self) -> Duration {
+            *self.0.lock().unwrap()
+        }
+
+        pub(crate) fn advance(&self, by: Duration) {
+            let mut now = self.0.lock().unwrap();
+            *now = now.saturating_add(by);
+        }
+    }
+
+    pub(crate) fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    pub(crate) fn id(text: &str) -> GenerationId {
+        text.parse().unwrap()
+    }
+
+    pub(crate) fn generation(json: &str) -> Result<Generation> {
+        Ok(serde_json::from_str(json).unwrap())
+    }
+
+    pub(crate) fn pending() -> Result<Generation> {
+        generation(r#"{"id":"a","status":"generating"}"#)
+    }
+
+    pub(crate) fn done() -> Result<Generation> {
+        generation(
+            r#"{"id":"a","status":"completed","video":{"url":"https://x/a.mp4"},"error":"?"}"#,
+        )
+    }
+
+    pub(crate) fn refused(status: u16, retry_after: Option<Duration>) -> Result<Generation> {
+        Err(Error::api("retrieve", Refusal { status, retry_after, ..Refusal::default() }))
+    }
+
+    /// Waits in virtual time. `look` is given the time of each look; the times are returned.
+    fn wait_virtually(
+        options: &WaitOptions,
+        look: impl Fn(Duration) -> Result<Generation> + Sync,
+    ) -> (Result<Video>, Vec<u64>) {
+        let clock = VirtualClock::default();
+        let looks = Mutex::new(Vec::new());
+        let driver = Driver {
+            fetch: &|_| {
+                looks.lock().unwrap().push(clock.now().as_secs());
+                look(clock.now())
+            },
+            sleep: &|d| {
+                clock.advance(d);
+                true
+            },
+            now: &|| clock.now(),
+            watch: &|_| {},
+        };
+        let retry = RetryPolicy::new().base_delay(Duration::ZERO);
+        let end = wait(&id("a"), options, &retry, &driver);
+        (end, looks.into_inner().unwrap())
+    }
+
+    fn after(
+        time: u64,
+        end: fn() -> Result<Generation>,
+    ) -> impl Fn(Duration) -> Result<Generation> {
+        move |now| if now >= secs(time) { end() } else { pending() }
+    }
+
+    #[test]
+    fn it_looks_on_a_flat_schedule_until_the_video_is_there() {
+        let (end, looks) = wait_virtually(&WaitOptions::new(), after(35, done));
+        assert_eq!(end.unwrap().url, "https://x/a.mp4");
+        assert_eq!(looks, [10, 20, 30, 40]);
+    }
+
+    #[test]
+    fn the_preset_looks_late_and_then_often() {
+        let five = WaitOptions::for_length(VideoLength::FiveSeconds);
+        assert_eq!(wait_virtually(&five, after(190, done)).1, [180, 184, 188, 192]);
+        let ten = WaitOptions::for_length(VideoLength::TenSeconds);
+        assert_eq!(wait_virtually(&ten, after(10, done)).1, [360]);
+    }
+
+    #[test]
+    fn the_last_look_is_at_the_deadline_and_the_error_says_how_to_go_on() {
+        let options = WaitOptions::new().timeout(secs(25));
+        let (end, looks) = wait_virtually(&options, |_| pending());
+        assert_eq!(looks, [10, 20, 25]);
+        let error = end.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WaitTimeout);
+        assert_eq!(error.generation().unwrap().status, Status::Generating);
+        assert!(error.is_retryable() && error.may_have_been_billed());
+        assert!(error.to_string().contains("wait for `a` to resume"), "{error}");
+        let in_time = wait_virtually(&options, after(25, done));
+        assert!(in_time.0.is_ok());
+    }
+
+    #[test]
+    fn a_look_that_passes_the_deadline_is_the_last() {
+        let clock = VirtualClock::default();
+        let looks = Mutex::new(0);
+        let driver = Driver {
+            fetch: &|_| {
+                *looks.lock().unwrap() += 1;
+                clock.advance(secs(60));
+                pending()
+            },
+            sleep: &|d| {
+                clock.advance(d);
+                true
+            },
+            now: &|| clock.now(),
+            watch: &|_| {},
+        };
+        let options = WaitOptions::new().timeout(secs(11));
+        assert!(wait(&id("a"), &options, &RetryPolicy::new(), &driver).is_err());
+        assert_eq!((*looks.lock().unwrap(), clock.now()), (1, secs(70)));
+    }
+
+    #[test]
+    fn zero_and_endless_durations_are_taken_at_their_word() {
+        let zero = WaitOptions::new().timeout(Duration::ZERO);
+        assert_eq!(wait_virtually(&zero, |_| pending()).1, [0]);
+        let endless = WaitOptions::new()
+            .first_poll_after(Duration::MAX)
+            .interval(Duration::MAX)
+            .timeout(Duration::MAX);
+        let (end, looks) = wait_virtually(&endless, |_| pending());
+        assert_eq!((end.is_err(), looks), (true, vec![u64::MAX]));
+    }
+
+    #[test]
+    fn what_may_pass_does_not_end_it_and_what_cannot_does() {
+        for status in [408, 425, 429, 500, 502, 503, 504, 524] {
+            let look = |now| if now < secs(20) { refused(status, None) } else { done() };
+            assert!(wait_virtually(&WaitOptions::new(), look).0.is_ok(), "{status}");
+        }
+        for status in [301, 400, 401, 403, 410, 422] {
+            let (end, looks) = wait_virtually(&WaitOptions::new(), |_| refused(status, None));
+            let error = end.unwrap_err();
+            assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(status)));
+            assert_eq!((error.operation(), looks.len()), ("wait", 1));
+            assert_eq!(error.generation_id(), Some(&id("a")));
+        }
+        let unreadable = |now| match now < secs(20) {
+            true => Err(Error::decode("retrieve", "not JSON")),
+            false => done(),
+        };
+        assert!(wait_virtually(&WaitOptions::new(), unreadable).0.is_ok());
+    }
+
+    #[test]
+    fn not_found_means_not_visible_yet_for_a_minute() {
+        let hidden = |now| if now < secs(50) { refused(404, None) } else { done() };
+        assert!(wait_virtually(&WaitOptions::new(), hidden).0.is_ok());
+        let (end, looks) = wait_virtually(&WaitOptions::new(), |_| refused(404, None));
+        assert_eq!(end.unwrap_err().status(), Some(404));
+        assert_eq!(looks.last(), Some(&60));
+    }
+
+    #[test]
+    fn a_server_that_asks_for_time_gets_it() {
+        let options = WaitOptions::new();
+        let busy = |now| match now < secs(20) {
+            true => refused(429, Some(secs(300))),
+            false => done(),
+        };
+        let (end, looks) = wait_virtually(&options, busy);
+        assert!(end.is_ok());
+        assert_eq!(looks, [10, 310]);
+        // Never past the deadline.
+        let (end, looks) = wait_virtually(&options, |_| refused(429, Some(Duration::MAX)));
+        assert_eq!(end.unwrap_err().kind(), ErrorKind::WaitTimeout);
+        assert_eq!(looks, [10, 1200]);
+    }
+
+    #[test]
+    fn a_finished_generation_has_a_minute_to_get_its_link() {
+        let bare = || generation(r#"{"id":"a","status":"completed"}"#);
+        let (end, looks) = wait_virtually(&WaitOptions::new(), |_| bare());
+        let error = end.unwrap_err();
+        assert_eq!((error.kind(), error.may_have_been_billed()), (ErrorKind::Decode, true));
+        assert_eq!(looks.last(), Some(&70));
+        let late = |now| if now < secs(60) { bare() } else { done() };
+        assert!(wait_virtually(&WaitOptions::new(), late).0.is_ok());
+    }
+
+    #[test]
+    fn a_failed_generation_is_not_billed() {
+        let failed = |_| {
+            generation(
+                r#"{"id":"a","status":"failed","error":{"name":"Nsfw","message":"refused"}}"#,
+            )
+        };
+        let error = wait_virtually(&WaitOptions::new(), failed).0.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::GenerationFailed);
+        assert_eq!(error.api_message(), Some("Nsfw: refused"));
+        assert!(!error.may_have_been_billed() && !error.is_retryable());
+        assert_eq!(error.generation().unwrap().status, Status::Error);
+    }
+
+    #[test]
+    fn cancelling_ends_the_sleep_with_the_last_state() {
+        let sleeps = AtomicU32::new(0);
+        let driver = Driver {
+            fetch: &|_| pending(),
+            sleep: &|_| sleeps.fetch_add(1, Ordering::Relaxed) < 2,
+            now: &|| Duration::ZERO,
+            watch: &|_| {},
+        };
+        let end = wait(&id("a"), &WaitOptions::new(), &RetryPolicy::new(), &driver);
+        let error = end.unwrap_err();
+        assert_eq!((error.kind(), error.attempts()), (ErrorKind::Cancelled, 2));
+        assert_eq!(error.generation().unwrap().status, Status::Generating);
+    }
+}
