@@ -69,7 +69,6 @@ impl Journal {
             if path.exists() && !path.is_file() {
                 return Err(Error::journal(&path, "is no regular file"));
             }
-            let is_new = !path.exists();
             let file = OpenOptions::new()
                 .read(true)
                 .append(true)
@@ -77,15 +76,16 @@ impl Journal {
                 .open(&path)
                 .map_err(|e| failed("cannot be opened for writing", e))?;
             lock(&file, &path, &mut wait)?;
-            if is_new {
-                sync_folder_of(&path).map_err(|e| failed("its folder cannot be synced", e))?;
-            }
             // It may have been deleted, to abandon its run, while it was waited for.
             if is_file_at(&file, &path) {
                 break file;
             }
         };
         let text = read(&file).map_err(|e| failed("cannot be read", e))?;
+        if text.is_empty() {
+            // New, or left so by a process that was killed before this: the name must last too.
+            sync_folder_of(&path).map_err(|e| failed("its folder cannot be synced", e))?;
+        }
         let parsed = parse(&text).map_err(|line| {
             let problem =
                 format!("line {line} is damaged: mend it, or delete the file to abandon its run");
