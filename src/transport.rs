@@ -496,7 +496,7 @@ fn is_connect_error(e: &io::Error) -> bool {
 
 fn check_base_url(base: &str) -> Result<Uri> {
     let refused = |problem: &str| Error::config(format!("base_url: {problem}"));
-    let uri: Uri = base.parse().map_err(|_| refused("is no URL"))?;
+    let uri: Uri = base.parse().map_err(|e| Error::config_from("base_url: is no URL", e))?;
     let host = uri.host().unwrap_or_default();
     if host.is_empty() {
         return Err(refused("names no host"));
