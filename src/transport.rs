@@ -657,3 +657,77 @@ impl Tls {
         config
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_may_be_relative() {
+        let base = "https://cdn.example/a/b.mp4?sig=1/2";
+        for (location, resolved) in [
+            ("https://other.example/x?y#z", "https://other.example/x?y"),
+            ("file:///etc/passwd", "file:///etc/passwd"),
+            ("//other.example/x", "https://other.example/x"),
+            ("/x/y", "https://cdn.example/x/y"),
+            ("c.mp4", "https://cdn.example/a/c.mp4"),
+            ("c.mp4?to=https://x", "https://cdn.example/a/c.mp4?to=https://x"),
+            ("?sig=2", "https://cdn.example/a/b.mp4?sig=2"),
+        ] {
+            assert_eq!(resolve(base, location), resolved, "{location}");
+        }
+        assert_eq!(resolve("https://cdn.example", "c.mp4"), "https://cdn.example/c.mp4");
+        assert_eq!(resolve("https://cdn.example?x", "/c.mp4"), "https://cdn.example/c.mp4");
+    }
+
+    #[test]
+    fn loopback_is_what_the_machine_keeps_to_itself() {
+        for host in ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "[::1]"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in
+            ["", "localhost.example.com", "128.0.0.1", "127.0.0.1.nip.io", "[::2]", "0.0.0.0"]
+        {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn exceptions_from_the_proxy_are_read_as_other_programs_read_them() {
+        let bypassed = |exceptions: &str, host: &str| {
+            let proxy = parse_proxy("proxy", "http://proxy.example:8080", exceptions).unwrap();
+            proxy.is_no_proxy(&format!("https://{host}/").parse().unwrap())
+        };
+        let listed = "internal.example , *.wild.example,.dot.example";
+        for host in ["internal.example", "api.internal.example", "a.wild.example", "a.dot.example"]
+        {
+            assert!(bypassed(listed, host), "{host}");
+            assert!(bypassed("*", host), "{host}");
+            assert!(!bypassed("", host), "{host}");
+        }
+        assert!(!bypassed(listed, "api.aimlapi.com"));
+        assert!(!bypassed(listed, "notinternal.example"));
+    }
+
+    #[test]
+    fn a_proxys_password_is_kept_and_not_told() {
+        let proxy = parse_proxy("proxy", "http://me:p%40ss@proxy.example:8080", "").unwrap();
+        assert_eq!((proxy.username(), proxy.password()), (Some("me"), Some("p@ss")));
+        for url in ["socks5://me:secret@proxy.example", "http://me:secret@", "gopher://me:secret@x"]
+        {
+            let error = parse_proxy("proxy", url, "").unwrap_err();
+            assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+        }
+    }
+
+    #[cfg(any(feature = "rustls", feature = "native-tls"))]
+    #[test]
+    fn a_certificate_is_one_whole_sequence() {
+        assert!(is_der_sequence(&[0x30, 2, 1, 1]));
+        assert!(is_der_sequence(&[&[0x30, 0x81, 200][..], &[0; 200]].concat()));
+        assert!(is_der_sequence(&[&[0x30, 0x82, 1, 44][..], &[0; 300]].concat()));
+        for other in [&[][..], &[0x30], &[0x30, 3, 1, 1], &[0x31, 2, 1, 1], &[0x30, 0x80, 0, 0]] {
+            assert!(!is_der_sequence(other), "{other:?}");
+        }
+    }
+}
