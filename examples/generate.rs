@@ -95,9 +95,8 @@ fn connect(sandbox: bool) -> kling_video::Result<(ClientBuilder, Option<Sandbox>
         _ => {
             let sandbox = Sandbox::start()?;
             say("Using the sandbox, which runs in this process: offline and free of charge.");
-            say(
-                "Its video is a sample, not made from the picture. Set AIML_API_KEY to use the API.",
-            );
+            say("Its video is a sample, not made from the picture. With AIML_API_KEY set, the API");
+            say("is used instead.");
             // Slow enough to be seen.
             sandbox.finish_after(7);
             let pause = Duration::from_millis(300);
@@ -107,7 +106,7 @@ fn connect(sandbox: bool) -> kling_video::Result<(ClientBuilder, Option<Sandbox>
     }
 }
 
-/// As `Client::from_env()` does, which is all that a program without a progress bar needs.
+/// As `Client::from_env()` looks for it; that makes no builder, which is needed to watch events.
 fn key_from_environment() -> Option<String> {
     ["AIML_API_KEY", "AIMLAPI_API_KEY", "AIMLAPI_KEY"]
         .iter()

@@ -94,7 +94,7 @@ fn run(sandbox: bool) -> Result<()> {
     Ok(())
 }
 
-/// As `Client::from_env()` does, which is all that a program without events needs.
+/// As `Client::from_env()` looks for it; that makes no builder, which is needed to watch events.
 fn key_from_environment() -> Option<String> {
     ["AIML_API_KEY", "AIMLAPI_API_KEY", "AIMLAPI_KEY"]
         .iter()
