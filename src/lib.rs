@@ -132,3 +132,8 @@ pub use resumable::Saved;
 pub use retry::RetryPolicy;
 #[cfg(feature = "sandbox")]
 pub use sandbox::{Endpoint, Fault, Sandbox, SandboxGeneration, SandboxRequest};
+
+/// The README's code compiles.
+#[cfg(all(doctest, feature = "sandbox"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
