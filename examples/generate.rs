@@ -87,10 +87,10 @@ fn run(args: &Args) -> kling_video::Result<()> {
 
 /// Where to send the request: to the API if there is a key, else to a sandbox.
 fn connect(sandbox: bool) -> kling_video::Result<(ClientBuilder, Option<Sandbox>)> {
-    match key_from_environment() {
-        Some(key) if !sandbox => {
+    match Client::builder_from_env() {
+        Ok(builder) if !sandbox => {
             say("Using AI/ML API with the key from the environment: this costs money.");
-            Ok((Client::builder(key), None))
+            Ok((builder, None))
         }
         _ => {
             let sandbox = Sandbox::start()?;
@@ -104,13 +104,6 @@ fn connect(sandbox: bool) -> kling_video::Result<(ClientBuilder, Option<Sandbox>
             Ok((sandbox.client_builder().wait(wait), Some(sandbox)))
         }
     }
-}
-
-/// As `Client::from_env()` looks for it; that makes no builder, which is needed to watch events.
-fn key_from_environment() -> Option<String> {
-    ["AIML_API_KEY", "AIMLAPI_API_KEY", "AIMLAPI_KEY"]
-        .iter()
-        .find_map(|name| std::env::var(name).ok().filter(|key| !key.is_empty()))
 }
 
 /// Begins another part of the job on the progress line, which is shown on terminals only.

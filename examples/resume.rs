@@ -62,10 +62,10 @@ fn main() -> ExitCode {
 }
 
 fn run(sandbox: bool) -> Result<()> {
-    let (builder, target, sandbox) = match key_from_environment() {
-        Some(key) if !sandbox => {
+    let (builder, target, sandbox) = match Client::builder_from_env() {
+        Ok(builder) if !sandbox => {
             println!("Using AI/ML API with the key from the environment: this costs money, once.");
-            (Client::builder(key), PathBuf::from("kling-video-resume.mp4"), false)
+            (builder, PathBuf::from("kling-video-resume.mp4"), false)
         }
         _ => {
             let (builder, target) = find_or_start_sandbox()?;
@@ -92,13 +92,6 @@ fn run(sandbox: bool) -> Result<()> {
         println!("Paid for:   {paid} create(s), all runs together");
     }
     Ok(())
-}
-
-/// As `Client::from_env()` looks for it; that makes no builder, which is needed to watch events.
-fn key_from_environment() -> Option<String> {
-    ["AIML_API_KEY", "AIMLAPI_API_KEY", "AIMLAPI_KEY"]
-        .iter()
-        .find_map(|name| std::env::var(name).ok().filter(|key| !key.is_empty()))
 }
 
 /// Shows how far an earlier run came. `generate_to` sees to it by itself.

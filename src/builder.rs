@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::client::{Client, Shared};
 use crate::endpoint::Route;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::{Event, Watcher};
 use crate::key::ApiKey;
 use crate::poll::WaitOptions;
@@ -16,6 +16,9 @@ use crate::transport::{ProxyChoice, Settings, Transport};
 
 const BASE_URL: &str = "https://api.aimlapi.com";
 const USER_AGENT: &str = concat!("kling-video/", env!("CARGO_PKG_VERSION"));
+
+/// Where the API key is looked for, in this order: the first two are the vendor's own SDK's.
+const KEY_VARIABLES: [&str; 3] = ["AIML_API_KEY", "AIMLAPI_API_KEY", "AIMLAPI_KEY"];
 
 /// Sets up a [`Client`]. Nothing is checked or connected before [`build`](Self::build).
 ///
@@ -63,6 +66,25 @@ impl Client {
             max_creates: None,
             watcher: None,
         }
+    }
+
+    /// The same with the key from the environment, where [`from_env`](Self::from_env) looks for it.
+    ///
+    /// # Errors
+    /// [`Config`](crate::ErrorKind::Config) when none of the variables is set.
+    ///
+    /// ```no_run
+    /// use kling_video::Client;
+    ///
+    /// let client = Client::builder_from_env()?.on_event(|event| eprintln!("{event:?}")).build()?;
+    /// # Ok::<(), kling_video::Error>(())
+    /// ```
+    pub fn builder_from_env() -> Result<ClientBuilder> {
+        let set = |name: &&str| std::env::var(name).ok().filter(|key| !key.is_empty());
+        KEY_VARIABLES.iter().find_map(set).map(Self::builder).ok_or_else(|| {
+            let names = KEY_VARIABLES.join(", ");
+            Error::config(format!("no API key in the environment: set one of {names}"))
+        })
     }
 }
 

@@ -19,9 +19,6 @@ use crate::retry::RetryPolicy;
 use crate::submit::{Budget, Ledger, make_client_request_id, submit};
 use crate::transport::Transport;
 
-/// Where the API key is looked for, in this order: the first two are the vendor's own SDK's.
-const KEY_VARIABLES: [&str; 3] = ["AIML_API_KEY", "AIMLAPI_API_KEY", "AIMLAPI_KEY"];
-
 /// A client of the API. Cheap to clone; clones and threads share its connections and limits.
 ///
 /// ```no_run
@@ -72,14 +69,7 @@ impl Client {
     /// # Ok::<(), kling_video::Error>(())
     /// ```
     pub fn from_env() -> Result<Client> {
-        let set = |name: &&str| std::env::var(name).ok().filter(|key| !key.is_empty());
-        match KEY_VARIABLES.iter().find_map(set) {
-            Some(key) => Self::new(key),
-            None => Err(Error::config(format!(
-                "no API key in the environment: set one of {}",
-                KEY_VARIABLES.join(", ")
-            ))),
-        }
+        Self::builder_from_env()?.build()
     }
 
     pub(crate) fn from_shared(shared: Shared) -> Self {

@@ -1,6 +1,6 @@
 //! A create on its way: attempts, commit point, and what is kept on record of them.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::body::{Body, Hooks, Progress};
 use crate::call::Call;
@@ -44,22 +44,25 @@ pub(crate) fn make_client_request_id(own: Option<&str>) -> String {
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: Option<u32>,
-    used: AtomicU32,
+    used: Mutex<u32>,
 }
 
 impl Budget {
     pub(crate) fn new(limit: Option<u32>) -> Self {
-        Self { limit, used: AtomicU32::new(0) }
+        Self { limit, used: Mutex::new(0) }
     }
 
     fn reserve(&self) -> Result<Reservation<'_>> {
-        if let Some(limit) = self.limit {
-            let more = |used| (used < limit).then_some(used + 1);
-            self.used
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
-                .map_err(|_| Error::create_limit(limit))?;
+        let mut used = self.used();
+        match self.limit {
+            Some(limit) if *used >= limit => return Err(Error::create_limit(limit)),
+            _ => *used = used.saturating_add(1),
         }
         Ok(Reservation { budget: self, spent: false })
+    }
+
+    fn used(&self) -> MutexGuard<'_, u32> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -71,8 +74,9 @@ struct Reservation<'a> {
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        if self.budget.limit.is_some() && !self.spent {
-            self.budget.used.fetch_sub(1, Ordering::Relaxed);
+        if !self.spent {
+            let mut used = self.budget.used();
+            *used = used.saturating_sub(1);
         }
     }
 }
