@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use super::api::VideoOptions;
-
 /// Something that goes wrong with a request, queued with [`Sandbox::fault`](super::Sandbox::fault).
 ///
 /// A fault on a create means that the API did *not* act on the request: no generation comes of
@@ -81,6 +79,13 @@ pub(super) struct Delivery {
     pub(super) trickle: Option<Duration>,
     pub(super) length_error: i64,
     pub(super) close_after: bool,
+}
+
+/// What the video's host does otherwise than usual.
+#[derive(Clone, Debug, Default)]
+pub(super) struct VideoOptions {
+    pub(super) ranges_ignored: bool,
+    pub(super) etag: Option<String>,
 }
 
 impl Fault {
