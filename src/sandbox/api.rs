@@ -2,17 +2,19 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use serde_json::json;
 
 use super::endpoint::Endpoint;
 use super::fault::VideoOptions;
-use super::generation::{Generation, Plan, Poll, SandboxGeneration, credits, pending_object, usd};
+use super::generation::{Generation, Plan, Poll, SandboxGeneration, credits, usd};
 use super::http::{Head, MAX_BODY, Reply};
-use super::log::{Entry, Log};
+use super::log::{Log, Row};
 use super::query::Query;
 use super::replies::{Refusal, client_request_id, json_reply, storage_error};
 use super::schema::{Allowed, Draft, MODEL, read_create};
+use super::time::unix_millis;
 use super::video::{StoredVideo, requested_id};
 
 pub(super) const KEY: &str = "sandbox-key";
@@ -88,7 +90,11 @@ impl Api {
         let allowed = self.state().allowed.clone();
         let draft = read_create(body, &allowed).map_err(Refusal::invalid)?;
         let id = self.state().accept(draft, client_request_id(head), self.next_request_id());
-        Ok(json_reply(200, &pending_object(&id, "queued"), head).header("x-inference-id", id))
+        let body = json!({
+            "id": id, "status": "queued", "video": null, "duration": null,
+            "error": null, "meta": null,
+        });
+        Ok(json_reply(200, &body, head).header("x-inference-id", id))
     }
 
     fn retrieve(&self, head: &Head) -> Result<Reply, Refusal> {
@@ -109,7 +115,8 @@ impl Api {
     }
 
     fn logs(&self, head: &Head) -> Result<Reply, Refusal> {
-        let page = self.state().log.page(&Query::parse(head.raw_query()));
+        let page =
+            self.state().log.page(&Query::parse(head.raw_query()), unix_millis(SystemTime::now()));
         let page = page.map_err(|problem| Refusal::invalid(vec![problem]))?;
         Ok(json_reply(200, &page, head))
     }
@@ -200,7 +207,9 @@ impl State {
         inference_id: &str,
         status: &str,
     ) {
-        self.log.add_shown(Entry {
+        self.log.add(Row {
+            created: SystemTime::now(),
+            accepted: None,
             status: status.to_owned(),
             model: MODEL.to_owned(),
             request_id: None,
@@ -224,7 +233,9 @@ impl State {
             true => ("failed", 0),
             false => ("succeeded", credits(draft.seconds)),
         };
-        self.log.add(Entry {
+        self.log.add(Row {
+            created: SystemTime::now(),
+            accepted: Some(Instant::now()),
             status: status.to_owned(),
             model: draft.model.clone(),
             request_id: Some(request_id),

@@ -73,7 +73,7 @@ impl Plan {
 
     pub(super) fn ends_in_failure(&self) -> bool {
         let last = self.statuses.last().map_or(self.natural_end(), |last| last);
-        matches!(Outcome::of(last), Outcome::Failed)
+        has_failed(last)
     }
 
     fn error(&self) -> Value {
@@ -84,20 +84,12 @@ impl Plan {
     }
 }
 
-enum Outcome {
-    Pending,
-    Done,
-    Failed,
+fn is_done(status: &str) -> bool {
+    matches!(status, "completed" | "succeeded")
 }
 
-impl Outcome {
-    fn of(status: &str) -> Outcome {
-        match status {
-            "completed" | "succeeded" => Outcome::Done,
-            "error" | "failed" => Outcome::Failed,
-            _ => Outcome::Pending,
-        }
-    }
+fn has_failed(status: &str) -> bool {
+    matches!(status, "error" | "failed")
 }
 
 pub(super) struct Generation {
@@ -131,37 +123,22 @@ impl Generation {
         self.seen.polls = self.seen.polls.saturating_add(1);
         let visible = self.seen.polls.checked_sub(self.plan.hidden_polls)?;
         let status = self.plan.status(visible.checked_sub(1)?);
-        let mut body = pending_object(&self.seen.id, status);
-        let mut used = None;
-        match Outcome::of(status) {
-            Outcome::Pending => {}
-            Outcome::Failed => set(&mut body, "error", self.plan.error()),
-            Outcome::Done => {
-                let credits = credits(self.seconds);
-                let usage = json!({ "credits_used": credits, "usd_spent": usd(credits) });
-                set(&mut body, "video", video_object(link, self.seconds, length));
-                set(&mut body, "duration", json!(self.seconds));
-                set(&mut body, "meta", json!({ "usage": usage }));
-                used = Some(credits);
-            }
-        }
-        Some(Poll { body, credits: used })
+        let seconds = is_done(status).then_some(self.seconds);
+        let credits = seconds.map(credits);
+        let video = seconds.map(|seconds| {
+            json!({
+                "url": link, "duration": seconds, "content_type": "video/mp4",
+                "file_name": "output.mp4", "file_size": length,
+            })
+        });
+        let usage = |credits| json!({ "credits_used": credits, "usd_spent": usd(credits) });
+        let body = json!({
+            "id": self.seen.id, "status": status, "video": video, "duration": seconds,
+            "error": has_failed(status).then(|| self.plan.error()),
+            "meta": credits.map(|credits| json!({ "usage": usage(credits) })),
+        });
+        Some(Poll { body, credits })
     }
-}
-
-/// As long as there is nothing to tell but the status.
-pub(super) fn pending_object(id: &str, status: &str) -> Value {
-    json!({
-        "id": id, "status": status, "video": null, "duration": null,
-        "error": null, "meta": null,
-    })
-}
-
-fn video_object(link: &str, seconds: u64, length: usize) -> Value {
-    json!({
-        "url": link, "duration": seconds, "content_type": "video/mp4",
-        "file_name": "output.mp4", "file_size": length,
-    })
 }
 
 /// What a video of so many seconds costs.
@@ -171,12 +148,6 @@ pub(super) fn credits(seconds: u64) -> u64 {
 
 pub(super) fn usd(credits: u64) -> f64 {
     credits as f64 / CREDITS_PER_USD
-}
-
-fn set(object: &mut Value, field: &str, value: Value) {
-    if let Some(fields) = object.as_object_mut() {
-        fields.insert(field.to_owned(), value);
-    }
 }
 
 #[cfg(test)]

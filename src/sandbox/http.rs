@@ -206,31 +206,23 @@ impl Reply {
     }
 }
 
+/// What a status means, as far as a sandbox has to do with it.
 pub(super) fn reason(status: u16) -> &'static str {
     match status {
-        200 => "OK",
-        201 => "Created",
-        202 => "Accepted",
-        204 => "No Content",
         206 => "Partial Content",
-        301 => "Moved Permanently",
-        302 => "Found",
-        303 => "See Other",
-        307 => "Temporary Redirect",
-        308 => "Permanent Redirect",
+        ..300 => "OK",
+        300..400 => "Redirect",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
-        409 => "Conflict",
         410 => "Gone",
         411 => "Length Required",
         413 => "Payload Too Large",
         415 => "Unsupported Media Type",
         416 => "Range Not Satisfiable",
-        417 => "Expectation Failed",
         425 => "Too Early",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",

@@ -19,15 +19,10 @@ pub(super) struct Log {
     rows: Vec<Row>,
 }
 
-struct Row {
-    created: SystemTime,
-    /// `None`: the log's delay does not hold this row back.
-    accepted: Option<Instant>,
-    entry: Entry,
-}
-
-/// What a row tells of a request.
-pub(super) struct Entry {
+pub(super) struct Row {
+    pub(super) created: SystemTime,
+    /// Of a generation: the row is shown only when the log's delay has passed since.
+    pub(super) accepted: Option<Instant>,
     pub(super) status: String,
     pub(super) model: String,
     pub(super) request_id: Option<String>,
@@ -41,88 +36,51 @@ impl Log {
         Log { delay: Duration::ZERO, page_limit: 100, rows: Vec::new() }
     }
 
-    /// Puts a row on top, to be shown when the delay has passed.
-    pub(super) fn add(&mut self, entry: Entry) {
-        self.rows.push(Row { created: SystemTime::now(), accepted: Some(Instant::now()), entry });
-    }
-
-    /// Puts a row on top, to be shown at once.
-    pub(super) fn add_shown(&mut self, entry: Entry) {
-        self.rows.push(Row { created: SystemTime::now(), accepted: None, entry });
+    /// Puts a row on top.
+    pub(super) fn add(&mut self, row: Row) {
+        self.rows.push(row);
     }
 
     /// The page that a query asks for, or what is wrong with the query.
-    pub(super) fn page(&self, query: &Query) -> Result<Value, String> {
-        let query = LogQuery::read(query, unix_millis(SystemTime::now()))?;
-        let newest_first = self.rows.iter().rev();
-        let found: Vec<&Row> =
-            newest_first.filter(|row| row.is_shown(self.delay) && query.matches(row)).collect();
-        let limit = query.limit.min(self.page_limit);
+    pub(super) fn page(&self, query: &Query, now: i64) -> Result<Value, String> {
+        let window = window(query, now)?;
+        let limit = whole_number(query, "limit", 50, 1..=100)?.min(self.page_limit);
+        let offset = whole_number(query, "offset", 0, 0..=usize::MAX)?;
+        if query.values("status").any(|status| !["succeeded", "failed"].contains(&status)) {
+            return Err(problem("status", "Expected 'succeeded' | 'failed'"));
+        }
+        let is_found = |row: &&Row| {
+            row.accepted.is_none_or(|accepted| accepted.elapsed() >= self.delay)
+                && window.contains(&unix_millis(row.created))
+                && query.wants("model", &row.model)
+                && query.wants("status", &row.status)
+        };
+        let found: Vec<&Row> = self.rows.iter().rev().filter(is_found).collect();
         let page: Vec<Value> =
-            found.iter().skip(query.offset).take(limit).map(|row| row.to_json()).collect();
-        let has_more = query.offset.saturating_add(page.len()) < found.len();
+            found.iter().skip(offset).take(limit).map(|row| row.to_json()).collect();
+        let has_more = offset.saturating_add(page.len()) < found.len();
         Ok(json!({
             "data": page,
             "pagination": {
-                "limit": limit, "offset": query.offset, "total": found.len(), "has_more": has_more,
+                "limit": limit, "offset": offset, "total": found.len(), "has_more": has_more,
             },
         }))
     }
 }
 
 impl Row {
-    fn is_shown(&self, delay: Duration) -> bool {
-        self.accepted.is_none_or(|accepted| accepted.elapsed() >= delay)
-    }
-
     fn to_json(&self) -> Value {
-        let Entry { status, model, request_id, inference_id, client_request_id, credits } =
-            &self.entry;
         json!({
             "created": format_iso(unix_millis(self.created)),
-            "status": status,
+            "status": self.status,
             "origin": "api",
-            "model": model,
-            "cost": { "usd": usd(*credits), "credits": credits },
+            "model": self.model,
+            "cost": { "usd": usd(self.credits), "credits": self.credits },
             "tokens": { "input": 0, "output": 0, "total": 0 },
-            "request_id": request_id,
-            "inference_id": inference_id,
-            "client_request_id": client_request_id,
+            "request_id": self.request_id,
+            "inference_id": self.inference_id,
+            "client_request_id": self.client_request_id,
         })
-    }
-}
-
-#[derive(Debug)]
-struct LogQuery {
-    /// Milliseconds since 1970.
-    window: Range<i64>,
-    models: Vec<String>,
-    statuses: Vec<String>,
-    limit: usize,
-    offset: usize,
-}
-
-impl LogQuery {
-    fn read(query: &Query, now: i64) -> Result<LogQuery, String> {
-        let values = |name| query.values(name).map(str::to_owned).collect();
-        let statuses: Vec<String> = values("status");
-        if !statuses.iter().all(|status| ["succeeded", "failed"].contains(&status.as_str())) {
-            return Err(problem("status", "Expected 'succeeded' | 'failed'"));
-        }
-        Ok(LogQuery {
-            window: window(query, now)?,
-            models: values("model"),
-            statuses,
-            limit: whole_number(query, "limit", 50, 1..=100)?,
-            offset: whole_number(query, "offset", 0, 0..=usize::MAX)?,
-        })
-    }
-
-    fn matches(&self, row: &Row) -> bool {
-        let wanted = |list: &[String], value: &String| list.is_empty() || list.contains(value);
-        self.window.contains(&unix_millis(row.created))
-            && wanted(&self.models, &row.entry.model)
-            && wanted(&self.statuses, &row.entry.status)
     }
 }
 
@@ -180,10 +138,13 @@ mod tests {
     #[test]
     fn log_queries_are_checked() {
         let now = 200 * DAY;
-        let read = |query: &str| LogQuery::read(&Query::parse(query), now);
+        let read = |query: &str| Log::new().page(&Query::parse(query), now);
+        assert_eq!(window(&Query::parse("period=1h"), now), Ok(now - 3_600_000..now + 1));
         let hour = read("period=1h").expect("valid");
-        assert_eq!(hour.window, now - 3_600_000..now + 1);
-        assert_eq!((hour.limit, hour.offset), (50, 0));
+        assert_eq!(
+            (&hour["pagination"]["limit"], &hour["pagination"]["offset"]),
+            (&json!(50), &json!(0))
+        );
         assert!(read("period=92d&limit=100&offset=3").is_ok());
         assert!(read("start=1970-01-01&end=1970-01-01T00:00:00%2B00:00").is_ok());
         for refused in [
@@ -213,7 +174,9 @@ mod tests {
 
     #[test]
     fn the_log_pages_newest_first_and_late() {
-        let entry = |id: &str| Entry {
+        let row = |id: &str, accepted| Row {
+            created: SystemTime::now(),
+            accepted,
             status: "succeeded".to_owned(),
             model: "model".to_owned(),
             request_id: None,
@@ -223,12 +186,13 @@ mod tests {
         };
         let mut log = Log::new();
         for id in ["a", "b", "c"] {
-            log.add_shown(entry(id));
+            log.add(row(id, None));
         }
-        log.add(entry("d"));
+        log.add(row("d", Some(Instant::now())));
         let mut page = |delay, query: &str| {
             log.delay = delay;
-            let page = log.page(&Query::parse(query)).expect("valid");
+            let page =
+                log.page(&Query::parse(query), unix_millis(SystemTime::now())).expect("valid");
             let rows = page["data"].as_array().cloned().unwrap_or_default();
             let ids = rows.iter().map(|row| row["client_request_id"].as_str().unwrap_or("-"));
             (ids.collect::<String>(), page["pagination"]["has_more"] == true)

@@ -21,6 +21,12 @@ impl Query {
         let named = self.0.iter().filter(move |(known, _)| known == name);
         named.map(|(_, value)| value.as_str())
     }
+
+    /// Whether a value is among those named, or none is named.
+    pub(super) fn wants(&self, name: &str, value: &str) -> bool {
+        let mut values = self.values(name).peekable();
+        values.peek().is_none() || values.any(|wanted| wanted == value)
+    }
 }
 
 /// As web frameworks read a query: `%XX` is a byte and `+` a space; a stray `%` stays.
