@@ -63,7 +63,6 @@ struct Connection<'a> {
 }
 
 /// What becomes of a connection after a request.
-#[derive(Clone, Copy, PartialEq)]
 enum After {
     KeepAlive,
     Close,
@@ -82,7 +81,7 @@ impl Exchange {
     /// How many body bytes are read before something else happens.
     fn wanted(&self) -> u64 {
         match self.fault.intake {
-            Intake::ResetAfterBody(n) => n.min(self.head.length),
+            Intake::UpTo(n) => n.min(self.head.length),
             _ => self.head.length,
         }
     }
@@ -97,14 +96,15 @@ impl Connection<'_> {
             Parsed::Partial => return Ok(After::Close),
         };
         let exchange = self.open(head);
-        match exchange.fault.intake {
-            Intake::ResetAtHead => Ok(After::Reset),
-            Intake::CloseAtHead => Ok(After::Close),
-            Intake::AnswerAtHead => {
-                let reply = self.fault_reply(&exchange, None);
-                self.deliver(&exchange, reply, After::Close)
-            }
-            _ => self.take(&exchange),
+        if self.may_refuse_early(&exchange)
+            && let Some(reply) = self.shared.api.refuse(&exchange.head)
+        {
+            return self.refuse(&exchange, reply);
+        }
+        self.invite_body(&exchange)?;
+        match self.read_body(&exchange)? {
+            Some(body) => self.answer(&exchange, body),
+            None => Ok(After::Close),
         }
     }
 
@@ -121,41 +121,23 @@ impl Connection<'_> {
         Exchange { number, head, fault }
     }
 
-    /// Reads the body, unless the head is reason enough to refuse the request, and answers.
-    fn take(&mut self, exchange: &Exchange) -> io::Result<After> {
-        let Exchange { head, fault, .. } = exchange;
-        if self.may_refuse_early(exchange)
-            && let Some(reply) = self.shared.api.refuse(head)
-        {
-            return self.refuse(exchange, reply);
-        }
-        self.invite_body(exchange)?;
-        let Some(body) = self.read_body(exchange)? else {
-            return Ok(After::Close);
-        };
-        let acts = fault.acts() && exchange.wanted() == head.length;
-        let own_reply = acts.then(|| self.shared.api.answer(head, &body, &fault.video));
-        drop(body); // a large picture need not outlive a stall
-        self.respond(exchange, own_reply)
-    }
-
     /// Whether a refusal goes out before the body is read: to a client that asked first, or
     /// whose body is too large to take. Others are heard out, for many clients cannot read an
     /// answer while they are still sending.
     fn may_refuse_early(&self, exchange: &Exchange) -> bool {
-        let early = self.asks_first(&exchange.head) || exchange.head.length > MAX_BODY;
+        let early = self.asks_first(exchange) || exchange.head.length > MAX_BODY;
         early && exchange.fault.keeps_answer()
     }
 
-    fn asks_first(&self, head: &Head) -> bool {
-        let expect = head.header("expect").unwrap_or_default();
+    fn asks_first(&self, exchange: &Exchange) -> bool {
+        let expect = exchange.head.header("expect").unwrap_or_default();
         let expects = expect.eq_ignore_ascii_case("100-continue");
-        expects && head.length > 0 && self.reader.buffer().is_empty()
+        expects && exchange.wanted() > 0 && self.reader.buffer().is_empty()
     }
 
     fn invite_body(&self, exchange: &Exchange) -> io::Result<()> {
         let invitation: &[u8] = match exchange.fault.intake {
-            _ if !self.asks_first(&exchange.head) => return Ok(()),
+            _ if !self.asks_first(exchange) => return Ok(()),
             Intake::IgnoreExpect => return Ok(()),
             Intake::ContinueWithHeader => b"HTTP/1.1 100 Continue\r\nX-Sandbox: continue\r\n\r\n",
             _ => b"HTTP/1.1 100 Continue\r\n\r\n",
@@ -163,62 +145,48 @@ impl Connection<'_> {
         self.sender.send(invitation, b"")
     }
 
-    /// Answers a request that was read, as the fault wants it; `own_reply` is the API's, if it
-    /// acted.
-    fn respond(&mut self, exchange: &Exchange, own_reply: Option<Reply>) -> io::Result<After> {
-        let Exchange { fault, .. } = exchange;
-        if let Intake::ResetAfterBody(_) = fault.intake {
-            return Ok(After::Reset);
-        }
-        let reply = match (&fault.answer, own_reply) {
-            (Answer::Normal, Some(reply)) => reply,
-            (Answer::Stall, _) => return self.stall(),
-            (Answer::Close, _) => return Ok(After::Close),
-            (Answer::Reset, _) => return Ok(After::Reset),
-            (Answer::Raw(bytes), _) => {
-                self.hold_back(exchange)?;
-                self.sender.deliver(bytes, b"", &fault.delivery)?;
-                return Ok(After::Close);
-            }
-            (Answer::Endless { head, chunk, total }, _) => {
-                self.hold_back(exchange)?;
-                self.sender.send_endless(head, chunk, *total)?;
-                return Ok(After::Close);
-            }
-            // Only a fault that replies is left: a normal answer always has the API's own.
-            (_, own_reply) => self.fault_reply(exchange, own_reply.as_ref()),
-        };
-        self.deliver(exchange, reply, After::KeepAlive)
-    }
-
-    /// The reply that stands in for the API's own.
-    fn fault_reply(&self, exchange: &Exchange, own_reply: Option<&Reply>) -> Reply {
+    /// Answers a request that was read, as the fault wants it.
+    fn answer(&mut self, exchange: &Exchange, body: Vec<u8>) -> io::Result<After> {
         let Exchange { head, fault, .. } = exchange;
-        let reply = match &fault.answer {
-            Answer::Reply { status, body } => Reply::new(*status, body.clone()),
-            Answer::Status(status) => self.shared.api.documented(*status, head),
-            _ => self.shared.api.documented(500, head),
+        let api = &self.shared.api;
+        let acts = fault.acts() && exchange.wanted() == head.length;
+        let own_reply = acts.then(|| api.answer(head, &body, &fault.video));
+        drop(body); // a large picture need not outlive a stall
+        let reply = match (&fault.answer, &own_reply) {
+            (Answer::Stall, _) => return self.stall(),
+            (Answer::Reset, _) => return Ok(After::Reset),
+            (Answer::Raw { start, chunk, total }, _) => {
+                self.hold_back(exchange)?;
+                self.sender.deliver(start, b"", &fault.delivery)?;
+                self.sender.repeat(chunk, *total)?;
+                return Ok(After::Close);
+            }
+            (Answer::Reply { status, body }, _) => Reply::new(*status, body.clone()),
+            (Answer::Status(status), _) => api.documented(*status, head),
+            (Answer::Normal, Some(own)) => return self.deliver(exchange, own.clone()),
+            // Not reached: the API acts on what gets a normal answer.
+            (Answer::Normal, None) => return Ok(After::Close),
         };
-        let id = own_reply.and_then(|own| find_header(&own.headers, "x-inference-id"));
-        match id.filter(|_| fault.keeps_inference_id) {
+        let id = own_reply.as_ref().and_then(|own| find_header(&own.headers, "x-inference-id"));
+        let reply = match id.filter(|_| fault.keeps_inference_id) {
             Some(id) => reply.header("x-inference-id", id),
             None => reply,
-        }
+        };
+        self.deliver(exchange, reply)
     }
 
     /// Sends a reply when its time has come, in the manner that the fault wants.
-    fn deliver(&self, exchange: &Exchange, reply: Reply, after: After) -> io::Result<After> {
+    fn deliver(&self, exchange: &Exchange, reply: Reply) -> io::Result<After> {
         let Exchange { number, head, fault } = exchange;
         let delivery = &fault.delivery;
         let reply = reply.with_headers(&fault.headers);
-        let closes = after == After::Close || head.wants_close();
+        let closes = head.wants_close() || reply.says_close();
         let reply_head = reply.encode_head(closes, delivery.length_error);
         self.hold_back(exchange)?;
         self.shared.traffic().update(*number, |request| request.answered = Some(reply.status));
         self.sender.deliver(&reply_head, reply.body.as_slice(), delivery)?;
-        let is_over =
-            closes || delivery.close_after || delivery.cut_after.is_some() || reply.says_close();
-        Ok(if is_over { After::Close } else { after })
+        let is_over = closes || delivery.close_after || delivery.cut_after.is_some();
+        Ok(if is_over { After::Close } else { After::KeepAlive })
     }
 
     /// Waits as long as the endpoint's delay and the fault say.
@@ -230,7 +198,7 @@ impl Connection<'_> {
     /// client's kernel drop the answer that the client has not read yet: so what still comes is
     /// read, for a while.
     fn refuse(&mut self, exchange: &Exchange, reply: Reply) -> io::Result<After> {
-        self.deliver(exchange, reply, After::Close)?;
+        self.deliver(exchange, reply.header("Connection", "close"))?;
         self.stream.shutdown(Shutdown::Write)?;
         self.stream.set_read_timeout(Some(LINGER))?;
         let deadline = Instant::now() + LINGER;

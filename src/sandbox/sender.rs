@@ -29,9 +29,8 @@ impl Sender<'_> {
         Ok(())
     }
 
-    /// `head`, then `chunk` over and over, up to `total` bytes of chunks.
-    pub(super) fn send_endless(&self, head: &[u8], chunk: &[u8], total: u64) -> io::Result<()> {
-        self.send(head, b"")?;
+    /// `chunk` over and over, up to `total` bytes.
+    pub(super) fn repeat(&self, chunk: &[u8], total: u64) -> io::Result<()> {
         let mut left = if chunk.is_empty() { 0 } else { total };
         while left > 0 {
             let piece = usize::try_from(left).ok().and_then(|left| chunk.get(..left));

@@ -117,7 +117,7 @@ mod tests {
         let mut next = || traffic.next_fault(Endpoint::Logs).map(|fault| fault.answer);
         assert!(matches!(next(), Some(Answer::Status(500))));
         assert!(matches!(next(), Some(Answer::Status(500))));
-        assert!(matches!(next(), Some(Answer::Close)));
+        assert!(matches!(next(), Some(Answer::Raw { .. })));
         assert!(next().is_none());
     }
 }
