@@ -344,7 +344,7 @@ impl Sandbox {
     /// ```
     pub fn allow_field(&self, name: impl Into<String>) {
         let name = name.into();
-        self.server.api().state().allowed.extra_fields.insert(name);
+        self.server.api().state().allowed.fields.insert(name);
     }
 
     /// The next `times` requests of an endpoint go wrong in this way. Faults of one endpoint

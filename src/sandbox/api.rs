@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use serde_json::json;
 
@@ -14,7 +14,7 @@ use super::log::{Log, Row};
 use super::query::Query;
 use super::replies::{Refusal, client_request_id, json_reply, storage_error};
 use super::schema::{Allowed, Draft, MODEL, read_create};
-use super::time::unix_millis;
+use super::time::now;
 use super::video::{StoredVideo, requested_id};
 
 pub(super) const KEY: &str = "sandbox-key";
@@ -115,8 +115,7 @@ impl Api {
     }
 
     fn logs(&self, head: &Head) -> Result<Reply, Refusal> {
-        let page =
-            self.state().log.page(&Query::parse(head.raw_query()), unix_millis(SystemTime::now()));
+        let page = self.state().log.page(&Query::parse(head.raw_query()), now());
         let page = page.map_err(|problem| Refusal::invalid(vec![problem]))?;
         Ok(json_reply(200, &page, head))
     }
@@ -208,7 +207,7 @@ impl State {
         status: &str,
     ) {
         self.log.add(Row {
-            created: SystemTime::now(),
+            created: now(),
             accepted: None,
             status: status.to_owned(),
             model: MODEL.to_owned(),
@@ -234,7 +233,7 @@ impl State {
             false => ("succeeded", credits(draft.seconds)),
         };
         self.log.add(Row {
-            created: SystemTime::now(),
+            created: now(),
             accepted: Some(Instant::now()),
             status: status.to_owned(),
             model: draft.model.clone(),

@@ -2,14 +2,14 @@
 
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::generation::usd;
 use super::http::decimal;
 use super::query::Query;
-use super::time::{DAY, HOUR, format_iso, parse_iso, unix_millis};
+use super::time::{DAY, HOUR, format_iso, parse_iso};
 
 const LONGEST_WINDOW: i64 = 92 * DAY;
 
@@ -20,7 +20,8 @@ pub(super) struct Log {
 }
 
 pub(super) struct Row {
-    pub(super) created: SystemTime,
+    /// Milliseconds since 1970.
+    pub(super) created: i64,
     /// Of a generation: the row is shown only when the log's delay has passed since.
     pub(super) accepted: Option<Instant>,
     pub(super) status: String,
@@ -51,7 +52,7 @@ impl Log {
         }
         let is_found = |row: &&Row| {
             row.accepted.is_none_or(|accepted| accepted.elapsed() >= self.delay)
-                && window.contains(&unix_millis(row.created))
+                && window.contains(&row.created)
                 && query.wants("model", &row.model)
                 && query.wants("status", &row.status)
         };
@@ -71,7 +72,7 @@ impl Log {
 impl Row {
     fn to_json(&self) -> Value {
         json!({
-            "created": format_iso(unix_millis(self.created)),
+            "created": format_iso(self.created),
             "status": self.status,
             "origin": "api",
             "model": self.model,
@@ -133,6 +134,7 @@ fn period_millis(period: &str) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::time::now;
     use super::*;
 
     #[test]
@@ -175,7 +177,7 @@ mod tests {
     #[test]
     fn the_log_pages_newest_first_and_late() {
         let row = |id: &str, accepted| Row {
-            created: SystemTime::now(),
+            created: now(),
             accepted,
             status: "succeeded".to_owned(),
             model: "model".to_owned(),
@@ -191,8 +193,7 @@ mod tests {
         log.add(row("d", Some(Instant::now())));
         let mut page = |delay, query: &str| {
             log.delay = delay;
-            let page =
-                log.page(&Query::parse(query), unix_millis(SystemTime::now())).expect("valid");
+            let page = log.page(&Query::parse(query), now()).expect("valid");
             let rows = page["data"].as_array().cloned().unwrap_or_default();
             let ids = rows.iter().map(|row| row["client_request_id"].as_str().unwrap_or("-"));
             (ids.collect::<String>(), page["pagination"]["has_more"] == true)

@@ -1,13 +1,11 @@
 //! What the API answers with: JSON that echoes the caller's request id, and errors in the shapes
 //! that were seen.
 
-use std::time::SystemTime;
-
 use serde_json::{Value, json};
 
 use super::endpoint::VIDEOS;
 use super::http::{Head, Reply, reason};
-use super::time::{format_iso, unix_millis};
+use super::time::{format_iso, now};
 
 /// A JSON reply to this request.
 pub(super) fn json_reply(status: u16, body: &Value, head: &Head) -> Reply {
@@ -87,7 +85,7 @@ impl Refusal {
             _ => json!({
                 "message": message, "path": path, "requestId": request_id,
                 "statusCode": status.to_string(),
-                "timestamp": format_iso(unix_millis(SystemTime::now())),
+                "timestamp": format_iso(now()),
             }),
         };
         json_reply(status, &body, head)

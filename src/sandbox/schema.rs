@@ -64,26 +64,18 @@ const CAMERA: &[Field] =
     &[required("type", Rule::OneOf(CAMERA_MOVES)), optional("config", Rule::Object(CAMERA_AXES))];
 const CAMERA_MOVES: &[&str] =
     &["simple", "down_back", "forward_up", "right_turn_forward", "left_turn_forward"];
-const CAMERA_AXES: &[Field] = &[
-    optional("horizontal", Rule::Number(-10.0..=10.0)),
-    optional("vertical", Rule::Number(-10.0..=10.0)),
-    optional("pan", Rule::Number(-10.0..=10.0)),
-    optional("tilt", Rule::Number(-10.0..=10.0)),
-    optional("roll", Rule::Number(-10.0..=10.0)),
-    optional("zoom", Rule::Number(-10.0..=10.0)),
-];
+const CAMERA_AXES: &[Field] =
+    &[axis("horizontal"), axis("vertical"), axis("pan"), axis("tilt"), axis("roll"), axis("zoom")];
 
-/// What this sandbox takes: its models, and fields besides those of the table.
-#[derive(Clone, Debug)]
-pub(super) struct Allowed {
-    pub(super) models: BTreeSet<String>,
-    pub(super) extra_fields: BTreeSet<String>,
+const fn axis(name: &'static str) -> Field {
+    optional(name, Rule::Number(-10.0..=10.0))
 }
 
-impl Default for Allowed {
-    fn default() -> Allowed {
-        Allowed { models: BTreeSet::from([MODEL.to_owned()]), extra_fields: BTreeSet::new() }
-    }
+/// What a create may name besides what is documented.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Allowed {
+    pub(super) models: BTreeSet<String>,
+    pub(super) fields: BTreeSet<String>,
 }
 
 /// A valid create.
@@ -144,39 +136,41 @@ impl Check<'_> {
     }
 
     fn value(&mut self, at: &str, value: &Value, rule: &Rule) {
-        let verdict = match rule {
-            Rule::Model => one_of(value, self.allowed.models.iter().map(String::as_str)),
-            Rule::Source => self.source(value),
-            Rule::Mask => mask(value),
-            Rule::Text(most) => text_of_at_most(*most, value),
-            Rule::OneOf(allowed) => one_of(value, allowed.iter().copied()),
-            Rule::Duration => duration(value),
-            Rule::Integer => integer(value),
-            Rule::Number(allowed) => number(value, allowed),
-            Rule::List(lengths, item) => self.list(at, value, lengths, item),
-            Rule::Object(fields) => self.object(at, value, fields),
-        };
-        if let Err(problem) = verdict {
+        if let Err(problem) = self.verdict(at, value, rule) {
             self.problem(at, problem);
         }
     }
 
-    fn list(
-        &mut self,
-        at: &str,
-        value: &Value,
-        lengths: &RangeInclusive<usize>,
-        item: &Rule,
-    ) -> Result<(), String> {
-        let items = value.as_array().ok_or_else(|| mismatch("array", value))?;
-        for (index, value) in items.iter().enumerate() {
-            self.value(&format!("{at}.{index}"), value, item);
+    /// What is wrong with the value itself; what is wrong inside it is put on the list.
+    fn verdict(&mut self, at: &str, value: &Value, rule: &Rule) -> Result<(), String> {
+        match rule {
+            Rule::Model if self.allowed.models.contains(text(value)?) => Ok(()),
+            Rule::Model => one_of(&[MODEL], value),
+            Rule::OneOf(allowed) => one_of(allowed, value),
+            Rule::Source => self.source(text(value)?),
+            Rule::Mask => Ok(picture::read(text(value)?).map(drop)?),
+            Rule::Text(most) => within(&(0..=*most), text(value)?.chars().count(), " characters"),
+            Rule::Duration => match typed("integer", Value::as_u64, value)? {
+                5 | 10 => Ok(()),
+                other => Err(format!("Expected 5 | 10, received {other}")),
+            },
+            Rule::Integer => typed("integer", Value::as_i64, value).map(drop),
+            Rule::Number(allowed) => within(allowed, typed("number", Value::as_f64, value)?, ""),
+            Rule::List(lengths, item) => {
+                let items = typed("array", Value::as_array, value)?;
+                for (index, value) in items.iter().enumerate() {
+                    self.value(&format!("{at}.{index}"), value, item);
+                }
+                within(lengths, items.len(), " items")
+            }
+            Rule::Object(fields) => {
+                self.object(at, typed("object", Value::as_object, value)?, fields);
+                Ok(())
+            }
         }
-        within(lengths, items.len(), " items")
     }
 
-    fn object(&mut self, at: &str, value: &Value, fields: &[Field]) -> Result<(), String> {
-        let object = value.as_object().ok_or_else(|| mismatch("object", value))?;
+    fn object(&mut self, at: &str, object: &Map<String, Value>, fields: &[Field]) {
         let inside = |name: &str| if at.is_empty() { name.into() } else { format!("{at}.{name}") };
         for Field { name, is_required, rule } in fields {
             match object.get(*name) {
@@ -186,16 +180,15 @@ impl Check<'_> {
             }
         }
         for name in object.keys() {
-            let is_extra = at.is_empty() && self.allowed.extra_fields.contains(name);
+            let is_extra = at.is_empty() && self.allowed.fields.contains(name);
             if !is_extra && !fields.iter().any(|field| field.name == name) {
                 self.problem(&inside(name), "Unrecognized key");
             }
         }
-        Ok(())
     }
 
-    fn source(&mut self, value: &Value) -> Result<(), String> {
-        self.picture = picture::read(text(value)?)?;
+    fn source(&mut self, text: &str) -> Result<(), String> {
+        self.picture = picture::read(text)?;
         self.picture.as_deref().map_or(Ok(()), picture::check_size)
     }
 
@@ -223,7 +216,12 @@ fn moved_axes(config: &Value) -> usize {
     values.filter(|value| value.as_f64() != Some(0.0)).count()
 }
 
-fn mismatch(expected: &str, value: &Value) -> String {
+/// The value as its type, or what it is instead.
+fn typed<'v, T>(
+    expected: &str,
+    read: impl Fn(&'v Value) -> Option<T>,
+    value: &'v Value,
+) -> Result<T, String> {
     let received = match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
@@ -232,7 +230,18 @@ fn mismatch(expected: &str, value: &Value) -> String {
         Value::Array(_) => "array",
         Value::Object(_) => "object",
     };
-    format!("Expected {expected}, received {received}")
+    read(value).ok_or_else(|| format!("Expected {expected}, received {received}"))
+}
+
+fn text(value: &Value) -> Result<&str, String> {
+    typed("string", Value::as_str, value)
+}
+
+fn one_of(allowed: &[&str], value: &Value) -> Result<(), String> {
+    match text(value)? {
+        text if allowed.contains(&text) => Ok(()),
+        other => Err(format!("Expected '{}', received '{other}'", allowed.join("' | '"))),
+    }
 }
 
 fn within<T: PartialOrd + Display>(
@@ -245,45 +254,6 @@ fn within<T: PartialOrd + Display>(
     }
     let (least, most) = (allowed.start(), allowed.end());
     Err(format!("Expected {least}..{most}{unit}, received {received}"))
-}
-
-fn text(value: &Value) -> Result<&str, String> {
-    value.as_str().ok_or_else(|| mismatch("string", value))
-}
-
-fn text_of_at_most(most: usize, value: &Value) -> Result<(), String> {
-    within(&(0..=most), text(value)?.chars().count(), " characters")
-}
-
-fn one_of<'a>(value: &Value, allowed: impl Iterator<Item = &'a str>) -> Result<(), String> {
-    let text = text(value)?;
-    let allowed: Vec<&str> = allowed.collect();
-    if allowed.contains(&text) {
-        return Ok(());
-    }
-    Err(format!("Expected '{}', received '{text}'", allowed.join("' | '")))
-}
-
-fn mask(value: &Value) -> Result<(), String> {
-    picture::read(text(value)?)?;
-    Ok(())
-}
-
-fn duration(value: &Value) -> Result<(), String> {
-    match value.as_u64() {
-        Some(5 | 10) => Ok(()),
-        Some(other) => Err(format!("Expected 5 | 10, received {other}")),
-        None => Err(mismatch("integer", value)),
-    }
-}
-
-fn integer(value: &Value) -> Result<(), String> {
-    let is_integer = value.is_i64() || value.is_u64();
-    is_integer.then_some(()).ok_or_else(|| mismatch("integer", value))
-}
-
-fn number(value: &Value, allowed: &RangeInclusive<f64>) -> Result<(), String> {
-    within(allowed, value.as_f64().ok_or_else(|| mismatch("number", value))?, "")
 }
 
 #[cfg(test)]
@@ -387,7 +357,7 @@ mod tests {
     fn more_is_allowed_on_request() {
         let mut allowed = Allowed::default();
         allowed.models.insert("other".to_owned());
-        allowed.extra_fields.insert("tail".to_owned());
+        allowed.fields.insert("tail".to_owned());
         let body = json!({ "model": "other", "image_url": "https://a", "tail": [1] });
         assert!(read_create(body.to_string().as_bytes(), &allowed).is_ok());
     }
