@@ -24,16 +24,36 @@
 //! # }
 //! ```
 
+// Each file imports only from those after it in: server, connection, sender, stop, traffic, api,
+// log, generation, schema, picture, video, replies, endpoint, fault, query, time, http.
 mod api;
+mod connection;
+mod endpoint;
 mod fault;
+mod generation;
+mod http;
+mod log;
+mod picture;
+mod query;
+mod replies;
+mod schema;
+mod sender;
 mod server;
+mod stop;
+mod time;
+mod traffic;
+mod video;
 
 use std::fmt;
 use std::time::Duration;
 
+pub use endpoint::Endpoint;
 pub use fault::Fault;
+pub use generation::SandboxGeneration;
+pub use traffic::SandboxRequest;
 
 use crate::{Client, ClientBuilder, Error, Result, RetryPolicy, WaitOptions};
+use generation::Failure;
 use server::Server;
 
 /// The stand-in server. It runs until it is dropped, which closes its port and all connections,
@@ -52,105 +72,6 @@ use server::Server;
 /// ```
 pub struct Sandbox {
     server: Server,
-}
-
-/// What a request is for. Both routes, Kling's and the universal one, are the same endpoints.
-///
-/// ```
-/// # fn main() -> kling_video::Result<()> {
-/// # let sandbox = kling_video::Sandbox::start()?;
-/// assert_eq!(sandbox.count(kling_video::Endpoint::Create), 0);
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Endpoint {
-    /// `POST …/kling/generation`: a new generation.
-    Create,
-    /// `GET …/kling/generation`: how a generation stands.
-    Retrieve,
-    /// `GET /v2/logs`: the key's requests.
-    Logs,
-    /// `GET /v2/billing`: the key's balance.
-    Billing,
-    /// `GET /videos/…`: the link to a finished video.
-    Video,
-}
-
-/// A request that the sandbox has seen, whole or not.
-///
-/// ```
-/// # fn main() -> kling_video::Result<()> {
-/// # let sandbox = kling_video::Sandbox::start()?;
-/// for request in sandbox.requests() {
-///     println!("{} {} -> {:?}", request.method, request.target, request.answered);
-///     assert_eq!(request.header("authorization"), Some("Bearer sandbox-key"));
-/// }
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct SandboxRequest {
-    /// `None` for a path or a method that the API does not have, and for what is no HTTP.
-    pub endpoint: Option<Endpoint>,
-    /// `GET`, `POST`; empty if the head did not arrive whole.
-    pub method: String,
-    /// Path and query as they were sent; empty if the head did not arrive whole.
-    pub target: String,
-    /// In the order in which they were sent, the key among them.
-    pub headers: Vec<(String, String)>,
-    /// How many bytes of the body have arrived.
-    pub body_bytes: u64,
-    /// Whether the whole body has arrived.
-    pub complete: bool,
-    /// The status of the answer, from the moment when it is sent. `None`: no HTTP answer.
-    pub answered: Option<u16>,
-}
-
-impl SandboxRequest {
-    /// The first header of that name, in whatever case it was written.
-    ///
-    /// ```
-    /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
-    /// if let Some(request) = sandbox.requests().first() {
-    ///     println!("{:?}", request.header("user-agent"));
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&str> {
-        api::find_header(&self.headers, name)
-    }
-}
-
-/// A create that the sandbox has accepted: what would have been paid for.
-///
-/// ```
-/// # fn main() -> kling_video::Result<()> {
-/// # let sandbox = kling_video::Sandbox::start()?;
-/// for generation in sandbox.generations() {
-///     assert_eq!(generation.request["model"], "kling-video/v2.1/pro/image-to-video");
-/// }
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct SandboxGeneration {
-    /// Unique, also among the sandboxes of one process.
-    pub id: String,
-    /// `X-Client-Request-Id`, if it was sent and valid.
-    pub client_request_id: Option<String>,
-    /// The body. Of a data URI only its header is kept: `data:image/png;base64,`.
-    pub request: serde_json::Value,
-    /// The picture, if it came in `image_url` as a data URI.
-    pub picture: Option<Vec<u8>>,
-    /// How often it was retrieved.
-    pub polls: u32,
 }
 
 impl Sandbox {
@@ -234,7 +155,7 @@ impl Sandbox {
     /// ```
     #[must_use]
     pub fn video(&self) -> &'static [u8] {
-        api::VIDEO
+        video::VIDEO
     }
 
     /// Serves these bytes from now on, for every generation.
@@ -247,7 +168,7 @@ impl Sandbox {
     /// # }
     /// ```
     pub fn serve_video(&self, bytes: Vec<u8>) {
-        self.server.api().state().serve_video(bytes);
+        self.server.api().state().video.replace(bytes);
     }
 
     /// Generations created from now on are pending for so many polls (`queued` at the first,
@@ -302,7 +223,7 @@ impl Sandbox {
     /// ```
     pub fn fail_with(&self, name: &str, message: &str) {
         self.server.api().state().plan.failure =
-            Some(api::Failure { name: name.to_owned(), message: message.to_owned() });
+            Some(Failure { name: name.to_owned(), message: message.to_owned() });
     }
 
     /// The first polls of generations created from now on answer 404 "Inference not found", as
@@ -346,7 +267,7 @@ impl Sandbox {
     /// # }
     /// ```
     pub fn log_delay(&self, delay: Duration) {
-        self.server.api().state().log_delay = delay;
+        self.server.api().state().log.delay = delay;
     }
 
     /// A page of the request log has at most so many rows, whatever the request's `limit` says.
@@ -360,7 +281,7 @@ impl Sandbox {
     /// # }
     /// ```
     pub fn log_page_limit(&self, rows: usize) {
-        self.server.api().state().log_page_limit = rows.max(1);
+        self.server.api().state().log.page_limit = rows.max(1);
     }
 
     /// Puts a row on top of the request log, dated now and not held back.
@@ -380,7 +301,7 @@ impl Sandbox {
     /// # }
     /// ```
     pub fn expire_links(&self) {
-        self.server.api().state().expire_links();
+        self.server.api().state().video.expire_links();
     }
 
     /// The balance that is reported, in US dollars. Default: 100. Nothing is deducted from it,
@@ -408,7 +329,7 @@ impl Sandbox {
     /// ```
     pub fn allow_model(&self, model: impl Into<String>) {
         let model = model.into();
-        self.server.api().state().rules.models.insert(model);
+        self.server.api().state().allowed.models.insert(model);
     }
 
     /// Accepts a field of this name in the body of a create, with any value. By default only the
@@ -423,7 +344,7 @@ impl Sandbox {
     /// ```
     pub fn allow_field(&self, name: impl Into<String>) {
         let name = name.into();
-        self.server.api().state().rules.extra_fields.insert(name);
+        self.server.api().state().allowed.fields.insert(name);
     }
 
     /// The next `times` requests of an endpoint go wrong in this way. Faults of one endpoint

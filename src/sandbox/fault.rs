@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use super::api::VideoOptions;
-
 /// Something that goes wrong with a request, queued with [`Sandbox::fault`](super::Sandbox::fault).
 ///
 /// A fault on a create means that the API did *not* act on the request: no generation comes of
@@ -37,14 +35,9 @@ pub struct Fault {
 pub(super) enum Intake {
     #[default]
     Whole,
-    /// RST as soon as the head shows which endpoint it is for.
-    ResetAtHead,
-    /// FIN as soon as the head was read.
-    CloseAtHead,
-    /// The answer goes out before the body is read.
-    AnswerAtHead,
-    /// RST once so many body bytes were read.
-    ResetAfterBody(u64),
+    /// Only its head and so many bytes of its body; without any, the client is not invited to
+    /// send it.
+    UpTo(u64),
     /// `Expect: 100-continue` is not heard.
     IgnoreExpect,
     /// `100 Continue` comes with a header of its own.
@@ -62,14 +55,14 @@ pub(super) enum Answer {
         status: u16,
         body: Vec<u8>,
     },
-    Raw(Vec<u8>),
-    Endless {
-        head: Vec<u8>,
+    /// `start`, then `chunk` over and over, up to `total` bytes of chunks; then closed.
+    Raw {
+        start: Vec<u8>,
         chunk: Vec<u8>,
         total: u64,
     },
     Stall,
-    Close,
+    /// RST.
     Reset,
 }
 
@@ -81,6 +74,13 @@ pub(super) struct Delivery {
     pub(super) trickle: Option<Duration>,
     pub(super) length_error: i64,
     pub(super) close_after: bool,
+}
+
+/// What the video's host does otherwise than usual.
+#[derive(Clone, Debug, Default)]
+pub(super) struct VideoOptions {
+    pub(super) ranges_ignored: bool,
+    pub(super) etag: Option<String>,
 }
 
 impl Fault {
@@ -128,7 +128,7 @@ impl Fault {
     /// ```
     #[must_use]
     pub fn close() -> Fault {
-        Fault::answering(Answer::Close)
+        Fault::raw("")
     }
 
     /// Adds a header to the answer, the API's own or the fault's.
@@ -162,26 +162,26 @@ impl Fault {
     /// These bytes instead of an HTTP reply, then the connection is closed.
     #[must_use]
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Fault {
-        Fault::answering(Answer::Raw(bytes.into()))
+        Fault::endless(bytes, "", 0)
     }
 
     /// As a server that closes without reading: the unread request makes its kernel send a RST.
     /// The head is looked at all the same, for only it tells the endpoint.
     #[must_use]
     pub fn close_before_reading() -> Fault {
-        Fault::reading(Intake::ResetAtHead)
+        Fault::reset_after_body(0)
     }
 
     /// Reads the head, then closes.
     #[must_use]
     pub fn close_after_head() -> Fault {
-        Fault::reading(Intake::CloseAtHead)
+        Fault { intake: Intake::UpTo(0), ..Fault::close() }
     }
 
     /// RST once `n` bytes of the body were read (all of them, if there are fewer).
     #[must_use]
     pub fn reset_after_body(n: u64) -> Fault {
-        Fault::reading(Intake::ResetAfterBody(n))
+        Fault { intake: Intake::UpTo(n), ..Fault::reset_before_reply() }
     }
 
     /// Reads the whole request, then RST.
@@ -213,14 +213,15 @@ impl Fault {
     /// `head`, then `chunk` over and over, up to `total` bytes of chunks; then closed.
     #[must_use]
     pub fn endless(head: impl Into<Vec<u8>>, chunk: impl Into<Vec<u8>>, total: u64) -> Fault {
-        Fault::answering(Answer::Endless { head: head.into(), chunk: chunk.into(), total })
+        Fault::answering(Answer::Raw { start: head.into(), chunk: chunk.into(), total })
     }
 
     /// Answers right after the head, without `100 Continue` and without reading the body, then
     /// closes. A client that is still sending gets a RST for it.
     #[must_use]
     pub fn early(status: u16) -> Fault {
-        Fault { intake: Intake::AnswerAtHead, ..Fault::status(status) }
+        let fault = Fault { intake: Intake::UpTo(0), ..Fault::status(status) };
+        fault.header("Connection", "close")
     }
 
     /// Sends no `100 Continue`; otherwise normal.
@@ -293,11 +294,7 @@ impl Fault {
 
     /// Whether the API's own answer goes out, however mangled on its way.
     pub(super) fn keeps_answer(&self) -> bool {
-        let read_whole = matches!(
-            self.intake,
-            Intake::Whole | Intake::IgnoreExpect | Intake::ContinueWithHeader
-        );
-        read_whole && matches!(self.answer, Answer::Normal)
+        matches!(self.answer, Answer::Normal)
     }
 
     fn answering(answer: Answer) -> Fault {
