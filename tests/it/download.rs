@@ -80,7 +80,7 @@ fn events_count_the_bytes_up_to_all_of_them() {
     let sandbox = sandbox();
     let served = mp4(3_000_000);
     sandbox.serve_video(served.clone());
-    let seen: Arc<Mutex<Vec<(u64, Option<u64>)>>> = Arc::default();
+    let seen = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&seen);
     let client = sandbox.client_builder().on_event(move |event| {
         if let Event::Downloading { received, total, .. } = event {
@@ -102,7 +102,7 @@ fn events_count_the_bytes_up_to_all_of_them() {
 #[test]
 fn events_name_the_generation() {
     let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
+    let (_, video) = finished(&sandbox);
     let expected = video.id.clone();
     let watching = sandbox.client_builder().on_event(move |event| {
         if let Event::Downloading { id, .. } = event {
@@ -111,7 +111,6 @@ fn events_name_the_generation() {
     });
     let folder = tempfile::tempdir().unwrap();
     watching.build().unwrap().download(&video, folder.path().join("cat.mp4")).unwrap();
-    drop(client);
 }
 
 #[test]
@@ -428,6 +427,29 @@ fn a_link_without_tls_is_not_followed() {
         assert!(crate::common::chain(&error).len() > 1, "{error:?}");
         assert_eq!(names_in(folder.path()), [""; 0]);
     }
+}
+
+#[test]
+fn a_link_that_can_never_be_followed_is_not_tried_again() {
+    let sandbox = sandbox();
+    let (client, seen) = watched(sandbox.client_builder());
+    let folder = tempfile::tempdir().unwrap();
+    let link = video_at("http://192.0.2.1/cat.mp4");
+    let error = client.download(&link, folder.path().join("cat.mp4")).unwrap_err();
+    assert_eq!(seen.words(), [""; 0], "{error}");
+    assert!(!error.is_retryable(), "{error}");
+}
+
+#[test]
+fn an_expired_link_without_another_is_told_with_the_generation() {
+    let sandbox = sandbox();
+    let (_, video) = finished(&sandbox);
+    sandbox.expire_links();
+    let bare = r#"{"status":"completed","video":null}"#;
+    sandbox.fault(Endpoint::Retrieve, Fault::reply(200, bare), 1);
+    let error = fails_without_a_trace(&once(&sandbox), &video);
+    assert_eq!((error.kind(), error.generation_id()), (ErrorKind::Decode, Some(&video.id)));
+    assert!(error.generation().is_some());
 }
 
 #[test]

@@ -328,6 +328,59 @@ fn what_is_written_is_read_as_the_same() {
     }
 }
 
+/// Replies that change when they are written and read again.
+fn changed(replies: impl IntoIterator<Item = Value>) -> Vec<String> {
+    let is_changed = |reply: &Value| {
+        let generation: Generation = serde_json::from_value(reply.clone()).unwrap();
+        let written = serde_json::to_value(&generation).unwrap();
+        serde_json::from_value::<Generation>(written).unwrap() != generation
+    };
+    replies.into_iter().filter(is_changed).map(|reply| reply.to_string()).collect()
+}
+
+#[test]
+fn a_known_field_of_another_type_is_written_back_too() {
+    let usage = json!({ "usage": { "credits_used": "7", "usd_spent": 1 } });
+    let replies = [
+        json!({ "id": "1", "status": null }),
+        json!({ "id": "1", "status": 7 }),
+        json!({ "id": null, "status": "queued", "generation_id": "2" }),
+        json!({ "id": "1", "status": "queued", "generation_id": "2" }),
+        json!({ "id": "1", "status": "queued", "video": "soon", "error": false, "meta": [] }),
+        json!({ "id": "1", "status": "queued", "meta": usage }),
+    ];
+    assert_eq!(changed(replies), [""; 0]);
+}
+
+#[test]
+fn a_known_field_of_a_video_of_another_type_is_written_back_too() {
+    let link = "https://a/b.mp4";
+    let replies = [
+        json!({ "url": link, "duration": "5", "file_size": "7", "content_type": null }),
+        json!({ "url": link, "duration": "5", "file_size": 1.5 }),
+        json!({ "url": link, "id": "v", "usage": 7 }),
+    ];
+    let replies = replies.map(|video| {
+        let reply = json!({ "id": "1", "status": "completed", "video": video, "duration": 5 });
+        let mut without = reply.clone();
+        without.as_object_mut().unwrap().remove("duration");
+        [reply, without]
+    });
+    assert_eq!(changed(replies.into_iter().flatten()), [""; 0]);
+}
+
+#[test]
+fn a_video_with_an_id_or_usage_of_its_own_goes_through_serde_alone() {
+    for own in [json!({ "id": "v" }), json!({ "usage": { "credits_used": 1 } })] {
+        let mut reply =
+            json!({ "id": "1", "status": "completed", "video": { "url": "https://a" } });
+        reply["video"].as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        let video = serde_json::from_value::<Generation>(reply).unwrap().video.unwrap();
+        let written = serde_json::to_value(&video).unwrap();
+        assert_eq!(serde_json::from_value::<Video>(written.clone()).unwrap(), video, "{written}");
+    }
+}
+
 #[test]
 fn a_video_goes_through_serde_alone_with_its_id_and_usage() {
     for name in files("generation-") {
