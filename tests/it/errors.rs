@@ -13,6 +13,12 @@ use crate::common::{chain, id, once, request, sandbox};
 fn of_billing(fault: Fault) -> Error {
     let sandbox = sandbox();
     sandbox.fault(Endpoint::Billing, fault, 1);
+    once(&sandbox).balance().unwrap_err()
+}
+
+fn of_silence() -> Error {
+    let sandbox = sandbox();
+    sandbox.fault(Endpoint::Billing, Fault::stall(), 1);
     let client = sandbox.client_builder().retry(RetryPolicy::none());
     client.idle_timeout(Duration::from_millis(50)).build().unwrap().balance().unwrap_err()
 }
@@ -66,7 +72,7 @@ fn each_kind() -> Vec<(ErrorKind, Error)> {
         (ErrorKind::CreateLimit, limited(&sandbox()).create(&request()).unwrap_err()),
         (ErrorKind::Connect, of_no_server()),
         (ErrorKind::Transport, of_billing(Fault::close())),
-        (ErrorKind::Timeout, of_billing(Fault::stall())),
+        (ErrorKind::Timeout, of_silence()),
         (ErrorKind::Api, of_billing(Fault::status(401))),
         (ErrorKind::Decode, of_billing(Fault::reply(200, "<html>"))),
         (ErrorKind::CreateUnknown, of_create(Fault::close().acted())),
