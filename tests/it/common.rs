@@ -1,8 +1,15 @@
 //! What the tests share.
+#![allow(unreachable_pub, reason = "shared by the modules of one binary")]
 
 use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use kling_video::{Image, ImageToVideo, Sandbox};
+use kling_video::{
+    Client, ClientBuilder, Error, Event, GenerationId, Image, ImageToVideo, RetryPolicy, Sandbox,
+    Video,
+};
 
 /// A file of `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {
@@ -16,4 +23,108 @@ pub fn request() -> ImageToVideo {
 
 pub fn sandbox() -> Sandbox {
     Sandbox::start().unwrap()
+}
+
+// ---------------------------------------------------------------- the types and the whole job
+
+/// A client of the sandbox that tries everything once.
+pub fn once(sandbox: &Sandbox) -> Client {
+    sandbox.client_builder().retry(RetryPolicy::none()).build().unwrap()
+}
+
+pub fn id(text: &str) -> GenerationId {
+    text.parse().unwrap()
+}
+
+/// A video that only this test knows of: what a caller would have kept as JSON.
+pub fn video_at(url: &str) -> Video {
+    serde_json::from_value(serde_json::json!({ "id": "1", "url": url })).unwrap()
+}
+
+/// The header of a PNG of this size, and then filler up to `len` bytes.
+pub fn png(width: u32, height: u32, len: usize) -> Vec<u8> {
+    let mut data = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
+    data.extend(width.to_be_bytes());
+    data.extend(height.to_be_bytes());
+    let filler = len.saturating_sub(data.len());
+    data.extend((0..filler).map(|i| (i * 7 + i / 251) as u8));
+    data
+}
+
+/// The texts of an error and of everything below it.
+pub fn chain(error: &dyn std::error::Error) -> Vec<String> {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect()
+}
+
+/// All that an error can show.
+pub fn everything_shown(error: &Error) -> String {
+    format!("{error} {error:?} {error:#?} {:?} {:?}", chain(error), error.body())
+}
+
+/// Runs this in another thread, so that a hang is a failure.
+pub fn without_hanging<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(work()));
+    told.recv_timeout(Duration::from_secs(10)).expect("an end within 10 s")
+}
+
+/// What a client's watcher has seen, in words; runs of the same word are one.
+#[derive(Clone, Default)]
+pub struct Seen(Arc<Mutex<Vec<String>>>);
+
+impl Seen {
+    pub fn words(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn note(&self, word: String) {
+        let mut words = self.0.lock().unwrap();
+        if words.last() != Some(&word) || word.starts_with("polled") {
+            words.push(word);
+        }
+    }
+}
+
+/// Has the client's events written down.
+pub fn watched(builder: ClientBuilder) -> (Client, Seen) {
+    let seen = Seen::default();
+    let notes = seen.clone();
+    let builder = builder.on_event(move |event| {
+        notes.note(match event {
+            Event::Uploading { .. } => "uploading".to_owned(),
+            Event::Created { .. } => "created".to_owned(),
+            Event::Polled { generation, .. } => format!("polled {}", generation.status),
+            Event::Retrying { operation, .. } => format!("retrying {operation}"),
+            Event::Downloading { .. } => "downloading".to_owned(),
+            other => format!("{other:?}"),
+        });
+    });
+    (builder.build().unwrap(), seen)
+}
+
+const CHILD_SAYS: &str = "the child says: ";
+
+/// What a test says when it runs as the child of itself.
+pub fn say(text: &str) {
+    println!("{CHILD_SAYS}{text}");
+}
+
+/// Runs one test of this binary in a process of its own, with these variables and without any
+/// that this crate reads, and returns what it [says](say).
+pub fn rerun(test: &str, variables: &[(&str, &str)]) -> String {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args([test, "--exact", "--nocapture", "--test-threads=1"]);
+    for name in ["AIML_API_KEY", "AIMLAPI_API_KEY", "AIMLAPI_KEY"] {
+        child.env_remove(name);
+    }
+    for name in ["HTTPS_PROXY", "ALL_PROXY", "HTTP_PROXY", "NO_PROXY"] {
+        child.env_remove(name).env_remove(name.to_ascii_lowercase());
+    }
+    let output = child.envs(variables.iter().copied()).output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let said = printed.split(CHILD_SAYS).nth(1).and_then(|rest| rest.lines().next());
+    match said {
+        Some(said) if output.status.success() => said.to_owned(),
+        _ => panic!("{test} failed as a child: {printed}{:?}", output),
+    }
 }
