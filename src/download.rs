@@ -91,7 +91,9 @@ impl From<Error> for Setback {
 impl From<Failure> for Setback {
     fn from(failure: Failure) -> Self {
         match failure.kind {
-            FailureKind::Cancelled => Self::Final(failure.into_error(OPERATION)),
+            FailureKind::Cancelled | FailureKind::Unusable => {
+                Self::Final(failure.into_error(OPERATION))
+            }
             _ => Self::Resume(failure.into_error(OPERATION)),
         }
     }

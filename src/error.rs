@@ -149,7 +149,7 @@ impl fmt::Display for Refused<'_> {
             write!(f, ": {message}")?;
         }
         if let Some(id) = &refusal.request_id {
-            write!(f, " (request id {id})")?;
+            write!(f, " (request id `{id}`)")?;
         }
         match refusal.status {
             401 => f.write_str("; check the API key"),

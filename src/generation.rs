@@ -49,7 +49,7 @@ impl GenerationId {
     }
 
     /// Numeric ids are seen too; one over 2^64 has lost its digits in parsing and is no id.
-    fn from_value(value: &Value) -> Option<Self> {
+    pub(crate) fn from_value(value: &Value) -> Option<Self> {
         match value {
             Value::String(text) => Self::new(text.clone()).ok(),
             Value::Number(number) if !number.is_f64() => Self::new(number.to_string()).ok(),
@@ -230,7 +230,7 @@ impl Usage {
             ("tokens_used", self.tokens_used),
             ("usd_spent", self.usd_spent),
         ] {
-            put_number(usage, field, amount);
+            put(usage, field, amount.map(number));
         }
     }
 }
@@ -292,29 +292,31 @@ impl Video {
     /// The `video` object of a reply: without what belongs to the generation.
     fn to_fields(&self) -> Fields {
         let mut fields = self.extra.clone();
-        fields.insert("url".into(), self.url.clone().into());
-        put_number(&mut fields, "duration", self.duration);
-        for (field, text) in [("content_type", &self.content_type), ("file_name", &self.file_name)]
-        {
-            if let Some(text) = text {
-                fields.insert(field.into(), text.clone().into());
-            }
-        }
-        if let Some(size) = self.file_size {
-            fields.insert("file_size".into(), size.into());
-        }
+        put(&mut fields, "url", Some(self.url.as_str()));
+        put(&mut fields, "duration", self.duration.map(number));
+        put(&mut fields, "content_type", self.content_type.as_deref());
+        put(&mut fields, "file_name", self.file_name.as_deref());
+        put(&mut fields, "file_size", self.file_size);
         fields
     }
 }
 
+/// Alone, a video has its generation's id and usage with it: under longer names where the API's
+/// video has fields of these names itself.
 impl Serialize for Video {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut fields = self.to_fields();
-        fields.insert("id".into(), self.id.0.clone().into());
-        if let Some(usage) = self.usage {
+        let id = if fields.contains_key("id") { "generation_id" } else { "id" };
+        fields.insert(id.into(), self.id.0.clone().into());
+        let usage = self.usage.map(|usage| {
             let mut written = Fields::new();
             usage.write(&mut written);
-            fields.insert("usage".into(), written.into());
+            Value::from(written)
+        });
+        if fields.contains_key("usage") {
+            fields.insert("generation_usage".into(), usage.into());
+        } else {
+            put(&mut fields, "usage", usage);
         }
         fields.serialize(serializer)
     }
@@ -323,9 +325,13 @@ impl Serialize for Video {
 impl<'de> Deserialize<'de> for Video {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut fields = Fields::deserialize(deserializer)?;
-        let id = take(&mut fields, "id", GenerationId::from_value)
+        let id = take(&mut fields, "generation_id", GenerationId::from_value)
+            .or_else(|| take(&mut fields, "id", GenerationId::from_value))
             .ok_or_else(|| D::Error::missing_field("id"))?;
-        let usage = take(&mut fields, "usage", Usage::from_value);
+        let usage = match fields.remove("generation_usage") {
+            Some(usage) => Usage::from_value(&usage),
+            None => take(&mut fields, "usage", Usage::from_value),
+        };
         let video = Self::from_fields(fields, id).map_err(|_| D::Error::missing_field("url"))?;
         Ok(Self { usage, ..video })
     }
@@ -410,11 +416,11 @@ impl Generation {
 
     fn to_fields(&self) -> Fields {
         let mut fields = self.extra.clone();
-        fields.insert("id".into(), self.id.0.clone().into());
-        fields.insert("status".into(), self.status.as_str().into());
-        if let Some(error) = &self.error {
-            fields.insert("error".into(), error.raw.clone());
-        }
+        // A reply with an unreadable `id` was read by its `generation_id`.
+        let id = if fields.contains_key("id") { "generation_id" } else { "id" };
+        put(&mut fields, id, Some(self.id.as_ref()));
+        put(&mut fields, "status", Some(self.status.as_str()));
+        put(&mut fields, "error", self.error.as_ref().map(|error| error.raw.clone()));
         if let Some(video) = &self.video {
             let video = Value::from(video.to_fields());
             let written = match fields.remove("video") {
@@ -505,17 +511,19 @@ fn take_object(fields: &mut Fields, field: &str) -> Fields {
     }
 }
 
-/// Writes a number unless the same one stands there; a whole one without a fraction, as it came.
-fn put_number(fields: &mut Fields, field: &str, number: Option<f64>) {
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    let Some(number) = number else { return };
-    if fields.get(field).and_then(Value::as_f64) == Some(number) {
-        return;
+/// Writes a field, unless what the server wrote there could not be read and was kept.
+fn put(fields: &mut Fields, field: &str, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        fields.entry(field).or_insert_with(|| value.into());
     }
-    let value = if number.fract() == 0.0 && number.abs() < EXACT {
+}
+
+/// A whole number is written without a fraction, as it came.
+fn number(number: f64) -> Value {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if number.fract() == 0.0 && number.abs() < EXACT {
         Value::from(number as i64)
     } else {
         Value::from(number)
-    };
-    fields.insert(field.into(), value);
+    }
 }

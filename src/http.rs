@@ -172,8 +172,8 @@ pub(crate) enum FailureKind {
     Broken,
     /// Nothing, or too little, came for the idle time-out.
     Silent,
-    /// The answer is larger than any that makes sense.
-    TooLarge,
+    /// What came, or where it leads, cannot be used; asking again would bring the same.
+    Unusable,
     /// The caller's token stopped it.
     Cancelled,
 }
@@ -188,7 +188,7 @@ impl Failure {
             FailureKind::Connect => Error::connect(operation, self.source),
             FailureKind::Broken => Error::transport(operation, self.source),
             FailureKind::Silent => Error::timeout(operation, self.source),
-            FailureKind::TooLarge => Error::decode(operation, self.source.to_string()),
+            FailureKind::Unusable => Error::decode(operation, self.source.to_string()),
             FailureKind::Cancelled => Error::cancelled(operation),
         }
     }

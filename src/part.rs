@@ -69,11 +69,19 @@ impl Part {
 
     /// Gives the file its target's name, once it is sure to be on disk.
     pub(crate) fn publish(self) -> Result<()> {
-        self.file.sync_all().map_err(|e| failed(&self.path, "the file cannot be synced", e))?;
-        fs::rename(&self.path, &self.target)
-            .map_err(|e| failed(&self.target, "the file cannot be given its name", e))?;
-        sync_folder_of(&self.target)
-            .map_err(|e| failed(&self.target, "the folder cannot be synced", e))
+        let target = self.target.clone();
+        self.rename()?;
+        sync_folder_of(&target).map_err(|e| failed(&target, "the folder cannot be synced", e))
+    }
+
+    fn rename(self) -> Result<()> {
+        let synced = self.file.sync_all();
+        let renamed = synced.and_then(|()| fs::rename(&self.path, &self.target));
+        renamed.map_err(|e| {
+            let error = failed(&self.target, "the video cannot be put in its place", e);
+            self.discard();
+            error
+        })
     }
 
     /// Leaves nothing behind. The lock is still held, so that nobody else's file is removed.

@@ -251,7 +251,8 @@ impl Session<'_> {
                 None => return Ok(Stream::new(self, status, response)),
             }
         }
-        Err(Failure::new(FailureKind::Broken, format!("more than {MAX_REDIRECTS} redirects")))
+        let problem = format!("the video's link redirects more than {MAX_REDIRECTS} times");
+        Err(Failure::new(FailureKind::Unusable, problem))
     }
 
     fn fetch_once(
@@ -259,7 +260,7 @@ impl Session<'_> {
         url: &str,
         range: Option<&Range>,
     ) -> Result<Response<ureq::Body>, Failure> {
-        let refused = |why: &str| Failure::new(FailureKind::Broken, why.to_owned());
+        let refused = |why: &str| Failure::new(FailureKind::Unusable, why.to_owned());
         let uri: Uri = url.parse().map_err(|_| refused("the video's link is no link"))?;
         let local = is_loopback(uri.host().unwrap_or_default());
         match uri.scheme_str() {
@@ -398,7 +399,7 @@ fn read_whole(body: ureq::BodyReader<'_>, length: Option<u64>) -> (Vec<u8>, Resu
     let end = match body.take(MAX_REPLY + 1).read_to_end(&mut whole) {
         Ok(_) if whole.len() as u64 > MAX_REPLY => {
             whole.truncate(MAX_REPLY as usize);
-            Err(Failure::new(FailureKind::TooLarge, "the server's answer is larger than 1 MiB"))
+            Err(Failure::new(FailureKind::Unusable, "the server's answer is larger than 1 MiB"))
         }
         Ok(_) => Ok(()),
         Err(e) => Err(failure(e.into())),
@@ -465,7 +466,7 @@ fn failure(e: ureq::Error) -> Failure {
         | E::Timeout(Timeout::Resolve | Timeout::Connect) => FailureKind::Connect,
         E::Timeout(_) => FailureKind::Silent,
         E::Io(e) if is_connect_error(e) => FailureKind::Connect,
-        E::LargeResponseHeader(..) => FailureKind::TooLarge,
+        E::LargeResponseHeader(..) => FailureKind::Unusable,
         #[cfg(feature = "rustls")]
         E::Rustls(_) => FailureKind::Connect,
         #[cfg(feature = "native-tls")]

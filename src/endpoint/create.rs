@@ -24,7 +24,7 @@ pub(crate) fn outcome(answer: Result<Reply, Failure>, progress: Progress) -> Out
         (Ok(reply), _) => read(reply, progress == Progress::Committed),
         (Err(failure), Progress::Committed) => unknown(failure.into_error(OPERATION), None),
         (Err(failure), _) => Outcome::Refused {
-            try_again: failure.kind != FailureKind::Cancelled,
+            try_again: !matches!(failure.kind, FailureKind::Cancelled | FailureKind::Unusable),
             error: match (failure.kind, progress) {
                 (FailureKind::Broken, Progress::Begun) => {
                     Error::upload_broken(OPERATION, failure.source)

@@ -1,7 +1,6 @@
 //! `GET /v2/logs`: the key's requests, newest first. The only way to a generation whose create was
 //! never answered.
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -23,12 +22,22 @@ pub(crate) struct Page {
 }
 
 /// A request of the log, as far as it matters here.
-#[derive(Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Row {
-    pub(crate) status: String,
-    pub(crate) inference_id: Option<GenerationId>,
-    pub(crate) client_request_id: Option<String>,
+    succeeded: bool,
+    inference_id: Option<GenerationId>,
+    client_request_id: Option<String>,
+}
+
+impl Row {
+    fn from_value(row: &Value) -> Self {
+        let text = |field| row.get(field).and_then(Value::as_str);
+        Self {
+            succeeded: text("status") == Some("succeeded"),
+            inference_id: row.get("inference_id").and_then(GenerationId::from_value),
+            client_request_id: text("client_request_id").map(str::to_owned),
+        }
+    }
 }
 
 pub(crate) fn read(reply: Reply) -> Result<Page> {
@@ -45,17 +54,16 @@ pub(crate) fn read(reply: Reply) -> Result<Page> {
         .and_then(Value::as_bool)
         // Where the server does not tell, a full page may have a next one.
         .unwrap_or(data.len() as u64 >= PAGE);
-    // A row that cannot be read is one of another kind of request, and not the one looked for.
-    let rows = data.into_iter().filter_map(|row| serde_json::from_value(row).ok()).collect();
-    Ok(Page { rows, has_more })
+    Ok(Page { rows: data.iter().map(Row::from_value).collect(), has_more })
 }
 
-/// The generation of the rows with this client request id: one that succeeded before one that did
-/// not, since a failed one has nothing to fetch.
+/// The generation of the rows with this client request id, and whether it succeeded: one that did
+/// before one that did not, since a failed one has nothing to fetch.
 pub(crate) fn pick(rows: &[Row], client_request_id: &str) -> Option<(GenerationId, bool)> {
-    let own =
-        || rows.iter().filter(|row| row.client_request_id.as_deref() == Some(client_request_id));
-    let succeeded = own().find(|row| row.status == "succeeded" && row.inference_id.is_some());
-    let row = succeeded.or_else(|| own().find(|row| row.inference_id.is_some()))?;
-    Some((row.inference_id.clone()?, row.status == "succeeded"))
+    let mut own = rows.iter().filter(|row| {
+        row.client_request_id.as_deref() == Some(client_request_id) && row.inference_id.is_some()
+    });
+    let first = own.next()?;
+    let best = std::iter::once(first).chain(own).find(|row| row.succeeded).unwrap_or(first);
+    Some((best.inference_id.clone()?, best.succeeded))
 }

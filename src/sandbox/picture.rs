@@ -32,8 +32,10 @@ pub(super) fn read(text: &str) -> Result<Option<Vec<u8>>, &'static str> {
 }
 
 fn is_link(text: &str) -> bool {
-    let rest = ["https://", "http://"].iter().find_map(|scheme| text.strip_prefix(scheme));
-    rest.is_some_and(|rest| !rest.starts_with('/') && !rest.is_empty())
+    let rest = text.split_once("://").filter(|(scheme, _)| {
+        scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("http")
+    });
+    rest.is_some_and(|(_, rest)| !rest.starts_with('/') && !rest.is_empty())
         && !text.contains(|c: char| c.is_whitespace() || c.is_control())
 }
 
