@@ -22,3 +22,10 @@ mod find;
 mod kill;
 mod resume;
 mod retry;
+
+// A hostile network and other people's programs.
+mod child;
+mod connect_proxy;
+mod service;
+mod tls;
+mod tls_server;
