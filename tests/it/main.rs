@@ -26,6 +26,7 @@ mod retry;
 // A hostile network and other people's programs.
 mod child;
 mod connect_proxy;
+mod embedding;
 mod service;
 mod tls;
 mod tls_server;
