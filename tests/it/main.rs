@@ -22,3 +22,11 @@ mod find;
 mod kill;
 mod resume;
 mod retry;
+
+// A hostile network and other people's programs.
+mod child;
+mod connect_proxy;
+mod embedding;
+mod service;
+mod tls;
+mod tls_server;
