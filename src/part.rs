@@ -20,10 +20,7 @@ impl Part {
     /// Opens it without touching what another process may be writing there, and empties it only
     /// once it is this call's own.
     pub(crate) fn open(target: &Path) -> Result<Self> {
-        if target.file_name().is_none() || target.is_dir() {
-            let e = io::Error::from(io::ErrorKind::IsADirectory);
-            return Err(failed(target, "the video's target is no file name", e));
-        }
+        check_target(target)?;
         let path = with_suffix(target, ".part");
         let file = OpenOptions::new()
             .read(true)
@@ -89,6 +86,15 @@ impl Part {
         // What went wrong before is worth more than what may go wrong here.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Asked before anything is paid for a video that could not be put there.
+pub(crate) fn check_target(target: &Path) -> Result<()> {
+    if target.file_name().is_none() || target.is_dir() {
+        let e = io::Error::from(io::ErrorKind::IsADirectory);
+        return Err(failed(target, "the video's target is no file name", e));
+    }
+    Ok(())
 }
 
 fn failed(path: &Path, problem: &'static str, e: io::Error) -> Error {

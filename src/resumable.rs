@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fingerprint::Fingerprint;
 use crate::generation::{Generation, GenerationId};
 use crate::journal::{self, Journal, Step};
+use crate::part::check_target;
 use crate::poll::WaitOptions;
 use crate::request::ImageToVideo;
 use crate::submit::{Budget, Ledger, make_client_request_id, submit};
@@ -65,13 +66,15 @@ impl Run<'_> {
     fn run_locked(&self) -> Result<Saved> {
         let fingerprint = Fingerprint::of(self.request, self.address)?;
         let path = journal::path_for(self.target);
-        // Asked first: where it is there without a journal, none is made.
+        check_target(self.target).map_err(|error| error.during("generate_to"))?;
+        // Asked before a journal is made, so that what cannot be done leaves nothing behind.
         if !path.exists() {
-            self.check_target(&path)?;
+            self.check_not_there(&path)?;
+            self.request.validate()?;
         }
         let mut journal = self.open_journal(path)?;
         if journal.steps().is_empty() {
-            self.check_target(journal.path())?;
+            self.check_not_there(journal.path())?;
         }
         let next = self.next(&journal, &fingerprint)?;
         match next {
@@ -84,7 +87,7 @@ impl Run<'_> {
         }
     }
 
-    fn check_target(&self, journal: &Path) -> Result<()> {
+    fn check_not_there(&self, journal: &Path) -> Result<()> {
         match self.target.symlink_metadata() {
             Ok(_) => Err(Error::journal(
                 journal,

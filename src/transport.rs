@@ -1,20 +1,32 @@
-//! Sends a request, streams a body, streams a download: the only file that names ureq.
+//! Sends a request, streams a body, streams a download: the only file, with the ones below
+//! it, that names ureq.
 //!
 //! What ureq would do wrong for this crate is turned off or made up for here: redirects of the API
 //! are not followed, statuses are no errors, every time-out is set, and a body always has a length.
 
-use std::io::{self, Read};
+mod failure;
+mod proxy;
+mod tls;
+mod url;
+
+use std::io::Read;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use ureq::http::{HeaderMap, HeaderValue, Response, Uri, header};
-use ureq::{Agent, Proxy, SendBody, Timeout};
+use ureq::{Agent, Proxy, SendBody};
 
 use crate::body::{self, Progress};
 use crate::cancel::{Armed, CancelToken, is_cancelled};
 use crate::error::{Error, Result};
 use crate::http::{Failure, FailureKind, HEADERS, Headers, Reply};
 use crate::key::ApiKey;
+
+use self::failure::failure;
+pub(crate) use self::proxy::ProxyChoice;
+use self::proxy::find_proxy;
+use self::tls::Tls;
+use self::url::{bare_host, check_base_url, is_loopback, resolve};
 
 /// A larger reply of the API is none.
 const MAX_REPLY: u64 = 1024 * 1024;
@@ -35,15 +47,6 @@ const MAX_REDIRECTS: usize = 5;
 
 /// Time-outs beyond this are as good as none, and would overflow what sockets take.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
-
-/// Where proxies come from.
-#[derive(Clone, Debug, Default)]
-pub(crate) enum ProxyChoice {
-    #[default]
-    Environment,
-    None,
-    Url(String),
-}
 
 /// Everything a transport is made from.
 pub(crate) struct Settings {
@@ -348,8 +351,7 @@ impl Plan {
     fn agents(&self) -> Agents {
         let api_proxy = self.proxy.clone().filter(|_| !self.base_is_local);
         // Only a look-up with a limit costs a thread, and an address needs no look-up.
-        let lookup =
-            (self.base_needs_lookup && api_proxy.is_none()).then_some(self.connect_timeout);
+        let lookup = self.base_needs_lookup.then_some(self.connect_timeout);
         let api = |input: usize, output: usize| {
             self.config(input, output)
                 .proxy(api_proxy.clone())
@@ -420,315 +422,6 @@ fn location_of<B>(response: &Response<B>) -> Option<String> {
     response.headers().get(header::LOCATION)?.to_str().ok().map(str::to_owned)
 }
 
-/// A redirect's target, which may be relative (RFC 3986, without the dots nobody sends).
-fn resolve(base: &str, location: &str) -> String {
-    let scheme_end = base.find("://").map_or(0, |at| at + 3);
-    let authority_end = base
-        .get(scheme_end..)
-        .and_then(|rest| rest.find(['/', '?', '#']))
-        .map_or(base.len(), |at| scheme_end + at);
-    let up_to = |end: usize| base.get(..end).unwrap_or(base);
-    let location = location.split('#').next().unwrap_or_default();
-    let has_scheme = location.split(['/', '?']).next().is_some_and(|start| start.contains(':'));
-    if has_scheme {
-        location.to_owned()
-    } else if location.starts_with("//") {
-        format!("{}{location}", up_to(scheme_end.saturating_sub(2)))
-    } else if location.starts_with('/') {
-        format!("{}{location}", up_to(authority_end))
-    } else {
-        let path_end = base.find(['?', '#']).unwrap_or(base.len());
-        let path = up_to(path_end);
-        if location.starts_with('?') {
-            format!("{path}{location}")
-        } else {
-            let folder = path.rfind('/').filter(|&at| at >= authority_end);
-            format!("{}/{location}", path.get(..folder.unwrap_or(path.len())).unwrap_or(path))
-        }
-    }
-}
-
 fn cancelled() -> Failure {
     Failure::new(FailureKind::Cancelled, "cancelled")
-}
-
-/// What ureq's error means. Whether a create may have happened does not hang on this: the body's
-/// commit point tells.
-fn failure(e: ureq::Error) -> Failure {
-    use ureq::Error as E;
-    let kind = match &e {
-        E::BadUri(_)
-        | E::HostNotFound
-        | E::ConnectionFailed
-        | E::ConnectProxyFailed(_)
-        | E::Tls(_)
-        | E::TlsRequired
-        | E::Timeout(Timeout::Resolve | Timeout::Connect) => FailureKind::Connect,
-        E::Timeout(_) => FailureKind::Silent,
-        E::Io(e) if is_connect_error(e) => FailureKind::Connect,
-        E::LargeResponseHeader(..) => FailureKind::Unusable,
-        #[cfg(feature = "rustls")]
-        E::Rustls(_) => FailureKind::Connect,
-        #[cfg(feature = "native-tls")]
-        E::NativeTls(_) => FailureKind::Connect,
-        _ => FailureKind::Broken,
-    };
-    match e {
-        // ureq's own wrapper hides the cause.
-        E::Io(e) => Failure::new(kind, e),
-        other => Failure::new(kind, other),
-    }
-}
-
-fn is_connect_error(e: &io::Error) -> bool {
-    use io::ErrorKind as K;
-    match e.kind() {
-        K::ConnectionRefused
-        | K::HostUnreachable
-        | K::NetworkUnreachable
-        | K::NetworkDown
-        | K::AddrNotAvailable
-        // What rustls says of a certificate it does not trust.
-        | K::InvalidData => true,
-        // A look-up has no kind of its own in std.
-        _ => e.raw_os_error().is_none() && e.to_string().contains("failed to lookup address"),
-    }
-}
-
-fn check_base_url(base: &str) -> Result<Uri> {
-    let refused = |problem: &str| Error::config(format!("base_url: {problem}"));
-    let uri: Uri = base.parse().map_err(|e| Error::config_from("base_url: is no URL", e))?;
-    let host = uri.host().unwrap_or_default();
-    if host.is_empty() {
-        return Err(refused("names no host"));
-    }
-    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        // Not quoted: what stands there is a password.
-        return Err(refused("holds a user name: allowed is none, the key goes in a header"));
-    }
-    if base.contains(['?', '#']) {
-        return Err(refused("holds a query: allowed is a scheme, a host and perhaps a path"));
-    }
-    match uri.scheme_str() {
-        Some("https") => Ok(uri),
-        Some("http") if is_loopback(host) => Ok(uri),
-        Some("http") => Err(refused("is http: allowed is https, and http on the loopback only")),
-        _ => Err(refused("has no scheme that is known: allowed is https")),
-    }
-}
-
-fn bare_host(host: &str) -> &str {
-    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
-}
-
-fn is_loopback(host: &str) -> bool {
-    let host = bare_host(host);
-    host.eq_ignore_ascii_case("localhost")
-        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-/// The environment's proxies, the ones meant for https first.
-const PROXY_VARIABLES: [&str; 6] =
-    ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy"];
-
-fn find_proxy(choice: &ProxyChoice) -> Result<Option<Proxy>> {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
-    match choice {
-        ProxyChoice::None => Ok(None),
-        ProxyChoice::Url(url) => parse_proxy("proxy", url, "").map(Some),
-        ProxyChoice::Environment => {
-            let found = PROXY_VARIABLES.iter().find_map(|&name| Some((name, variable(name)?)));
-            let Some((name, url)) = found else { return Ok(None) };
-            let exceptions = variable("NO_PROXY").or_else(|| variable("no_proxy"));
-            parse_proxy(name, url.trim(), &exceptions.unwrap_or_default()).map(Some)
-        }
-    }
-}
-
-/// The messages do not quote the URL: it may hold a password.
-fn parse_proxy(setting: &str, url: &str, exceptions: &str) -> Result<Proxy> {
-    let refused =
-        |_| Error::config(format!("{setting}: is no proxy URL: allowed is http://host:port"));
-    let given = Proxy::new(url).map_err(refused)?;
-    let protocol = given.protocol();
-    if !matches!(protocol, ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https) {
-        return Err(Error::config(format!(
-            "{setting}: is a {protocol} proxy: allowed is http or https"
-        )));
-    }
-    let mut proxy = Proxy::builder(protocol).host(given.host()).port(given.port());
-    if let Some(name) = given.username() {
-        proxy = proxy.username(name);
-    }
-    if let Some(password) = given.password() {
-        proxy = proxy.password(password);
-    }
-    // As other programs read NO_PROXY: with white space, and with what lies below a domain.
-    for entry in exceptions.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-        let domain = entry.trim_start_matches('*').trim_start_matches('.');
-        proxy = match domain {
-            "" => proxy.no_proxy("*"),
-            _ => proxy.no_proxy(domain).no_proxy(&format!(".{domain}")),
-        };
-    }
-    proxy.build().map_err(refused)
-}
-
-#[cfg(any(feature = "rustls", feature = "native-tls"))]
-#[derive(Clone)]
-struct Tls(ureq::tls::TlsConfig);
-
-#[cfg(any(feature = "rustls", feature = "native-tls"))]
-impl Tls {
-    fn new(pem: Option<&[u8]>) -> Result<Self> {
-        use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
-        let provider =
-            if cfg!(feature = "rustls") { TlsProvider::Rustls } else { TlsProvider::NativeTls };
-        let roots = match pem {
-            Some(pem) => RootCerts::Specific(std::sync::Arc::new(parse_certificates(pem)?)),
-            None if cfg!(all(feature = "rustls", not(feature = "platform-verifier"))) => {
-                RootCerts::WebPki
-            }
-            None => RootCerts::PlatformVerifier,
-        };
-        Ok(Self(TlsConfig::builder().provider(provider).root_certs(roots).build()))
-    }
-
-    fn check(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn apply(&self, config: AgentConfig) -> AgentConfig {
-        config.tls_config(self.0.clone())
-    }
-}
-
-#[cfg(any(feature = "rustls", feature = "native-tls"))]
-fn parse_certificates(pem: &[u8]) -> Result<Vec<ureq::tls::Certificate<'static>>> {
-    use ureq::tls::{PemItem, parse_pem};
-    let mut certificates = Vec::new();
-    for item in parse_pem(pem) {
-        let item = item.map_err(|e| Error::config_from("root_certificates_pem: is no PEM", e))?;
-        if let PemItem::Certificate(certificate) = item {
-            // The TLS library ignores what it cannot read, and would then trust nobody.
-            if !is_der_sequence(certificate.der()) {
-                return Err(Error::config("root_certificates_pem: holds a damaged certificate"));
-            }
-            certificates.push(certificate);
-        }
-    }
-    if certificates.is_empty() {
-        return Err(Error::config("root_certificates_pem: holds no certificate"));
-    }
-    Ok(certificates)
-}
-
-/// Whether the bytes are one ASN.1 sequence and nothing else, as every certificate is.
-#[cfg(any(feature = "rustls", feature = "native-tls"))]
-fn is_der_sequence(der: &[u8]) -> bool {
-    let (length, rest) = match der {
-        [0x30, short @ 0..=0x7F, rest @ ..] => (usize::from(*short), rest),
-        [0x30, 0x81, a, rest @ ..] => (usize::from(*a), rest),
-        [0x30, 0x82, a, b, rest @ ..] => (usize::from(u16::from_be_bytes([*a, *b])), rest),
-        _ => return false,
-    };
-    length == rest.len()
-}
-
-#[cfg(not(any(feature = "rustls", feature = "native-tls")))]
-#[derive(Clone)]
-struct Tls;
-
-#[cfg(not(any(feature = "rustls", feature = "native-tls")))]
-impl Tls {
-    fn new(pem: Option<&[u8]>) -> Result<Self> {
-        match pem {
-            Some(_) => Self.check().map(|()| Self),
-            None => Ok(Self),
-        }
-    }
-
-    fn check(&self) -> Result<()> {
-        Err(Error::config(
-            "https needs one of the features `rustls` (the default), `platform-verifier` or `native-tls`",
-        ))
-    }
-
-    fn apply(&self, config: AgentConfig) -> AgentConfig {
-        config
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn redirects_may_be_relative() {
-        let base = "https://cdn.example/a/b.mp4?sig=1/2";
-        for (location, resolved) in [
-            ("https://other.example/x?y#z", "https://other.example/x?y"),
-            ("file:///etc/passwd", "file:///etc/passwd"),
-            ("//other.example/x", "https://other.example/x"),
-            ("/x/y", "https://cdn.example/x/y"),
-            ("c.mp4", "https://cdn.example/a/c.mp4"),
-            ("c.mp4?to=https://x", "https://cdn.example/a/c.mp4?to=https://x"),
-            ("?sig=2", "https://cdn.example/a/b.mp4?sig=2"),
-        ] {
-            assert_eq!(resolve(base, location), resolved, "{location}");
-        }
-        assert_eq!(resolve("https://cdn.example", "c.mp4"), "https://cdn.example/c.mp4");
-        assert_eq!(resolve("https://cdn.example?x", "/c.mp4"), "https://cdn.example/c.mp4");
-    }
-
-    #[test]
-    fn loopback_is_what_the_machine_keeps_to_itself() {
-        for host in ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "[::1]"] {
-            assert!(is_loopback(host), "{host}");
-        }
-        for host in
-            ["", "localhost.example.com", "128.0.0.1", "127.0.0.1.nip.io", "[::2]", "0.0.0.0"]
-        {
-            assert!(!is_loopback(host), "{host}");
-        }
-    }
-
-    #[test]
-    fn exceptions_from_the_proxy_are_read_as_other_programs_read_them() {
-        let bypassed = |exceptions: &str, host: &str| {
-            let proxy = parse_proxy("proxy", "http://proxy.example:8080", exceptions).unwrap();
-            proxy.is_no_proxy(&format!("https://{host}/").parse().unwrap())
-        };
-        let listed = "internal.example , *.wild.example,.dot.example";
-        for host in ["internal.example", "api.internal.example", "a.wild.example", "a.dot.example"]
-        {
-            assert!(bypassed(listed, host), "{host}");
-            assert!(bypassed("*", host), "{host}");
-            assert!(!bypassed("", host), "{host}");
-        }
-        assert!(!bypassed(listed, "api.aimlapi.com"));
-        assert!(!bypassed(listed, "notinternal.example"));
-    }
-
-    #[test]
-    fn a_proxys_password_is_kept_and_not_told() {
-        let proxy = parse_proxy("proxy", "http://me:p%40ss@proxy.example:8080", "").unwrap();
-        assert_eq!((proxy.username(), proxy.password()), (Some("me"), Some("p@ss")));
-        for url in ["socks5://me:secret@proxy.example", "http://me:secret@", "gopher://me:secret@x"]
-        {
-            let error = parse_proxy("proxy", url, "").unwrap_err();
-            assert!(!format!("{error:?}").contains("secret"), "{error:?}");
-        }
-    }
-
-    #[cfg(any(feature = "rustls", feature = "native-tls"))]
-    #[test]
-    fn a_certificate_is_one_whole_sequence() {
-        assert!(is_der_sequence(&[0x30, 2, 1, 1]));
-        assert!(is_der_sequence(&[&[0x30, 0x81, 200][..], &[0; 200]].concat()));
-        assert!(is_der_sequence(&[&[0x30, 0x82, 1, 44][..], &[0; 300]].concat()));
-        for other in [&[][..], &[0x30], &[0x30, 3, 1, 1], &[0x31, 2, 1, 1], &[0x30, 0x80, 0, 0]] {
-            assert!(!is_der_sequence(other), "{other:?}");
-        }
-    }
 }

@@ -483,7 +483,6 @@ fn a_target_that_cannot_be_written_is_found_before_anything_is_paid() {
 }
 
 #[test]
-#[ignore = "the create is sent, and only the download finds that there is no file name"]
 fn an_empty_target_is_found_before_anything_is_paid() {
     let sandbox = sandbox();
     let client = sandbox.client_builder().build().unwrap();
