@@ -1,5 +1,6 @@
 //! A call ends when another thread cancels it, wherever it is; what was paid for is not lost by it.
 
+use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use kling_video::{
 };
 
 use crate::common::{request, sandbox};
-use crate::faults::{Place, creates, picture, quick_retry, quick_wait, until};
+use crate::faults::{Canned, Place, creates, picture, quick_retry, quick_wait, until};
 
 /// What the design allows from the cancel to the end of the call.
 const LIMIT: Duration = Duration::from_millis(50);
@@ -83,8 +84,7 @@ fn a_sleep_ends() {
 #[test]
 fn a_sleep_before_a_retry_ends() {
     let sandbox = sandbox();
-    let client =
-        sandbox.client_builder().retry(quick_retry().max_delay(2 * HOUR)).build().unwrap();
+    let client = sandbox.client_builder().retry(quick_retry().max_delay(2 * HOUR)).build().unwrap();
     let patience = Fault::status(429).header("Retry-After", "3600");
     let id = client.create(&request()).unwrap().id;
     for endpoint in [Endpoint::Create, Endpoint::Retrieve] {
@@ -248,6 +248,31 @@ fn so_does_its_second_attempt() {
         result
     });
     assert_eq!(sandbox.generations().len(), 0);
+}
+
+#[test]
+fn an_upload_that_nobody_takes_ends() {
+    let place = Place::new();
+    let path = place.folder.path().join("cat.png");
+    std::fs::write(&path, picture(8_000_000)).unwrap();
+    let request = ImageToVideo::new(Image::file(path));
+    assert_quick(|| {
+        // It lets the upload begin, and reads none of it.
+        let server = Canned::start(|stream| {
+            stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+            thread::sleep(Duration::from_secs(5));
+        });
+        let base = server.url.trim_end_matches("/cat.mp4").to_owned();
+        let client = Client::builder("key").base_url(base).no_proxy().build().unwrap();
+        let token = CancelToken::new();
+        let options = quick_wait().cancel(token.clone());
+        let begun = Instant::now();
+        lag(
+            &token,
+            || server.heads().len() == 1 && begun.elapsed() > Duration::from_millis(100),
+            || client.generate_with(&request, &options).map(drop),
+        )
+    });
 }
 
 #[test]

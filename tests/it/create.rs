@@ -11,7 +11,9 @@ use kling_video::{
 };
 
 use crate::common::{request, sandbox};
-use crate::faults::{closed_port, creates, impatient, mp4, picture, quick_retry, quick_wait, until};
+use crate::faults::{
+    Place, closed_port, creates, impatient, mp4, picture, quick_retry, quick_wait, until,
+};
 use ErrorKind::{Api, Connect, CreateUnknown, Timeout, Transport};
 
 /// What is sent.
@@ -242,7 +244,8 @@ fn each_failure_is_told_for_what_it_is() {
 
 #[test]
 fn an_unknown_create_may_have_been_accepted_and_is_still_not_sent_again() {
-    for case in cases().into_iter().filter(|case| case.kind == CreateUnknown && case.accepted == 0) {
+    for case in cases().into_iter().filter(|case| case.kind == CreateUnknown && case.accepted == 0)
+    {
         if case.name.contains("before the last") || case.name.contains("within the last") {
             continue; // the body never got there whole
         }
@@ -279,8 +282,7 @@ fn a_loop_over_is_retryable_never_pays_twice() {
             for times in [1, 6] {
                 let sandbox = sandbox();
                 sandbox.finish_after(0);
-                let fault =
-                    if acted { case.fault.clone().acted() } else { case.fault.clone() };
+                let fault = if acted { case.fault.clone().acted() } else { case.fault.clone() };
                 sandbox.fault(Endpoint::Create, fault, times);
                 let client = client_for(&sandbox, &case);
                 let result = generate_while_retryable(&client, &of_size(case.size));
@@ -293,6 +295,35 @@ fn a_loop_over_is_retryable_never_pays_twice() {
         }
     }
     assert!(successes > 10, "the loop was never worth its name: {successes}");
+}
+
+#[test]
+fn generate_to_can_be_called_again_after_every_fault_and_never_pays_twice() {
+    for case in cases() {
+        let place = Place::new();
+        let sandbox = sandbox();
+        sandbox.finish_after(0);
+        // A server that says it refused and yet acted is out of anybody's reach.
+        let lost = case.kind == CreateUnknown;
+        let fault = if lost { case.fault.clone().acted() } else { case.fault.clone() };
+        sandbox.fault(Endpoint::Create, fault, 1);
+        let client = client_for(&sandbox, &case);
+        let size = if case.size == LargePicture { LargePicture } else { Link };
+        let request = of_size(size);
+        let mut ends = Vec::new();
+        for _ in 0..3 {
+            ends.push(client.generate_to(&request, &place.target).map_err(|error| error.kind()));
+        }
+        let paid = sandbox.generations().len();
+        assert!(paid <= 1, "{}: paid {paid} times", case.name);
+        // Only a create that never arrived whole cannot be told from one that did.
+        let saved = ends.iter().filter(|end| end.is_ok()).count();
+        assert!(
+            saved >= 2 || (paid == 0 && ends.contains(&Err(CreateUnknown))),
+            "{}: {ends:?}",
+            case.name
+        );
+    }
 }
 
 #[test]

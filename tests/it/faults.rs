@@ -1,7 +1,9 @@
 //! What the tests of faults and of resuming share.
 
-use std::net::TcpListener;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -174,5 +176,38 @@ pub(crate) fn name_of(event: &Event<'_>) -> &'static str {
         Event::Retrying { .. } => "retrying",
         Event::Downloading { .. } => "downloading",
         _ => "other",
+    }
+}
+
+/// A server of so few manners that the sandbox cannot play it.
+pub(crate) struct Canned {
+    pub(crate) url: String,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Canned {
+    /// `answer` gets each connection in turn, once its request's head was read.
+    pub(crate) fn start(answer: impl Fn(&mut TcpStream) + Send + 'static) -> Canned {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/cat.mp4", listener.local_addr().unwrap());
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&heads);
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut head = Vec::new();
+                let mut byte = [0];
+                while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
+                    head.push(byte[0]);
+                }
+                seen.lock().unwrap().push(String::from_utf8(head).unwrap());
+                answer(&mut stream);
+            }
+        });
+        Canned { url, heads }
+    }
+
+    /// The heads of the requests so far.
+    pub(crate) fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
     }
 }

@@ -409,9 +409,8 @@ fn killed_at_any_time_and_started_again_it_pays_once_and_the_file_is_whole() {
         }
         job.check();
         // Each create that was sent whole is one that was accepted.
-        let whole = |r: &&kling_video::SandboxRequest| {
-            r.endpoint == Some(Endpoint::Create) && r.complete
-        };
+        let whole =
+            |r: &&kling_video::SandboxRequest| r.endpoint == Some(Endpoint::Create) && r.complete;
         assert_eq!(job.sandbox.requests().iter().filter(whole).count(), 1, "{abandoned} abandoned");
     }
     for step in ["", "sending", "created"] {

@@ -357,7 +357,8 @@ fn a_run_that_is_taken_up_two_days_later_goes_on() {
     let id = paid(&client);
     let two_days_ago = now() - 2 * DAY;
     let begun = intent(&client, &request(), Some(two_days_ago));
-    let lost = format!(r#"{{"step":"sending","client_request_id":"paid-before","at":{two_days_ago}}}"#);
+    let lost =
+        format!(r#"{{"step":"sending","client_request_id":"paid-before","at":{two_days_ago}}}"#);
     for lines in [vec![begun.clone(), lost.clone()], vec![begun, lost, created(&id)]] {
         let place = Place::new();
         place.write_journal(&lines);
@@ -647,10 +648,9 @@ fn an_unfinished_journal_of_another_request_is_an_error_that_says_the_way_out() 
     let sandbox = sandbox();
     let client = quick(&sandbox);
     let id = "789392067490349060";
-    for (lines, named) in [
-        (vec![sending("lost")], "lost"),
-        (vec![sending("lost"), created(id)], id),
-    ] {
+    for (lines, named) in
+        [(vec![sending("lost")], "lost"), (vec![sending("lost"), created(id)], id)]
+    {
         let place = journal_with(&client, &another(), &lines);
         let text = place.journal_text();
         let error = client.generate_to(&request(), &place.target).unwrap_err();
