@@ -21,17 +21,20 @@ use ErrorKind::{Api, Connect, CreateUnknown, Timeout, Transport};
 enum Size {
     /// A link: a body of a few hundred bytes.
     Link,
-    /// A picture of 1 MB, over the limit from which the server is asked first.
+    /// A picture of almost 1 MB, over the limit from which the server is asked first.
     Picture,
     /// A picture of several MB, more than the system's buffers take.
     LargePicture,
 }
 use Size::{LargePicture, Link, Picture};
 
+const ONE: usize = 800_000;
+const SEVERAL: usize = 7_000_000;
+
 fn of_size(size: Size) -> ImageToVideo {
     static PICTURES: OnceLock<[Image; 2]> = OnceLock::new();
     let [one, several] =
-        PICTURES.get_or_init(|| [1_000_000, 7_000_000].map(|len| Image::bytes(picture(len))));
+        PICTURES.get_or_init(|| [ONE, SEVERAL].map(|len| Image::bytes(picture(len))));
     match size {
         Link => request(),
         Picture => ImageToVideo::new(one.clone()),
@@ -276,8 +279,11 @@ fn generate_while_retryable(client: &Client, request: &ImageToVideo) -> Result<(
 fn a_loop_over_is_retryable_never_pays_twice() {
     let mut successes = 0;
     for case in cases() {
-        // Who says 429 or 417 has not accepted it: that is documented, and retried for it.
-        let may_have_acted = !matches!(case.status, Some(429 | 417));
+        // What does not arrive whole cannot be acted on; and who says 429 or 417 has not accepted
+        // it: that is documented, and retried for it.
+        let arrives =
+            matches!(case.kind, CreateUnknown | Api) && !case.name.contains("to the headers");
+        let may_have_acted = arrives && !matches!(case.status, Some(429 | 417));
         for acted in [false, true].into_iter().filter(|&acted| !acted || may_have_acted) {
             for times in [1, 6] {
                 let sandbox = sandbox();
@@ -308,8 +314,8 @@ fn generate_to_can_be_called_again_after_every_fault_and_never_pays_twice() {
         let fault = if lost { case.fault.clone().acted() } else { case.fault.clone() };
         sandbox.fault(Endpoint::Create, fault, 1);
         let client = client_for(&sandbox, &case);
-        let size = if case.size == LargePicture { LargePicture } else { Link };
-        let request = of_size(size);
+        // The hash of a large one takes its time in a debug build, and is not what this is about.
+        let request = of_size(if case.size == LargePicture { Picture } else { case.size });
         let mut ends = Vec::new();
         for _ in 0..3 {
             ends.push(client.generate_to(&request, &place.target).map_err(|error| error.kind()));
@@ -337,16 +343,19 @@ fn a_loop_over_is_retryable_never_pays_twice_whatever_goes_wrong_after_the_creat
         Fault::status(503),
         Fault::close(),
         Fault::reset_before_reply(),
-        Fault::stall(),
         Fault::reply(200, "<html>"),
         Fault::reply(200, r#"{"status":"error","error":"no"}"#),
         Fault::cut(30),
     ];
-    for fault in faults {
+    // Only the silent one needs a client that is impatient.
+    for (silent, fault) in
+        faults.map(|fault| (false, fault)).into_iter().chain([(true, Fault::stall())])
+    {
         let sandbox = sandbox();
         sandbox.fault(Endpoint::Retrieve, fault.clone(), 10_000);
         let wait = quick_wait().timeout(Duration::from_millis(60));
-        let client = impatient(&sandbox).wait(wait).build().unwrap();
+        let builder = if silent { impatient(&sandbox) } else { sandbox.client_builder() };
+        let client = builder.wait(wait).build().unwrap();
         let error = generate_while_retryable(&client, &request()).unwrap_err();
         assert_eq!(creates(&sandbox), (1, 1), "{fault:?}: {error:?}");
         let id = error.generation_id().unwrap_or_else(|| panic!("{fault:?}: no id: {error:?}"));
@@ -359,7 +368,7 @@ fn a_loop_over_is_retryable_never_pays_twice_whatever_goes_wrong_after_the_creat
 #[test]
 fn no_connection_means_not_accepted() {
     let sandbox = sandbox();
-    let nobody = closed_port();
+    let (nobody, _kept) = closed_port();
     let spoken_to_in_plain = sandbox.url().replace("http://", "https://");
     for (name, url) in [
         ("connection refused", format!("http://127.0.0.1:{nobody}")),
@@ -487,7 +496,7 @@ fn a_server_that_does_not_understand_expect_gets_the_picture_all_the_same() {
         let generation = client.create(&of_size(Picture)).expect(name);
         assert_eq!(creates(&sandbox), (requests, 1), "{name}");
         assert_eq!(generation.id.as_ref(), sandbox.generations()[0].id, "{name}");
-        assert_eq!(sandbox.generations()[0].picture.as_deref(), Some(&picture(1_000_000)[..]));
+        assert_eq!(sandbox.generations()[0].picture.as_deref(), Some(&picture(ONE)[..]));
         let seen = sandbox.requests();
         assert_eq!(seen[0].header("expect"), Some("100-continue"), "{name}");
         if requests == 2 {

@@ -20,8 +20,8 @@ const LENGTH: usize = 300_000;
 fn finished() -> (Sandbox, Client, Video) {
     let sandbox = sandbox();
     sandbox.serve_video(mp4(LENGTH));
+    let video = sandbox.client_builder().build().unwrap().generate(&request()).unwrap();
     let client = impatient(&sandbox).build().unwrap();
-    let video = client.generate(&request()).unwrap();
     (sandbox, client, video)
 }
 
@@ -468,7 +468,7 @@ fn a_server_that_falls_silent_fails_in_an_idle_period() {
 fn a_server_that_is_only_slow_may_take_longer_than_an_idle_period() {
     let (sandbox, _, mut video) = finished();
     let client = sandbox.client_builder().idle_timeout(2 * IDLE).build().unwrap();
-    let server = slow(8_000, Duration::from_millis(120));
+    let server = slow(4_500, Duration::from_millis(80));
     video.url.clone_from(&server.url);
     let place = Place::new();
     let begun = Instant::now();

@@ -14,7 +14,7 @@ use kling_video::{
 use serde_json::Value;
 
 /// Silence that long is tested; nothing else comes near it.
-pub(crate) const IDLE: Duration = Duration::from_millis(200);
+pub(crate) const IDLE: Duration = Duration::from_millis(250);
 
 /// A client that gives up on a silent server soon.
 pub(crate) fn impatient(sandbox: &Sandbox) -> ClientBuilder {
@@ -54,9 +54,12 @@ pub(crate) fn mp4(length: usize) -> Vec<u8> {
     data
 }
 
-/// A port on the loopback that nobody listens to.
-pub(crate) fn closed_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A port on the loopback that nobody listens to, nor will while the guard lives: it is the near
+/// end of a connection.
+pub(crate) fn closed_port() -> (u16, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (stream.local_addr().unwrap().port(), stream)
 }
 
 /// Waits for something that another thread or process does.

@@ -11,10 +11,14 @@ use kling_video::{
 use crate::common::{request, sandbox};
 use crate::faults::{Place, creates, impatient, intent, quick_retry, quick_wait, sending};
 
+type Read<'a> = &'a dyn Fn() -> Result<(), Error>;
+
+/// Operation and delay of each retry.
+type Retries = Arc<Mutex<Vec<(String, Duration)>>>;
+
 fn accepted(sandbox: &Sandbox) -> (Client, GenerationId) {
-    let client = impatient(sandbox).build().unwrap();
-    let id = client.create(&request()).unwrap().id;
-    (client, id)
+    let id = sandbox.client_builder().build().unwrap().create(&request()).unwrap().id;
+    (impatient(sandbox).build().unwrap(), id)
 }
 
 #[test]
@@ -51,7 +55,7 @@ fn a_read_is_repeated_where_that_may_help() {
     ] {
         let sandbox = sandbox();
         let (client, id) = accepted(&sandbox);
-        let reads: [(Endpoint, &dyn Fn() -> Result<(), Error>); 3] = [
+        let reads: [(Endpoint, Read<'_>); 3] = [
             (Endpoint::Retrieve, &|| client.retrieve(&id).map(drop)),
             (Endpoint::Billing, &|| client.balance().map(drop)),
             (Endpoint::Logs, &|| client.find("anything").map(drop)),
@@ -107,8 +111,8 @@ fn a_server_that_asks_for_more_patience_than_allowed_gets_the_error_returned() {
 fn cancelling_at_first_retry(
     sandbox: &Sandbox,
     max_delay: Duration,
-) -> (Client, CancelToken, Arc<Mutex<Vec<(String, Duration)>>>) {
-    let (token, retries) = (CancelToken::new(), Arc::new(Mutex::new(Vec::new())));
+) -> (Client, CancelToken, Retries) {
+    let (token, retries) = (CancelToken::new(), Retries::default());
     let client = sandbox
         .client_builder()
         .retry(quick_retry().max_delay(max_delay))
@@ -245,22 +249,24 @@ fn what_is_not_visible_yet_is_waited_out() {
 fn every_error_after_a_create_carries_its_id() {
     type Script = fn(&Sandbox);
     let scripts: [(ErrorKind, Script); 8] = [
-        (ErrorKind::Api, |sandbox| sandbox.fault(Endpoint::Retrieve, Fault::status(401), 9)),
-        (ErrorKind::WaitTimeout, |sandbox| sandbox.finish_after(1_000_000)),
         (ErrorKind::WaitTimeout, |sandbox| {
             sandbox.fault(Endpoint::Retrieve, Fault::stall(), 99);
         }),
+        (ErrorKind::Api, |sandbox| sandbox.fault(Endpoint::Retrieve, Fault::status(401), 9)),
+        (ErrorKind::WaitTimeout, |sandbox| sandbox.finish_after(1_000_000)),
         (ErrorKind::WaitTimeout, |sandbox| sandbox.hidden_polls(1_000_000)),
         (ErrorKind::GenerationFailed, |sandbox| sandbox.fail_with("Refused", "not this one")),
         (ErrorKind::Api, |sandbox| sandbox.fault(Endpoint::Video, Fault::status(403), 99)),
         (ErrorKind::Transport, |sandbox| sandbox.fault(Endpoint::Video, Fault::close(), 99)),
         (ErrorKind::Decode, |sandbox| sandbox.serve_video(b"<html>".to_vec())),
     ];
-    for (kind, script) in scripts {
+    for (index, (kind, script)) in scripts.into_iter().enumerate() {
         let sandbox = sandbox();
         script(&sandbox);
         let wait = quick_wait().timeout(Duration::from_millis(80));
-        let client = impatient(&sandbox).wait(wait).build().unwrap();
+        // Only the silent one needs a client that is impatient.
+        let builder = if index == 0 { impatient(&sandbox) } else { sandbox.client_builder() };
+        let client = builder.wait(wait).build().unwrap();
         let place = Place::new();
         let error = client.generate_to(&request(), &place.target).unwrap_err();
         assert_eq!(error.kind(), kind, "{error:?}");
