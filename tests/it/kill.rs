@@ -105,6 +105,14 @@ impl Run {
     }
 }
 
+/// A test that fails leaves no child behind.
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 /// One job: a server, a target, and runs on it until the video is there.
 struct Job {
     sandbox: Sandbox,
