@@ -4,6 +4,7 @@
 #![allow(clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
 mod common;
+mod faults;
 
 // The types and the whole job.
 mod client;
@@ -18,6 +19,7 @@ mod wait;
 // Nothing is paid twice, nothing paid for is lost.
 mod cancel;
 mod create;
+mod download_faults;
 mod find;
 mod kill;
 mod resume;
