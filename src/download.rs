@@ -251,8 +251,11 @@ fn refused(stream: Stream) -> Setback {
     let error = stream.into_reply().refusal(OPERATION);
     match status {
         403 | 404 | 410 => Setback::Expired(error),
-        // The range is not to be had: the whole is.
-        416 => Setback::Restart(error),
+        // There is no rest of the video, although it was announced to be longer.
+        416 => Setback::Restart(Error::decode(
+            OPERATION,
+            "the server has less of the video than it has announced",
+        )),
         _ if error.is_transient() => Setback::Resume(error),
         _ => Setback::Final(error),
     }

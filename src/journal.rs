@@ -26,8 +26,13 @@ pub(crate) enum Step {
         fingerprint: Fingerprint,
         at: u64,
     },
-    /// A create is about to be committed.
-    Sending { client_request_id: String, at: u64 },
+    /// A create is about to be committed; or was, and its unreadable answer named this generation.
+    Sending {
+        client_request_id: String,
+        at: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<GenerationId>,
+    },
     /// The create was certainly not accepted.
     Refused { why: String },
     /// The create was accepted.

@@ -53,7 +53,7 @@ pub(crate) struct Run<'a> {
 enum Next {
     Done { id: GenerationId, bytes: u64 },
     Fetch(GenerationId),
-    LookUp { client_request_id: String, days: u64 },
+    LookUp { client_request_id: String, id: Option<GenerationId>, days: u64 },
     Create,
 }
 
@@ -80,8 +80,8 @@ impl Run<'_> {
         match next {
             Next::Done { id, bytes } => Ok(self.saved(id, bytes, true)),
             Next::Fetch(id) => self.fetch(&mut journal, &id, Duration::ZERO, None),
-            Next::LookUp { client_request_id, days } => {
-                self.look_up(&mut journal, &client_request_id, days)
+            Next::LookUp { client_request_id, id, days } => {
+                self.look_up(&mut journal, &client_request_id, id.as_ref(), days)
             }
             Next::Create => self.create(&mut journal, fingerprint),
         }
@@ -140,9 +140,10 @@ impl Run<'_> {
                 );
                 Err(Error::journal(journal.path(), unfinished).with_id(id))
             }
-            Step::Sending { client_request_id, .. } if same => {
+            Step::Sending { client_request_id, id, .. } if same => {
                 let days = journal::now().saturating_sub(at).div_ceil(86_400).saturating_add(1);
-                Ok(Next::LookUp { client_request_id: client_request_id.clone(), days })
+                let client_request_id = client_request_id.clone();
+                Ok(Next::LookUp { client_request_id, id: id.clone(), days })
             }
             Step::Sending { client_request_id, .. } => {
                 let unfinished = format!(
@@ -181,9 +182,19 @@ impl Run<'_> {
         self.fetch(journal, &generation.id, self.options.first_poll_after, unrecorded)
     }
 
-    fn look_up(&self, journal: &mut Journal, client_request_id: &str, days: u64) -> Result<Saved> {
+    /// Finds the generation of a create whose answer was lost: in the log, which may not list it
+    /// yet, or else by the id that the answer may have named.
+    fn look_up(
+        &self,
+        journal: &mut Journal,
+        client_request_id: &str,
+        id: Option<&GenerationId>,
+        days: u64,
+    ) -> Result<Saved> {
         let dress = |error: Error| error.with_client_request_id(client_request_id);
-        match self.call.find(client_request_id, days).map_err(dress)? {
+        let named = || id.filter(|id| self.call.retrieve(id).is_ok()).cloned();
+        let found = self.call.find(client_request_id, days).map_err(dress)?;
+        match found.or_else(|| Some((named()?, true))) {
             Some((id, true)) => {
                 journal.append(Step::Created { id: id.clone() }).map_err(|e| e.with_id(&id))?;
                 self.fetch(journal, &id, Duration::ZERO, None)
@@ -199,7 +210,11 @@ impl Run<'_> {
                     "ends with a create whose answer never came, and the API's log does not list \
                      it (yet): run again later, or delete the file to pay for a new one",
                 );
-                Err(dress(Error::create_unknown(unlisted)))
+                let unknown = dress(Error::create_unknown(unlisted));
+                Err(match id {
+                    Some(id) => unknown.with_id(id),
+                    None => unknown,
+                })
             }
         }
     }
@@ -266,7 +281,18 @@ impl Ledger for JournalLedger<'_> {
 
     fn sending(&mut self, client_request_id: &str) -> Result<()> {
         let client_request_id = client_request_id.to_owned();
-        self.journal.append(Step::Sending { client_request_id, at: journal::now() })
+        self.journal.append(Step::Sending { client_request_id, at: journal::now(), id: None })
+    }
+
+    fn unknown(&mut self, error: &Error) {
+        if let (Some(request), Some(id)) = (error.client_request_id(), error.generation_id()) {
+            // The error carries the id as well: one that cannot be written down is not lost.
+            let _ = self.journal.append(Step::Sending {
+                client_request_id: request.to_owned(),
+                at: journal::now(),
+                id: Some(id.clone()),
+            });
+        }
     }
 
     fn refused(&mut self, why: &Error) -> Result<()> {

@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::generation::Generation;
 use crate::random::random;
+use crate::transport::CreateInterrupt;
 
 /// Who keeps a record of a create while it happens.
 pub(crate) trait Ledger {
@@ -24,6 +25,9 @@ pub(crate) trait Ledger {
     fn refused(&mut self, _why: &Error) -> Result<()> {
         Ok(())
     }
+
+    /// The attempt was committed and its answer cannot be read, which may yet name a generation.
+    fn unknown(&mut self, _error: &Error) {}
 
     /// The attempt was accepted. Nothing may stop a run from here on.
     fn created(&mut self, _generation: &Generation) {}
@@ -113,7 +117,9 @@ pub(crate) fn submit(
             }
             Outcome::Unknown(error) => {
                 reservation.spent = true;
-                return Err(dress(error));
+                let error = dress(error);
+                ledger.unknown(&error);
+                return Err(error);
             }
             Outcome::Refused { error, try_again } => (dress(error), try_again),
         };
@@ -154,7 +160,8 @@ fn attempt(
     ask_first: bool,
     ledger: &mut dyn Ledger,
 ) -> Result<(Outcome, Progress)> {
-    let mut gate = Gate { call, client_request_id, ledger };
+    let interrupt = call.session.interrupt_create();
+    let mut gate = Gate { call, interrupt: &interrupt, client_request_id, ledger };
     let mut reader = body.reader(&mut gate)?;
     let answer = call.session.post(call.route.path(), client_request_id, &mut reader, ask_first);
     match reader.take_stop() {
@@ -166,6 +173,7 @@ fn attempt(
 /// What stands between a body and its commit point.
 struct Gate<'a> {
     call: &'a Call<'a>,
+    interrupt: &'a CreateInterrupt,
     client_request_id: &'a str,
     ledger: &'a mut dyn Ledger,
 }
@@ -178,7 +186,7 @@ impl Hooks for Gate<'_> {
 
     fn before_commit(&mut self) -> Result<()> {
         // First, so that what is on record as being sent is sent, whatever happens to the token.
-        if !self.call.session.shield_create() {
+        if !self.interrupt.disarm() {
             return Err(Error::cancelled("create"));
         }
         self.ledger.sending(self.client_request_id)

@@ -141,22 +141,15 @@ impl Transport {
             Some(_) => self.plan.agents(),
             None => self.agents.clone(),
         };
-        let armed = token.map(|token| {
-            let Agents { reads, small_creates, large_creates, downloads, local_downloads } =
-                agents.clone();
-            Interrupts {
-                creates: token.on_cancel(move || {
-                    small_creates.shutdown();
-                    large_creates.shutdown();
-                }),
-                _others: token.on_cancel(move || {
-                    reads.shutdown();
-                    downloads.shutdown();
-                    local_downloads.shutdown();
-                }),
-            }
+        let _interrupt = token.map(|token| {
+            let Agents { reads, downloads, local_downloads, .. } = agents.clone();
+            token.on_cancel(move || {
+                reads.shutdown();
+                downloads.shutdown();
+                local_downloads.shutdown();
+            })
         });
-        Session { plan: &self.plan, agents, token, armed }
+        Session { plan: &self.plan, agents, token, _interrupt }
     }
 }
 
@@ -165,12 +158,18 @@ pub(crate) struct Session<'a> {
     plan: &'a Plan,
     agents: Agents,
     token: Option<&'a CancelToken>,
-    armed: Option<Interrupts>,
+    _interrupt: Option<Armed>,
 }
 
-struct Interrupts {
-    creates: Armed,
-    _others: Armed,
+/// Has a create stopped when its token is cancelled, until it is committed.
+pub(crate) struct CreateInterrupt(Option<Armed>);
+
+impl CreateInterrupt {
+    /// From here on the create is finished, whatever happens to the token; or says that it was
+    /// cancelled before.
+    pub(crate) fn disarm(&self) -> bool {
+        self.0.as_ref().is_none_or(Armed::disarm)
+    }
 }
 
 impl Session<'_> {
@@ -183,10 +182,15 @@ impl Session<'_> {
         self.token
     }
 
-    /// From here on a create of this session is finished, whatever happens to its token; or says
-    /// that it was cancelled before.
-    pub(crate) fn shield_create(&self) -> bool {
-        self.armed.as_ref().is_none_or(|armed| armed.creates.disarm())
+    /// For one attempt at a create.
+    pub(crate) fn interrupt_create(&self) -> CreateInterrupt {
+        CreateInterrupt(self.token.map(|token| {
+            let Agents { small_creates, large_creates, .. } = self.agents.clone();
+            token.on_cancel(move || {
+                small_creates.shutdown();
+                large_creates.shutdown();
+            })
+        }))
     }
 
     /// A GET of the API.
@@ -242,8 +246,10 @@ impl Session<'_> {
     /// A GET of a video, without the key: from a byte on, if the file still is the one meant.
     pub(crate) fn fetch(&self, url: &str, range: Option<&Range>) -> Result<Stream, Failure> {
         let mut url = url.to_owned();
+        // A link that was secure stays so, wherever it leads.
+        let may_be_plain = !url.starts_with("https:");
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.fetch_once(&url, range)?;
+            let response = self.fetch_once(&url, may_be_plain, range)?;
             let status = response.status().as_u16();
             let location = match status {
                 301 | 302 | 303 | 307 | 308 => location_of(&response),
@@ -261,6 +267,7 @@ impl Session<'_> {
     fn fetch_once(
         &self,
         url: &str,
+        may_be_plain: bool,
         range: Option<&Range>,
     ) -> Result<Response<ureq::Body>, Failure> {
         let refused = |why: &str| Failure::new(FailureKind::Unusable, why.to_owned());
@@ -268,7 +275,7 @@ impl Session<'_> {
         let local = is_loopback(uri.host().unwrap_or_default());
         match uri.scheme_str() {
             Some("https") => self.plan.tls.check().map_err(|e| refused(&e.to_string()))?,
-            Some("http") if local => {}
+            Some("http") if local && may_be_plain => {}
             _ => return Err(refused("the video's link is not https")),
         }
         let agent = if local { &self.agents.local_downloads } else { &self.agents.downloads };
