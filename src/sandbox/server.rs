@@ -627,7 +627,7 @@ impl Connection<'_> {
         });
         let (head, body) = cut(&head, reply.body.as_slice(), delivery);
         match delivery.trickle {
-            Some(every) => self.trickle(head, body, every)?,
+            Some(every) => self.trickle(head, body, delivery.at_once, every)?,
             None => self.send(head, body)?,
         }
         let is_over = closes
@@ -662,8 +662,10 @@ impl Connection<'_> {
         Ok(After::Close)
     }
 
-    fn trickle(&self, head: &[u8], body: &[u8], every: Duration) -> io::Result<()> {
-        for byte in head.iter().chain(body) {
+    fn trickle(&self, head: &[u8], body: &[u8], n: usize, every: Duration) -> io::Result<()> {
+        let quick = (head.get(..n).unwrap_or(head), n.saturating_sub(head.len()));
+        self.send(quick.0, body.get(..quick.1).unwrap_or(body))?;
+        for byte in head.iter().chain(body).skip(n) {
             self.send(std::slice::from_ref(byte), b"")?;
             self.shared.stop.sleep(every)?;
         }
