@@ -22,3 +22,7 @@ mod find;
 mod kill;
 mod resume;
 mod retry;
+
+// The hostile network.
+mod matrix;
+
