@@ -26,3 +26,4 @@ mod retry;
 // The hostile network.
 mod matrix;
 
+mod secrets;

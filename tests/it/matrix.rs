@@ -18,8 +18,8 @@ use serde_json::json;
 
 use self::rows::Good;
 pub(crate) use self::rows::{Row, rows};
-pub(crate) use self::rules::{COLUMNS, Column};
-use self::rules::{Meaning, complaints, creates, downloads, ends, meaning};
+pub(crate) use self::rules::Column;
+use self::rules::{COLUMNS, Meaning, complaints, creates, downloads, ends, meaning};
 use crate::common::{fixture, request, sandbox};
 
 /// Cells run at a time: most of them wait for somebody.
