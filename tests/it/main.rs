@@ -25,5 +25,4 @@ mod retry;
 
 // The hostile network.
 mod matrix;
-
 mod secrets;

@@ -316,7 +316,7 @@ impl<'a> Cell<'a> {
         let second = client.generate_to(&request(), stage.target());
         let created = stage.count(Endpoint::Create) - creates;
         let unknown = matches!(first, Err(error) if error.kind() == ErrorKind::CreateUnknown);
-        let pays = matches!(first, Err(_) if self.column == Column::RunCreate && !unknown);
+        let pays = first.is_err() && self.column == Column::RunCreate && !unknown;
         self.check(created == usize::from(pays), || {
             format!("the second run made {created} creates")
         });

@@ -167,7 +167,7 @@ impl Row {
         Row { early: true, ..self }
     }
 
-    fn is_race(self) -> Row {
+    fn races(self) -> Row {
         Row { is_race: true, ..self }
     }
 
@@ -292,16 +292,16 @@ fn connections() -> Vec<Row> {
         row("closed after one reply", Good, |_| Fault::close_after_reply()).once(),
         row("early 413", Refused { status: 413, vendor: true }, |_| Fault::early(413))
             .early()
-            .is_race(),
+            .races(),
         row("early 401", Refused { status: 401, vendor: true }, |_| Fault::early(401))
             .early()
-            .is_race(),
+            .races(),
         row("early 503", Refused { status: 503, vendor: true }, |_| Fault::early(503))
             .early()
-            .is_race(),
+            .races(),
         row("early 502", Refused { status: 502, vendor: false }, |_| Fault::early(502))
             .early()
-            .is_race(),
+            .races(),
         row("100 Continue withheld", Good, |_| Fault::ignore_expect()).slow(),
         row("100 Continue with a header", Good, |_| Fault::continue_with_header()),
         row("a late reply", Good, |_| Fault::delayed(Duration::from_millis(20))),
