@@ -1,7 +1,7 @@
 //! The video to a file: resumed where it broke off, checked, and put in place at once.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::call::Call;
 use crate::error::{Error, Result};
@@ -10,13 +10,12 @@ use crate::generation::Video;
 use crate::http::{Failure, FailureKind};
 use crate::part::Part;
 use crate::random::random;
-use crate::transport::{Range, Stream};
+use crate::transport::{LONGEST_DOWNLOAD, Range, Stream};
 
 const OPERATION: &str = "download";
 
-/// No video is larger or takes longer, whatever a server says.
+/// No video is larger, whatever a server says.
 const MOST_BYTES: u64 = 1024 * 1024 * 1024;
-const LONGEST: Duration = Duration::from_secs(3600);
 
 /// An idle period that brings less than this is as good as silence.
 const LEAST_PROGRESS: u64 = 4 * 1024;
@@ -128,7 +127,7 @@ impl Download<'_> {
         match (stream.status, range) {
             (200, _) => self.restart()?,
             (206, Some(range)) => self.check_range(&stream, &range)?,
-            _ => return Err(refused(stream)),
+            (_, range) => return Err(refused(stream, range.is_some())),
         }
         self.take_length(&stream)?;
         self.receive(&mut stream)?;
@@ -159,7 +158,7 @@ impl Download<'_> {
 
     fn take_length(&mut self, stream: &Stream) -> Result<(), Setback> {
         if stream.status == 200 {
-            self.total = stream.headers.get("content-length").and_then(|text| text.parse().ok());
+            self.total = stream.length;
             self.validator = validator(stream);
         }
         match self.total {
@@ -187,7 +186,7 @@ impl Download<'_> {
                 total: self.total,
             });
             in_period += read as u64;
-            if self.begun.elapsed() > LONGEST {
+            if self.begun.elapsed() > LONGEST_DOWNLOAD {
                 let late = too_slow("the video took longer than an hour");
                 return Err(Setback::Final(late.into_error(OPERATION)));
             }
@@ -228,7 +227,7 @@ impl Download<'_> {
             false => self.failures.saturating_add(1),
         };
         let error = error.with_attempts(self.failures);
-        let late = self.begun.elapsed() > LONGEST;
+        let late = self.begun.elapsed() > LONGEST_DOWNLOAD;
         let after = self.call.retry.delay(self.failures, &error, random()).filter(|_| !late);
         let Some(after) = after else { return Err(error) };
         self.call.report(&Event::Retrying {
@@ -246,13 +245,13 @@ impl Download<'_> {
     }
 }
 
-fn refused(stream: Stream) -> Setback {
+fn refused(stream: Stream, asked_for_rest: bool) -> Setback {
     let status = stream.status;
     let error = stream.into_reply().refusal(OPERATION);
     match status {
         403 | 404 | 410 => Setback::Expired(error),
         // There is no rest of the video, although it was announced to be longer.
-        416 => Setback::Restart(Error::decode(
+        416 if asked_for_rest => Setback::Restart(Error::decode(
             OPERATION,
             "the server has less of the video than it has announced",
         )),

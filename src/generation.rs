@@ -10,6 +10,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use crate::text::{Shown, shorten};
+
 type Fields = Map<String, Value>;
 
 /// The id of a generation: all that is needed to wait for it and download it, from any process.
@@ -160,7 +162,7 @@ impl fmt::Display for Status {
 ///
 /// Read from an object with `name` and `message`, from a string, and from any other JSON (its
 /// `detail` messages, or the JSON itself as the message).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct GenerationError {
     /// The error's name, where one is given.
@@ -169,6 +171,16 @@ pub struct GenerationError {
     pub message: String,
     /// The `error` field as it came.
     pub raw: Value,
+}
+
+impl fmt::Debug for GenerationError {
+    /// Short, and without a picture that the server may have echoed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GenerationError")
+            .field("name", &self.name.as_deref().map(shorten))
+            .field("message", &shorten(&self.message))
+            .finish_non_exhaustive()
+    }
 }
 
 impl GenerationError {
@@ -246,7 +258,7 @@ impl Usage {
 /// assert_eq!(video.duration, Some(5.0));
 /// # Ok::<(), serde_json::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Video {
     /// The generation it belongs to.
@@ -265,6 +277,22 @@ pub struct Video {
     pub usage: Option<Usage>,
     /// Fields that this crate does not know.
     pub extra: Fields,
+}
+
+impl fmt::Debug for Video {
+    /// Without a picture that the server may have echoed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Video")
+            .field("id", &self.id)
+            .field("url", &shorten(&self.url))
+            .field("duration", &self.duration)
+            .field("content_type", &self.content_type.as_deref().map(shorten))
+            .field("file_name", &self.file_name.as_deref().map(shorten))
+            .field("file_size", &self.file_size)
+            .field("usage", &self.usage)
+            .field("extra", &Shown(&self.extra))
+            .finish()
+    }
 }
 
 impl Video {
@@ -372,7 +400,7 @@ pub struct Trace {
 /// assert_eq!(generation.extra["queue_position"], 3);
 /// # Ok::<(), serde_json::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Generation {
     /// Its id.
@@ -389,6 +417,21 @@ pub struct Generation {
     pub trace: Trace,
     /// The reply's other fields.
     pub extra: Fields,
+}
+
+impl fmt::Debug for Generation {
+    /// Without a picture that the server may have echoed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generation")
+            .field("id", &self.id)
+            .field("status", &shorten(self.status.as_str()))
+            .field("video", &self.video)
+            .field("error", &self.error)
+            .field("usage", &self.usage)
+            .field("trace", &self.trace)
+            .field("extra", &Shown(&self.extra))
+            .finish()
+    }
 }
 
 impl Generation {

@@ -7,12 +7,10 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Refusal, Result, Source};
 use crate::generation::Trace;
 use crate::retry::parse_retry_after;
-
-/// What is kept of a server's text in an error.
-const SNIPPET: usize = 2 * 1024;
+use crate::text::{shorten, snippet};
 
 /// The response headers that mean something to this crate.
-pub(crate) const HEADERS: [&str; 11] = [
+pub(crate) const HEADERS: [&str; 10] = [
     "x-inference-id",
     "x-client-request-id",
     "x-request-id",
@@ -20,7 +18,6 @@ pub(crate) const HEADERS: [&str; 11] = [
     "x-aimlapi-usd-spent",
     "retry-after",
     "location",
-    "content-length",
     "content-range",
     "etag",
     "last-modified",
@@ -133,30 +130,6 @@ fn message_text(message: &Value) -> Option<String> {
     }
 }
 
-/// The start of a body, as it may be shown.
-pub(crate) fn snippet(body: &[u8]) -> String {
-    // Somewhat more than is kept, since what stands for a picture is dropped from it.
-    let start = body.get(..8 * SNIPPET).unwrap_or(body);
-    shorten(&String::from_utf8_lossy(start))
-}
-
-/// Server text as it may be shown: no control characters, no pictures, at most 2 KiB.
-pub(crate) fn shorten(text: &str) -> String {
-    let mut shown = String::new();
-    for (index, part) in text.split("base64,").enumerate() {
-        let part = if index == 0 {
-            part
-        } else {
-            shown.push_str("base64,…");
-            part.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "+/=\\".contains(c))
-        };
-        shown.extend(part.chars().map(|c| if c.is_control() { ' ' } else { c }));
-    }
-    let ends = (0..=SNIPPET.min(shown.len())).rev();
-    shown.truncate(ends.into_iter().find(|&end| shown.is_char_boundary(end)).unwrap_or_default());
-    shown.trim().to_owned()
-}
-
 /// Why no whole answer came, as the transport saw it.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -216,18 +189,6 @@ mod tests {
 
     fn reply(status: u16, body: &str) -> Reply {
         Reply { status, headers: Headers::default(), body: body.into(), end: Ok(()) }
-    }
-
-    #[test]
-    fn server_text_is_shortened_without_pictures() {
-        let text = format!(
-            "bad image data:image/png;base64,{}\" \r\n{}",
-            "iVBOR".repeat(99),
-            "é".repeat(2_000)
-        );
-        let shown = shorten(&text);
-        assert!(shown.starts_with("bad image data:image/png;base64,…\"   é"));
-        assert!(shown.len() <= SNIPPET && !shown.contains("iVBOR"));
     }
 
     #[test]

@@ -33,6 +33,11 @@ impl ApiKey {
         format!("Bearer {}", self.0)
     }
 
+    /// Replaces the key in a reply's body, also where JSON, whole or cut, spells it in escapes.
+    pub(crate) fn scrub_reply(&self, body: Vec<u8>) -> Vec<u8> {
+        self.scrub(if body.contains(&b'\\') { without_escapes(&body) } else { body })
+    }
+
     /// Replaces the key wherever a server has echoed it.
     pub(crate) fn scrub(&self, text: Vec<u8>) -> Vec<u8> {
         let key = self.0.as_bytes();
@@ -57,6 +62,40 @@ impl ApiKey {
     }
 }
 
+/// Writes out what JSON need not escape: the same JSON, with visible ASCII as it is.
+fn without_escapes(json: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(json.len());
+    let mut rest = json;
+    loop {
+        rest = match rest {
+            [b'\\', b'/', after @ ..] => {
+                plain.push(b'/');
+                after
+            }
+            [b'\\', b'u', a, b, c, d, after @ ..] if visible(&[*a, *b, *c, *d]).is_some() => {
+                plain.extend(visible(&[*a, *b, *c, *d]));
+                after
+            }
+            [b'\\', next, after @ ..] => {
+                plain.extend([b'\\', *next]);
+                after
+            }
+            [first, after @ ..] => {
+                plain.push(*first);
+                after
+            }
+            [] => return plain,
+        }
+    }
+}
+
+/// The character of four hexadecimal digits, if JSON takes it as it is.
+fn visible(digits: &[u8; 4]) -> Option<u8> {
+    let code =
+        u8::from_str_radix(std::str::from_utf8(digits).ok()?.strip_prefix("00")?, 16).ok()?;
+    ((b' '..=b'~').contains(&code) && !b"\"\\".contains(&code)).then_some(code)
+}
+
 impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[key]")
@@ -73,6 +112,20 @@ mod tests {
         let echo = b"<0123456789abcdef> 0123456789abcde 0123456789abcdef".to_vec();
         assert_eq!(key.scrub(echo), b"<[key]> 0123456789abcde [key]");
         assert_eq!(format!("{key:?}"), "[key]");
+    }
+
+    #[test]
+    fn escapes_do_not_hide_it() {
+        let key = ApiKey::new("0123456789abcde/".into()).unwrap();
+        for (echo, shown) in [
+            (r#"{"message":"\u0030123456789\u0061bcde\/"}"#, r#"{"message":"[key]"}"#),
+            (r#"{"message":"\u0030123456789\u0061bcde\u002F"#, r#"{"message":"[key]"#),
+            (r#"{"a":"\\u0041 \n\u0022\u005c\u00e9"}"#, r#"{"a":"\\u0041 \n\u0022\u005c\u00e9"}"#),
+            (r#"\u00+1 \u004 \"#, r#"\u00+1 \u004 \"#),
+        ] {
+            let scrubbed = String::from_utf8(key.scrub_reply(echo.into())).unwrap();
+            assert_eq!(scrubbed, shown);
+        }
     }
 
     #[test]

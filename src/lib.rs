@@ -113,6 +113,7 @@ mod retry;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod submit;
+mod text;
 mod transport;
 
 pub use builder::ClientBuilder;

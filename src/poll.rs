@@ -10,6 +10,7 @@ use crate::generation::{Generation, GenerationError, GenerationId, Status, Video
 use crate::random::random;
 use crate::request::VideoLength;
 use crate::retry::RetryPolicy;
+use crate::text::shorten;
 
 /// For so long a "not found" may mean "not visible yet": it is seen right after a create.
 const NOT_VISIBLE_YET: Duration = Duration::from_secs(60);
@@ -245,10 +246,9 @@ impl<'a> Turn<'a> {
 }
 
 fn reason(error: &GenerationError) -> String {
-    let message = crate::http::shorten(&error.message);
     match &error.name {
-        Some(name) => format!("{name}: {message}"),
-        None => message,
+        Some(name) => format!("{}: {}", shorten(name), shorten(&error.message)),
+        None => shorten(&error.message),
     }
 }
 

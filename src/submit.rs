@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::generation::Generation;
 use crate::random::random;
-use crate::transport::CreateInterrupt;
+use crate::transport::{ASK_FIRST, CreateInterrupt};
 
 /// Who keeps a record of a create while it happens.
 pub(crate) trait Ledger {
@@ -95,7 +95,7 @@ pub(crate) fn submit(
     let mut reservation = budget.reserve()?;
     let retry = call.retry.for_create();
     let mut attempts = 0;
-    let mut ask_first = true;
+    let mut ask_first = body.len() > ASK_FIRST;
     let mut ever_committed = false;
     loop {
         attempts += 1;

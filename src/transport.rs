@@ -32,7 +32,7 @@ use self::url::{bare_host, check_base_url, is_loopback, resolve};
 const MAX_REPLY: u64 = 1024 * 1024;
 
 /// A larger body asks before it is sent, so that a refusal costs no upload and is not lost.
-const ASK_FIRST: u64 = 1024 * 1024;
+pub(crate) const ASK_FIRST: u64 = 1024 * 1024;
 
 /// Bodies up to this fit into a small output buffer. Zeroing large ones is most of what a small
 /// request would cost.
@@ -42,6 +42,9 @@ const SMALL_BUFFER: usize = 4 * 1024;
 const UPLOAD_BUFFER: usize = 64 * 1024;
 const REPLY_BUFFER: usize = 10 * 1024;
 const DOWNLOAD_BUFFER: usize = 128 * 1024;
+
+/// No download takes longer, whatever a server sends.
+pub(crate) const LONGEST_DOWNLOAD: Duration = Duration::from_secs(3600);
 
 const MAX_REDIRECTS: usize = 5;
 
@@ -210,7 +213,7 @@ impl Session<'_> {
         }
     }
 
-    /// The POST of the API. `ask_first` has a large body wait for the server's consent.
+    /// The POST of the API. `ask_first` has the body wait for the server's consent.
     pub(crate) fn post(
         &self,
         target: &str,
@@ -230,7 +233,7 @@ impl Session<'_> {
             .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .header(header::CONTENT_LENGTH, HeaderValue::from(length))
             .header("x-client-request-id", client_request_id);
-        if ask_first && length > ASK_FIRST {
+        if ask_first {
             request = request.header(header::EXPECT, HeaderValue::from_static("100-continue"));
         }
         let sent = request.send(SendBody::from_reader(body));
@@ -304,7 +307,10 @@ pub(crate) struct Range {
 pub(crate) struct Stream {
     pub(crate) status: u16,
     pub(crate) headers: Headers,
+    /// As it counts: not what a header says that the way of sending overrules.
+    pub(crate) length: Option<u64>,
     body: ureq::BodyReader<'static>,
+    key: ApiKey,
     token: Option<CancelToken>,
 }
 
@@ -314,7 +320,9 @@ impl Stream {
         Self {
             status,
             headers: wanted(&parts.headers, &session.plan.key),
+            length: body.content_length(),
             body: body.into_reader(),
+            key: session.plan.key.clone(),
             token: session.token.cloned(),
         }
     }
@@ -331,9 +339,9 @@ impl Stream {
 
     /// A refusal, read to its end or as far as it goes.
     pub(crate) fn into_reply(self) -> Reply {
-        let Self { status, headers, body, .. } = self;
+        let Self { status, headers, body, key, .. } = self;
         let (body, end) = read_whole(body, None);
-        Reply { status, headers, body, end }
+        Reply { status, headers, body: key.scrub_reply(body), end }
     }
 }
 
@@ -350,7 +358,7 @@ impl Plan {
         Reply {
             status: parts.status.as_u16(),
             headers: wanted(&parts.headers, &self.key),
-            body: self.key.scrub(body),
+            body: self.key.scrub_reply(body),
             end,
         }
     }
@@ -375,6 +383,8 @@ impl Plan {
                 .proxy(proxy)
                 .timeout_resolve(lookup)
                 .timeout_recv_response(Some(self.idle_timeout))
+                // What brings no byte of the video, as trailers, is seen by ureq alone.
+                .timeout_recv_body(Some(LONGEST_DOWNLOAD))
         };
         Agents {
             reads: api(REPLY_BUFFER, SMALL_BUFFER).build().into(),

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::generation::Balance;
-use crate::http::{Reply, snippet};
+use crate::http::Reply;
+use crate::text::snippet;
 
 pub(crate) const TARGET: &str = "/v2/billing";
 

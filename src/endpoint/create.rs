@@ -4,7 +4,8 @@
 use crate::body::Progress;
 use crate::error::Error;
 use crate::generation::{Generation, GenerationId, Status};
-use crate::http::{Failure, FailureKind, Reply, snippet};
+use crate::http::{Failure, FailureKind, Reply};
+use crate::text::snippet;
 
 const OPERATION: &str = "create";
 
@@ -52,7 +53,9 @@ fn read(reply: Reply, committed: bool) -> Outcome {
             502 | 504 | 524 => false,
             // The API documents that a request it fails is never charged.
             500..=599 => reply.has_vendor_body(),
-            _ => true,
+            300..=499 => true,
+            // No status that HTTP has for an answer.
+            _ => false,
         };
     if refused {
         let try_again = reply.status == 429 || (!committed && reply.status >= 500);

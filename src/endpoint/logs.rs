@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::generation::GenerationId;
-use crate::http::{Reply, snippet};
+use crate::http::Reply;
+use crate::text::snippet;
 
 /// The API's limits: rows a page, and days back.
 pub(crate) const PAGE: u64 = 100;

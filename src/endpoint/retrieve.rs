@@ -3,7 +3,8 @@
 use super::Route;
 use crate::error::{Error, Result};
 use crate::generation::{Generation, GenerationId};
-use crate::http::{Reply, encode_query, snippet};
+use crate::http::{Reply, encode_query};
+use crate::text::snippet;
 
 pub(crate) fn target(route: Route, id: &GenerationId) -> String {
     let mut target = format!("{}?generation_id=", route.path());

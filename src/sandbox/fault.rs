@@ -72,6 +72,7 @@ pub(super) struct Delivery {
     pub(super) delay: Duration,
     pub(super) cut_after: Option<usize>,
     pub(super) trickle: Option<Duration>,
+    pub(super) at_once: usize,
     pub(super) length_error: i64,
     pub(super) close_after: bool,
 }
@@ -208,6 +209,13 @@ impl Fault {
     #[must_use]
     pub fn trickle(every: Duration) -> Fault {
         Fault::delivered(Delivery { trickle: Some(every), ..Delivery::default() })
+    }
+
+    /// Any HTTP answer: its first `n` bytes at once, head included, the rest one byte at a time.
+    #[must_use]
+    pub fn trickle_after(mut self, n: usize, every: Duration) -> Fault {
+        (self.delivery.at_once, self.delivery.trickle) = (n, Some(every));
+        self
     }
 
     /// `head`, then `chunk` over and over, up to `total` bytes of chunks; then closed.

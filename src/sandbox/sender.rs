@@ -16,13 +16,16 @@ impl Sender<'_> {
     pub(super) fn deliver(&self, head: &[u8], body: &[u8], delivery: &Delivery) -> io::Result<()> {
         let (head, body) = cut(head, body, delivery.cut_after);
         match delivery.trickle {
-            Some(every) => self.trickle(head, body, every),
+            Some(every) => self.trickle(head, body, delivery.at_once, every),
             None => self.send(head, body),
         }
     }
 
-    fn trickle(&self, head: &[u8], body: &[u8], every: Duration) -> io::Result<()> {
-        for byte in head.iter().chain(body) {
+    /// The first bytes at once, the others one at a time.
+    fn trickle(&self, head: &[u8], body: &[u8], at_once: usize, every: Duration) -> io::Result<()> {
+        let (quick_head, quick_body) = cut(head, body, Some(at_once));
+        self.send(quick_head, quick_body)?;
+        for byte in head.iter().chain(body).skip(at_once) {
             self.send(std::slice::from_ref(byte), b"")?;
             self.stop.sleep(every)?;
         }

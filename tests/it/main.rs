@@ -29,6 +29,8 @@ mod retry;
 mod child;
 mod connect_proxy;
 mod embedding;
+mod matrix;
+mod secrets;
 mod service;
 mod tls;
 mod tls_server;
