@@ -141,7 +141,7 @@ impl Run<'_> {
                 Err(Error::journal(journal.path(), unfinished).with_id(id))
             }
             Step::Sending { client_request_id, id, .. } if same => {
-                let days = journal::now().saturating_sub(at).div_ceil(86_400).saturating_add(1);
+                let days = days_back_to(at, journal::now());
                 let client_request_id = client_request_id.clone();
                 Ok(Next::LookUp { client_request_id, id: id.clone(), days })
             }
@@ -266,6 +266,15 @@ impl Run<'_> {
     }
 }
 
+/// How many days of the log a run that was begun then may be found in, and one more; all of them
+/// where the clock was set back since.
+fn days_back_to(begun: u64, now: u64) -> u64 {
+    match now.checked_sub(begun) {
+        Some(age) => age.div_ceil(86_400).saturating_add(1),
+        None => u64::MAX,
+    }
+}
+
 /// Writes a create down while it happens.
 struct JournalLedger<'a> {
     journal: &'a mut Journal,
@@ -301,5 +310,20 @@ impl Ledger for JournalLedger<'_> {
 
     fn created(&mut self, generation: &Generation) {
         self.unrecorded = self.journal.append(Step::Created { id: generation.id.clone() }).err();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_read_back_to_the_runs_beginning_whatever_the_clock_does() {
+        const DAY: u64 = 86_400;
+        for (begun, now, days) in
+            [(0, 0, 1), (0, 1, 2), (0, 2 * DAY, 3), (DAY, 3 * DAY + 1, 4), (1, 0, u64::MAX)]
+        {
+            assert_eq!(days_back_to(begun, now), days, "{begun} {now}");
+        }
     }
 }
