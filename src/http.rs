@@ -213,6 +213,8 @@ pub(crate) fn encode_query(value: &str, into: &mut String) {
 mod tests {
     use super::*;
     use crate::ErrorKind;
+    use crate::arbitrary::{self, Seed, cases, grown, is_presentable};
+    use proptest::prelude::*;
 
     fn reply(status: u16, body: &str) -> Reply {
         Reply { status, headers: Headers::default(), body: body.into(), end: Ok(()) }
@@ -256,5 +258,32 @@ mod tests {
         let mut encoded = String::new();
         encode_query("60ac7c34:kling/v2 é&=-._~", &mut encoded);
         assert_eq!(encoded, "60ac7c34%3Akling%2Fv2%20%C3%A9%26%3D-._~");
+    }
+
+    proptest! {
+        #![proptest_config(cases(10_000))]
+
+        #[test]
+        fn any_server_text_can_be_shown(
+            part in grown(|seed| [seed.text(), seed.text(), seed.text()].concat()),
+            length in prop_oneof![4 => Just(1usize), 1 => 1usize..500],
+            bytes in grown(Seed::bytes),
+        ) {
+            let words = part.repeat(length);
+            prop_assert!(is_presentable(&shorten(&words)));
+            let body = [words.as_bytes(), &bytes].concat();
+            prop_assert!(is_presentable(&snippet(&body)));
+        }
+
+        #[test]
+        fn any_reply_can_be_a_refusal(parts in arbitrary::reply(Seed::body)) {
+            let vendors = parts.reply().has_vendor_body();
+            let error = parts.reply().refusal("retrieve");
+            prop_assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(parts.status)));
+            prop_assert!(error.body().is_some_and(is_presentable));
+            prop_assert!(error.api_message().is_none_or(is_presentable));
+            // Without a word of the vendor's there is nothing to show or to act on.
+            prop_assert!(vendors || error.api_message().is_none() && !error.is_out_of_credits());
+        }
     }
 }

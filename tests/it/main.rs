@@ -22,3 +22,6 @@ mod find;
 mod kill;
 mod resume;
 mod retry;
+
+// Any request at all.
+mod requests_prop;
