@@ -260,6 +260,16 @@ mod tests {
         assert_eq!(encoded, "60ac7c34%3Akling%2Fv2%20%C3%A9%26%3D-._~");
     }
 
+    #[test]
+    #[ignore = "not yet so: what follows an escaped character or a line end is shown"]
+    fn an_escaped_picture_is_not_shown_either() {
+        for escape in ["&#x2F;", "&#43;", "&#x3D;", "%2B", "\n", "\r\n  "] {
+            let text =
+                format!("not an image: data:image/png;base64,AAAA{escape}{}", "iVBOR".repeat(50));
+            assert!(!shorten(&text).contains("iVBOR"), "{escape:?}");
+        }
+    }
+
     proptest! {
         #![proptest_config(cases(10_000))]
 

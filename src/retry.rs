@@ -226,9 +226,11 @@ mod tests {
         assert_eq!(RetryPolicy::new().for_create().delay(4, &refused(None), 0), None);
     }
 
-    /// One day at a time was too slow: a year at a time, then a month at a time.
+    /// The date of a day since 1970, by going through the years: year, month from 0, day from 1.
     fn civil(mut day: u64) -> (u64, usize, u64) {
-        let is_leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let is_leap = |year: u64| {
+            year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+        };
         let mut year = 1970;
         while day >= 365 + u64::from(is_leap(year)) {
             day -= 365 + u64::from(is_leap(year));

@@ -1,6 +1,7 @@
 //! What `validate()` lets through is what the API documents, neither more nor less: compared with
 //! an oracle that knows the rules and nothing of the crate, and with the sandbox.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use kling_video::{
@@ -375,9 +376,8 @@ fn what_is_accepted_is_accepted_by_the_server_as_it_was_meant() {
     sandbox.allow_field(NEW_FIELD);
     let client = sandbox.client_builder().build().unwrap();
     let config = cases(10_000);
-    let config = ProptestConfig { cases: config.cases.min(1_000_000) / 10, ..config };
-    let mut created = 0;
-    let counted = std::cell::RefCell::new(&mut created);
+    let config = ProptestConfig { cases: config.cases / 10, ..config };
+    let created = Cell::new(0);
     proptest!(config, |(plan in plan())| {
         match client.create(&plan.request()) {
             Ok(generation) => {
@@ -388,7 +388,7 @@ fn what_is_accepted_is_accepted_by_the_server_as_it_was_meant() {
                 if plan.client_request_id.is_some() {
                     prop_assert_eq!(seen.client_request_id, plan.client_request_id);
                 }
-                **counted.borrow_mut() += 1;
+                created.set(created.get() + 1);
             }
             Err(error) => {
                 prop_assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{}", error);
@@ -396,5 +396,17 @@ fn what_is_accepted_is_accepted_by_the_server_as_it_was_meant() {
             }
         }
     });
-    assert_eq!(sandbox.requests().len(), created, "nothing that was refused was sent");
+    assert_eq!(sandbox.requests().len(), created.get(), "nothing that was refused was sent");
+}
+
+/// What the client and the sandbox do not agree on.
+#[test]
+#[ignore = "not yet so: the sandbox refuses a scheme in capitals and a JPEG with a second start of image"]
+fn schemes_have_no_case_and_markers_no_place() {
+    let sandbox = Sandbox::start().unwrap();
+    let client = sandbox.client_builder().build().unwrap();
+    let jpeg = b"\xFF\xD8\xFF\xD8\xFF\xC0\0\x0B\x08\x01\x90\x01\x90\x01".to_vec();
+    let images = [Image::url("HTTPS://example.com/cat.jpg"), Image::bytes(jpeg)];
+    let refused = images.map(|image| client.create(&ImageToVideo::new(image)).err());
+    assert!(refused.iter().all(Option::is_none), "{refused:?}");
 }
