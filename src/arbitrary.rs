@@ -59,7 +59,7 @@ const WORDS: [&str; 42] = [
     "https://cdn.example/a.mp4",
     "OutOfFundsException",
     "err_insufficent_credits",
-    "data:image/png;base64,iVBORw0KGgo=",
+    "data:image/png;base64,iVBORw0AAAA=",
     "base64,",
     "AAAA+/=\\/AA",
     "0.5",

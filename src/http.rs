@@ -214,7 +214,9 @@ mod tests {
     use super::*;
     use crate::ErrorKind;
     use crate::arbitrary::{self, Seed, cases, grown, is_presentable};
+    use proptest::collection::vec;
     use proptest::prelude::*;
+    use proptest::sample::select;
 
     fn reply(status: u16, body: &str) -> Reply {
         Reply { status, headers: Headers::default(), body: body.into(), end: Ok(()) }
@@ -283,6 +285,19 @@ mod tests {
             prop_assert!(is_presentable(&shorten(&words)));
             let body = [words.as_bytes(), &bytes].concat();
             prop_assert!(is_presentable(&snippet(&body)));
+        }
+
+        #[test]
+        fn no_part_of_a_picture_is_shown(
+            before in grown(Seed::text),
+            joints in vec(select(vec!["", "+", "/", "=", "\\/", "\\n", "\\u002b"]), 1..40),
+            after in grown(Seed::text),
+        ) {
+            let data: String = joints.iter().flat_map(|joint| ["KGgo", *joint]).collect();
+            let text = format!("{before}\"data:image/png;base64,{data}\" {after}");
+            let shown = snippet(text.as_bytes());
+            prop_assert!(!shown.contains("KGgo"), "{}", shown);
+            prop_assert!(shown.contains("base64,…\""), "{}", shown);
         }
 
         #[test]
