@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::generation::{Generation, GenerationId, Status};
+use crate::text::shorten;
 
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -164,7 +165,7 @@ struct LastSeen<'a>(&'a Option<Status>);
 impl fmt::Display for LastSeen<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(status) => write!(f, " (last status: {status})"),
+            Some(status) => write!(f, " (last status: {})", shorten(status.as_str())),
             None => f.write_str(" (no status seen)"),
         }
     }

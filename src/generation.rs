@@ -570,3 +570,128 @@ fn number(number: f64) -> Value {
         Value::from(number)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arbitrary::{Seed, cases, grown};
+    use proptest::prelude::*;
+
+    fn reread<T: Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
+        serde_json::from_str(&serde_json::to_string(value).unwrap()).unwrap()
+    }
+
+    /// All of a video, and not as it is written.
+    fn video_parts(video: &Video) -> Value {
+        let Video { id, url, duration, content_type, file_name, file_size, usage, extra } = video;
+        serde_json::json!([id, url, duration, content_type, file_name, file_size, usage, extra])
+    }
+
+    /// All of a generation but what is lost in writing it: see `what_cannot_be_read_is_kept_too`.
+    fn parts(generation: &Generation) -> Value {
+        let Generation { id, status, video, error, usage, trace: _, extra } = generation;
+        let mut extra = extra.clone();
+        extra.remove("id");
+        extra.remove("status");
+        let video = video.clone().map(|mut video| {
+            if video.duration.is_some() {
+                video.extra.remove("duration");
+            }
+            video_parts(&video)
+        });
+        let error = error.as_ref().map(|error| (&error.name, &error.message, &error.raw));
+        serde_json::json!([id, status.as_str(), video, error, usage, extra])
+    }
+
+    /// The same but for the last digit of a number, and the texts made from one: see
+    /// `numbers_are_kept_to_the_last_digit`.
+    fn is_same(one: &Value, other: &Value) -> bool {
+        match (one, other) {
+            (Value::Array(one), Value::Array(other)) => {
+                one.len() == other.len() && one.iter().zip(other).all(|(a, b)| is_same(a, b))
+            }
+            (Value::Object(one), Value::Object(other)) => {
+                one.len() == other.len()
+                    && one.iter().zip(other).all(|(a, b)| a.0 == b.0 && is_same(a.1, b.1))
+            }
+            (Value::Number(a), Value::Number(b)) if a.is_f64() || b.is_f64() => {
+                let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+                (a - b).abs() <= a.abs() * 1e-15 || a.abs() < 1e-300
+            }
+            _ => one == other,
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_kept_too() {
+        for reply in [
+            r#"{"id":"","generation_id":"a"}"#,
+            r#"{"id":"a","status":7}"#,
+            r#"{"id":"a","duration":5,"video":{"url":"b","duration":"5"}}"#,
+        ] {
+            let read: Generation = serde_json::from_str(reply).unwrap();
+            assert_eq!(reread(&read), read, "{reply}");
+        }
+        let reply = r#"{"id":"a","video":{"url":"b","usage":{"credits_used":1}}}"#;
+        let read: Generation = serde_json::from_str(reply).unwrap();
+        let video = read.video.unwrap();
+        assert_eq!(reread(&video), video);
+    }
+
+    #[test]
+    fn numbers_are_kept_to_the_last_digit() {
+        let row = r#"{"id":"a","url":"b","duration":9039519469930348032}"#;
+        let read: Video = serde_json::from_str(row).unwrap();
+        assert_eq!(reread(&read), read);
+    }
+
+    proptest! {
+        #![proptest_config(cases(10_000))]
+
+        #[test]
+        fn a_generation_is_read_and_written_without_loss(fields in grown(Seed::generation)) {
+            // As text, as it comes: the numbers in it have been parsed.
+            let fields = reread(&fields);
+            let has_id = ["id", "generation_id"]
+                .iter()
+                .any(|name| fields.get(*name).and_then(GenerationId::from_value).is_some());
+            match serde_json::from_value::<Generation>(fields.into()) {
+                Ok(read) => {
+                    prop_assert!(has_id);
+                    let (before, mut after) = (parts(&read), parts(&reread(&read)));
+                    if let (Some(before), Some(after)) =
+                        (before.pointer("/3/1"), after.pointer_mut("/3/1"))
+                    {
+                        // The message may be the error's JSON.
+                        let json = |text: &Value| serde_json::from_str(text.as_str().unwrap());
+                        if let (Ok(one), Ok(other)) = (json(before), json(after)) {
+                            prop_assert!(is_same(&one, &other));
+                            *after = before.clone();
+                        }
+                    }
+                    prop_assert!(is_same(&before, &after), "{} became {}", before, after);
+                }
+                Err(_) => prop_assert!(!has_id),
+            }
+        }
+
+        #[test]
+        fn a_video_is_read_and_written_without_loss(
+            fields in grown(Seed::video),
+            id in any::<u64>(),
+        ) {
+            let mut fields: Fields = reread(&fields);
+            fields.insert("id".into(), id.to_string().into());
+            let link = fields.get("url").and_then(Value::as_str);
+            let has_link = link.is_some_and(|url| !url.is_empty());
+            match serde_json::from_value::<Video>(fields.into()) {
+                Ok(read) => {
+                    prop_assert!(has_link);
+                    let (before, after) = (video_parts(&read), video_parts(&reread(&read)));
+                    prop_assert!(is_same(&before, &after), "{} became {}", before, after);
+                }
+                Err(_) => prop_assert!(!has_link),
+            }
+        }
+    }
+}

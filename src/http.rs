@@ -112,7 +112,8 @@ impl Reply {
             message,
             name: text(error.get("name")),
             kind: text(error.get("data").and_then(|data| data.get("kind"))),
-            request_id: text(body.get("requestId")).or_else(|| self.headers.text("x-request-id")),
+            request_id: text(body.get("requestId"))
+                .or_else(|| self.headers.get("x-request-id").map(shorten)),
             retry_after: self.headers.retry_after(),
             body: snippet(&self.body),
         }
@@ -186,6 +187,8 @@ pub(crate) fn encode_query(value: &str, into: &mut String) {
 mod tests {
     use super::*;
     use crate::ErrorKind;
+    use crate::arbitrary::{self, Seed, cases, is_presentable};
+    use proptest::prelude::*;
 
     fn reply(status: u16, body: &str) -> Reply {
         Reply { status, headers: Headers::default(), body: body.into(), end: Ok(()) }
@@ -217,5 +220,20 @@ mod tests {
         let mut encoded = String::new();
         encode_query("60ac7c34:kling/v2 é&=-._~", &mut encoded);
         assert_eq!(encoded, "60ac7c34%3Akling%2Fv2%20%C3%A9%26%3D-._~");
+    }
+
+    proptest! {
+        #![proptest_config(cases(10_000))]
+
+        #[test]
+        fn any_reply_can_be_a_refusal(parts in arbitrary::reply(Seed::body)) {
+            let vendors = parts.reply().has_vendor_body();
+            let error = parts.reply().refusal("retrieve");
+            prop_assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(parts.status)));
+            prop_assert!(error.body().is_some_and(is_presentable));
+            prop_assert!(error.api_message().is_none_or(is_presentable));
+            // Without a word of the vendor's there is nothing to show or to act on.
+            prop_assert!(vendors || error.api_message().is_none() && !error.is_out_of_credits());
+        }
     }
 }

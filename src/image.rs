@@ -267,10 +267,7 @@ impl Picture {
         self.source.rewind()?;
         match self.media {
             Media::Png => png_dimensions(&mut self.source),
-            // Seeking is cheap, reading in two-byte steps is not.
-            Media::Jpeg => {
-                jpeg_dimensions(&mut io::BufReader::with_capacity(512, &mut self.source))
-            }
+            Media::Jpeg => jpeg_dimensions(&mut io::BufReader::new(&mut self.source)),
         }
     }
 }
@@ -374,7 +371,8 @@ fn png_dimensions(data: &mut impl Read) -> Result<(u32, u32), BadHeader> {
 }
 
 /// Walks over the segments (EXIF, colour profiles, …) to the frame header.
-fn jpeg_dimensions(data: &mut (impl Read + Seek)) -> Result<(u32, u32), BadHeader> {
+fn jpeg_dimensions(data: &mut io::BufReader<impl Read + Seek>) -> Result<(u32, u32), BadHeader> {
+    const START_OF_IMAGE: u8 = 0xD8;
     const END_OF_IMAGE: u8 = 0xD9;
     const START_OF_SCAN: u8 = 0xDA;
     let mut start_of_image = [0; 2];
@@ -382,10 +380,10 @@ fn jpeg_dimensions(data: &mut (impl Read + Seek)) -> Result<(u32, u32), BadHeade
     loop {
         match next_marker(data)? {
             // Markers that stand alone.
-            0x01 | 0xD0..=0xD8 => {}
+            0x01 | 0xD0..=0xD7 => {}
             // Every frame header, C4 (tables), C8 (reserved) and CC (arithmetic coding) not being any.
             0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => return frame_size(data),
-            END_OF_IMAGE | START_OF_SCAN => {
+            START_OF_IMAGE | END_OF_IMAGE | START_OF_SCAN => {
                 return Err(BadHeader::Malformed("no frame header before its data"));
             }
             _ => skip_segment(data)?,
@@ -407,10 +405,11 @@ fn next_marker(data: &mut impl Read) -> Result<u8, BadHeader> {
     }
 }
 
-fn skip_segment(data: &mut (impl Read + Seek)) -> Result<(), BadHeader> {
+fn skip_segment(data: &mut io::BufReader<impl Read + Seek>) -> Result<(), BadHeader> {
     let length = read_u16(data)?;
     let rest = length.checked_sub(2).ok_or(BadHeader::Malformed("a segment of no length"))?;
-    data.seek(SeekFrom::Current(rest.into()))?;
+    // Keeps what is buffered: a file can have millions of short segments.
+    data.seek_relative(rest.into())?;
     Ok(())
 }
 
@@ -451,4 +450,125 @@ fn read_up_to(data: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use crate::arbitrary::cases;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    fn side() -> impl Strategy<Value = u16> {
+        prop_oneof![
+            2 => select(vec![0u16, 1, 299, 300, 301, 749, 750, 751, 752, 65_535]),
+            2 => 300u16..2_000,
+            1 => any::<u16>(),
+        ]
+    }
+
+    /// A piece of a JPEG, sound or not.
+    fn segment() -> impl Strategy<Value = Vec<u8>> {
+        let frame = (0xC0u8..=0xCF, side(), side()).prop_map(|(marker, height, width)| {
+            let [h1, h2] = height.to_be_bytes();
+            let [w1, w2] = width.to_be_bytes();
+            vec![0xFF, marker, 0, 11, 8, h1, h2, w1, w2, 1, 1]
+        });
+        let tables = (
+            select(vec![0xC4u8, 0xC8, 0xCC, 0xDB, 0xE0, 0xE1, 0xFE, 0x02]),
+            vec(any::<u8>(), 0..9),
+        )
+            .prop_map(|(marker, data)| {
+                [&[0xFF, marker, 0, data.len() as u8 + 2], &data[..]].concat()
+            });
+        prop_oneof![
+            4 => frame,
+            6 => tables,
+            2 => select(vec![0x01u8, 0xD0, 0xD7, 0xD8]).prop_map(|alone| vec![0xFF, alone]),
+            1 => select(vec![0xD9u8, 0xDA, 0x00]).prop_map(|end| vec![0xFF, end]),
+            1 => (any::<u8>(), any::<u16>()).prop_map(|(marker, length)| {
+                let [high, low] = length.to_be_bytes();
+                vec![0xFF, marker, high, low]
+            }),
+            1 => (1usize..700).prop_map(|fill| vec![0xFF; fill]),
+            1 => vec(any::<u8>(), 0..6),
+        ]
+    }
+
+    fn picture() -> impl Strategy<Value = Vec<u8>> {
+        let jpeg = vec(segment(), 1..5)
+            .prop_map(|segments| [&b"\xFF\xD8"[..], &segments.concat()].concat());
+        let png = (
+            select(vec![13u32, 13, 13, 12, 0]),
+            side(),
+            side(),
+            any::<bool>(),
+            vec(any::<u8>(), 0..4),
+        )
+            .prop_map(|(length, width, height, huge, rest)| {
+                let side = |side: u16| (u32::from(side) << if huge { 16 } else { 0 }).to_be_bytes();
+                let header = [*b"IHDR", side(width), side(height)].concat();
+                [&b"\x89PNG\r\n\x1A\n"[..], &length.to_be_bytes(), &header, &rest].concat()
+            });
+        let start = select(vec![
+            &b""[..],
+            b"\xFF\xD8\xFF",
+            b"\x89PNG\r\n\x1A\n",
+            b"GIF89a",
+            b"RIFF----WEBP",
+        ]);
+        let other =
+            (start, vec(any::<u8>(), 0..40)).prop_map(|(start, rest)| [start, &rest].concat());
+        let cut = |data: Vec<u8>, at: Option<prop::sample::Index>| match at {
+            Some(at) => data[..at.index(data.len() + 1)].to_vec(),
+            None => data,
+        };
+        let whole = prop_oneof![5 => jpeg, 2 => png, 1 => other];
+        (whole, proptest::option::weighted(0.2, any::<prop::sample::Index>()))
+            .prop_map(move |(data, at)| cut(data, at))
+    }
+
+    /// The size as the two standards define it, by another way than the code: over slices.
+    fn size(data: &[u8]) -> Option<(u64, u64)> {
+        let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        if let Some(rest) = data.strip_prefix(b"\x89PNG\r\n\x1A\n\0\0\0\x0DIHDR") {
+            return Some((number(rest.get(..4)?), number(rest.get(4..8)?)));
+        }
+        let mut rest = data.strip_prefix(b"\xFF\xD8").filter(|rest| rest.starts_with(b"\xFF"))?;
+        loop {
+            let fill = rest.iter().take_while(|byte| **byte == 0xFF).count();
+            let (marker, after) = rest.get(fill..)?.split_first().filter(|_| fill > 0)?;
+            rest = match marker {
+                0x00 | 0xD8..=0xDA => return None,
+                0x01 | 0xD0..=0xD7 => after,
+                0xC4 | 0xC8 | 0xCC | 0x02..=0xBF | 0xDB..=0xFF => {
+                    let length = number(after.get(..2)?);
+                    after.get(usize::try_from(length).ok().filter(|length| *length >= 2)?..)?
+                }
+                0xC0..=0xCF => return Some((number(after.get(5..7)?), number(after.get(3..5)?))),
+            };
+        }
+    }
+
+    proptest! {
+        #![proptest_config(cases(10_000))]
+
+        #[test]
+        fn a_picture_is_accepted_by_its_size_alone(data in picture()) {
+            let image = Image::bytes(data.clone());
+            let fits = |(width, height): (u64, u64)| {
+                width >= 300 && height >= 300 && 2 * width <= 5 * height && 2 * height <= 5 * width
+            };
+            match image.open("image_url") {
+                Ok(_) => prop_assert!(size(&data).is_some_and(fits), "{:?}", size(&data)),
+                Err(error) => {
+                    prop_assert!(!size(&data).is_some_and(fits), "{}", error);
+                    prop_assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+                    prop_assert_eq!(error.field(), Some("image_url"));
+                }
+            }
+        }
+    }
 }

@@ -182,9 +182,32 @@ fn parse(text: &[u8]) -> Result<Parsed, usize> {
     Ok(parsed)
 }
 
+/// Parses any bytes, and panics where what comes out contradicts itself.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn check_parse(text: &[u8]) {
+    let length = text.len() as u64;
+    match parse(text) {
+        Ok(Parsed { steps, end, unended }) => {
+            assert!(end <= length && (!unended || end == length));
+            // What follows the end is what a torn line left; the rest is the same without it.
+            let (whole, torn) = text.split_at(usize::try_from(end).unwrap_or(text.len()));
+            assert!(!torn.contains(&b'\n'));
+            let again = parse(whole).ok();
+            assert!(again.is_some_and(|again| (again.steps, again.unended) == (steps, unended)));
+        }
+        Err(line) => {
+            let lines = text.iter().filter(|&&byte| byte == b'\n').count();
+            assert!((1..=lines).contains(&line));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arbitrary::{Seed, cases, grown};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     const CREATED: &str = "{\"step\":\"created\",\"id\":\"a:b/c\"}\n";
 
@@ -208,5 +231,69 @@ mod tests {
         assert_eq!(parse(b"{\"step\":\"created\",\"id\":\"\"}\n").err(), Some(1));
         assert!(parse(b"\0\0\0").unwrap().steps.is_empty());
         assert!(parse(b"").unwrap().steps.is_empty());
+    }
+
+    fn text() -> impl Strategy<Value = String> {
+        grown(Seed::text)
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let id = || any::<u64>().prop_map(|id| id.to_string().parse::<GenerationId>().unwrap());
+        prop_oneof![
+            (text(), proptest::option::of(text()), any::<u64>()).prop_map(
+                |(request, picture, at)| {
+                    let fields = serde_json::json!({"request": request, "picture": picture});
+                    Step::Intent { fingerprint: serde_json::from_value(fields).unwrap(), at }
+                }
+            ),
+            (text(), any::<u64>()).prop_map(|(client_request_id, at)| {
+                Step::Sending { client_request_id, at, id: None }
+            }),
+            text().prop_map(|why| Step::Refused { why }),
+            id().prop_map(|id| Step::Created { id }),
+            (id(), text()).prop_map(|(id, why)| Step::Failed { id, why }),
+            (id(), any::<u64>()).prop_map(|(id, bytes)| Step::Saved { id, bytes }),
+        ]
+    }
+
+    fn write(steps: &[Step]) -> Vec<u8> {
+        let line = |step| [serde_json::to_vec(step).unwrap(), b"\n".to_vec()].concat();
+        steps.iter().flat_map(line).collect()
+    }
+
+    proptest! {
+        #![proptest_config(cases(10_000))]
+
+        #[test]
+        fn any_bytes_can_be_parsed(
+            steps in vec(step(), 0..3),
+            garbage in vec(prop_oneof![any::<u8>(), Just(b'\n'), Just(b'{'), Just(b'"')], 0..12),
+            at in any::<prop::sample::Index>(),
+            over: bool,
+        ) {
+            let mut text = write(&steps);
+            let at = at.index(text.len() + 1);
+            let until = if over { text.len().min(at + garbage.len()) } else { at };
+            text.splice(at..until, garbage);
+            check_parse(&text);
+        }
+
+        #[test]
+        fn cut_anywhere_only_the_cut_step_is_missing(
+            steps in vec(step(), 1..4),
+            cut in any::<prop::sample::Index>(),
+            zeros in 0usize..4,
+        ) {
+            let whole = write(&steps);
+            let cut = cut.index(whole.len() + 1);
+            let ends = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at);
+            let mut text = whole[..cut].to_vec();
+            // Some file systems leave zeros where a write was cut short.
+            text.extend(vec![0; zeros]);
+            let parsed = parse(&text).unwrap();
+            // A line counts from its last brace on, if nothing was left behind it.
+            let counted = ends.filter(|end| *end < cut || (*end == cut && zeros == 0)).count();
+            prop_assert_eq!(&parsed.steps, &steps[..counted]);
+        }
     }
 }

@@ -87,6 +87,8 @@
 //! with one of `log`'s `max_level_…` features.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(test)]
+mod arbitrary;
 mod body;
 mod builder;
 mod call;
@@ -97,6 +99,9 @@ mod endpoint;
 mod error;
 mod event;
 mod fingerprint;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod generation;
 mod http;
 mod image;

@@ -147,7 +147,11 @@ fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arbitrary::cases;
     use crate::error::Refusal;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -220,5 +224,82 @@ mod tests {
         assert_eq!(policy.delay(3, &refused(None), 0), None);
         assert_eq!(RetryPolicy::none().delay(1, &refused(None), 0), None);
         assert_eq!(RetryPolicy::new().for_create().delay(4, &refused(None), 0), None);
+    }
+
+    /// The date of a day since 1970, by going through the years: year, month from 0, day from 1.
+    fn civil(mut day: u64) -> (u64, usize, u64) {
+        let is_leap = |year: u64| {
+            year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+        };
+        let mut year = 1970;
+        while day >= 365 + u64::from(is_leap(year)) {
+            day -= 365 + u64::from(is_leap(year));
+            year += 1;
+        }
+        let february = 28 + u64::from(is_leap(year));
+        let lengths = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+        let mut month = 0;
+        while day >= lengths[month] {
+            day -= lengths[month];
+            month += 1;
+        }
+        (year, month, day + 1)
+    }
+
+    proptest! {
+        #![proptest_config(cases(10_000))]
+
+        #[test]
+        fn any_header_text_can_be_a_retry_after(
+            words in vec(
+                prop_oneof![
+                    4 => select(vec![
+                        "Sun", ",", " ", "-", ":", "06", "Nov", "1994", "94", "08:49:37", "GMT", "0",
+                        "99999999999999999999", "+", "é",
+                    ]).prop_map(str::to_owned),
+                    1 => any::<u32>().prop_map(|number| number.to_string()),
+                    1 => any::<char>().prop_map(String::from),
+                ],
+                0..12,
+            ),
+            spaced: bool,
+            now in any::<u32>(),
+        ) {
+            let value = words.join(if spaced { " " } else { "" });
+            let read = parse_retry_after(&value, at(now.into()));
+            let bare = value.trim();
+            if !bare.is_empty() && bare.chars().all(|c| c.is_ascii_digit()) {
+                let seconds = bare.parse().unwrap_or(u64::MAX);
+                prop_assert_eq!(read, Some(Duration::from_secs(seconds)));
+            } else if let Some(read) = read {
+                // A date: it has a clock in it, and lies before the year 10000.
+                prop_assert!(bare.matches(':').count() == 2);
+                prop_assert!(read < Duration::from_secs(253_402_300_802));
+            }
+        }
+
+        #[test]
+        fn any_date_is_read_in_each_form(
+            second in prop_oneof![0u64..3_155_760_000, 0u64..253_402_300_800],
+            now in prop_oneof![Just(0u64), 0u64..3_155_760_000],
+        ) {
+            const MONTHS: [&str; 12] =
+                ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+            let (year, month, day) = civil(second / 86_400);
+            let month = MONTHS[month];
+            let (h, m, s) = (second / 3600 % 24, second / 60 % 60, second % 60);
+            let expected = Some(Duration::from_secs(second.saturating_sub(now)));
+            let mut forms = vec![
+                format!("Xyz, {day:02} {month} {year} {h:02}:{m:02}:{s:02} GMT"),
+                format!("Xyz {month} {day:2} {h:02}:{m:02}:{s:02} {year}"),
+            ];
+            if (1970..2070).contains(&year) {
+                let year = year % 100;
+                forms.push(format!("Xyzday, {day:02}-{month}-{year:02} {h:02}:{m:02}:{s:02} GMT"));
+            }
+            for form in forms {
+                prop_assert_eq!(parse_retry_after(&form, at(now)), expected, "{}", form);
+            }
+        }
     }
 }

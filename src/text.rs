@@ -23,11 +23,10 @@ pub(crate) fn shorten(text: &str) -> String {
     let mut shown = String::new();
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        let run = rest.find(|c| !is_base64(c)).unwrap_or(rest.len());
-        let is_payload = run > LONGEST_RUN || (run > 0 && shown.ends_with("base64,"));
-        let taken = if is_payload {
+        let run = rest.find(|c| !may_be_payload(c)).unwrap_or(rest.len());
+        let taken = if run > LONGEST_RUN || (run > 0 && shown.ends_with("base64,")) {
             shown.push('…');
-            run
+            payload_length(rest)
         } else if run > 0 {
             shown.push_str(rest.get(..run).unwrap_or_default());
             run
@@ -42,9 +41,19 @@ pub(crate) fn shorten(text: &str) -> String {
     shown.trim().to_owned()
 }
 
-/// The backslash is how JSON may write the slash.
-fn is_base64(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "+/=\\".contains(c)
+/// Base64, as it is or as JSON, HTML or a URL may write its `+`, `/` and `=`.
+fn may_be_payload(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "+/=\\%&#;".contains(c)
+}
+
+/// How far a payload goes, over the line ends that may be in it.
+fn payload_length(text: &str) -> usize {
+    let mut after_line_end = false;
+    let end = text.find(|c: char| {
+        after_line_end = matches!(c, '\r' | '\n') || (after_line_end && c == ' ');
+        !after_line_end && !may_be_payload(c)
+    });
+    end.unwrap_or(text.len())
 }
 
 /// JSON that a server sent, for `Debug`.
@@ -60,6 +69,10 @@ impl fmt::Debug for Shown<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arbitrary::{Seed, cases, grown, is_presentable};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
 
     #[test]
     fn pictures_are_left_out() {
@@ -71,5 +84,43 @@ mod tests {
         assert_eq!(shorten(&format!("bare {picture} too")), "bare … too");
         assert_eq!(shorten("base64,aGk= short"), "base64,… short");
         assert_eq!(shorten("no/picture=here+ever"), "no/picture=here+ever");
+    }
+
+    #[test]
+    fn an_escaped_picture_is_not_shown_either() {
+        for escape in ["&#x2F;", "&#43;", "&#x3D;", "%2B", "\n", "\r\n  "] {
+            let text =
+                format!("not an image: data:image/png;base64,AAAA{escape}{}", "iVBOR".repeat(50));
+            assert!(!shorten(&text).contains("iVBOR"), "{escape:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(cases(10_000))]
+
+        #[test]
+        fn any_server_text_can_be_shown(
+            part in grown(|seed| [seed.text(), seed.text(), seed.text()].concat()),
+            length in prop_oneof![4 => Just(1usize), 1 => 1usize..500],
+            bytes in grown(Seed::bytes),
+        ) {
+            let words = part.repeat(length);
+            prop_assert!(is_presentable(&shorten(&words)));
+            let body = [words.as_bytes(), &bytes].concat();
+            prop_assert!(is_presentable(&snippet(&body)));
+        }
+
+        #[test]
+        fn no_part_of_a_picture_is_shown(
+            before in grown(Seed::text),
+            joints in vec(select(vec!["", "+", "/", "=", "\\/", "\\n", "\\u002b"]), 1..40),
+            after in grown(Seed::text),
+        ) {
+            let data: String = joints.iter().flat_map(|joint| ["KGgo", *joint]).collect();
+            let text = format!("{before}\"data:image/png;base64,{data}\" {after}");
+            let shown = snippet(text.as_bytes());
+            prop_assert!(!shown.contains("KGgo"), "{}", shown);
+            prop_assert!(shown.contains("base64,…\""), "{}", shown);
+        }
     }
 }

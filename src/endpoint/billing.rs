@@ -23,3 +23,38 @@ pub(crate) fn read(reply: Reply) -> Result<Balance> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arbitrary::{Seed, cases, is_presentable, reply};
+    use proptest::prelude::*;
+
+    fn balance(seed: &mut Seed) -> Vec<u8> {
+        let mut fields = seed.generation();
+        fields.insert("current_balance".into(), seed.scalar());
+        fields.insert("currency".into(), seed.json());
+        Value::from(fields).to_string().into_bytes()
+    }
+
+    fn body(seed: &mut Seed) -> Vec<u8> {
+        if seed.below(3) == 0 { seed.body() } else { balance(seed) }
+    }
+
+    proptest! {
+        #![proptest_config(cases(10_000))]
+
+        #[test]
+        fn only_a_number_is_a_balance(parts in reply(body)) {
+            let fields = parts.json().filter(|_| parts.is_whole_success());
+            let expected = fields.and_then(|fields| fields.get("current_balance")?.as_f64());
+            match read(parts.reply()) {
+                Ok(balance) => prop_assert_eq!(Some(balance.amount), expected),
+                Err(error) => {
+                    prop_assert_eq!(expected, None);
+                    prop_assert!(error.body().is_none_or(is_presentable));
+                }
+            }
+        }
+    }
+}

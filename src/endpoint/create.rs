@@ -103,3 +103,81 @@ fn bare(id: GenerationId) -> Generation {
         extra: Default::default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use crate::arbitrary::{Parts, Seed, cases, failure, is_presentable, reply};
+    use proptest::prelude::*;
+    use proptest::sample::select;
+    use serde_json::Value;
+
+    fn progress() -> impl Strategy<Value = Progress> {
+        use Progress::{Begun, Committed, NotBegun};
+        select(vec![NotBegun, Begun, Committed, Committed])
+    }
+
+    fn is_id(text: &str) -> bool {
+        !text.is_empty() && !text.contains(char::is_control)
+    }
+
+    /// The id that a successful reply names: in its whole body, else in its header.
+    fn named(parts: &Parts) -> Option<String> {
+        let of = |value: &Value| match value {
+            Value::String(text) => is_id(text).then(|| text.clone()),
+            value => (value.is_u64() || value.is_i64()).then(|| value.to_string()),
+        };
+        let fields = parts.json().filter(|_| parts.end.is_none()).unwrap_or_default();
+        let in_body = ["id", "generation_id"].iter().find_map(|name| of(fields.get(*name)?));
+        in_body.or_else(|| {
+            let (_, id) = parts.headers.iter().find(|(name, _)| *name == "x-inference-id")?;
+            is_id(id).then(|| id.clone())
+        })
+    }
+
+    proptest! {
+        #![proptest_config(cases(10_000))]
+
+        #[test]
+        fn no_answer_is_taken_for_a_generation_without_its_id(
+            parts in reply(Seed::body),
+            progress in progress(),
+        ) {
+            let committed = progress == Progress::Committed;
+            let expected = named(&parts).filter(|_| (200..300).contains(&parts.status));
+            match (outcome(Ok(parts.reply()), progress), expected) {
+                (Outcome::Accepted(generation), Some(id)) => {
+                    prop_assert_eq!(generation.id.as_ref(), id);
+                }
+                (Outcome::Refused { error, .. }, None) => {
+                    prop_assert!(!committed || matches!(parts.status, 0..=199 | 300..));
+                    prop_assert!(!error.may_have_been_billed());
+                    prop_assert!(error.body().is_none_or(is_presentable));
+                }
+                (Outcome::Unknown(error), None) => {
+                    prop_assert!(committed);
+                    prop_assert_eq!(error.kind(), ErrorKind::CreateUnknown);
+                    prop_assert!(!error.is_retryable() && error.may_have_been_billed());
+                    prop_assert!(error.body().is_none_or(is_presentable));
+                }
+                (_, expected) => prop_assert!(false, "{:?} expected", expected),
+            }
+        }
+
+        #[test]
+        fn no_answer_at_all_is_unknown_from_the_commit_point_on(
+            kind in failure(),
+            progress in progress(),
+        ) {
+            let is_final = matches!(kind, FailureKind::Cancelled | FailureKind::Unusable);
+            match outcome(Err(Failure::new(kind, "cut")), progress) {
+                Outcome::Accepted(_) => prop_assert!(false, "accepted"),
+                Outcome::Refused { try_again, .. } => {
+                    prop_assert!(progress != Progress::Committed && try_again != is_final);
+                }
+                Outcome::Unknown(_) => prop_assert!(progress == Progress::Committed),
+            }
+        }
+    }
+}

@@ -68,3 +68,67 @@ pub(crate) fn pick(rows: &[Row], client_request_id: &str) -> Option<(GenerationI
     let best = std::iter::once(first).chain(own).find(|row| row.succeeded).unwrap_or(first);
     Some((best.inference_id.clone()?, best.succeeded))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arbitrary::{Seed, cases, is_presentable, reply};
+    use proptest::prelude::*;
+
+    /// A row as the log has them, more or less.
+    fn row(seed: &mut Seed) -> Value {
+        if seed.below(6) == 0 {
+            return seed.json();
+        }
+        let mut row = serde_json::Map::new();
+        for (name, usual) in
+            [("client_request_id", "own"), ("inference_id", "42"), ("status", "succeeded")]
+        {
+            match seed.below(5) {
+                0 => {}
+                1 => drop(row.insert(name.into(), seed.json())),
+                2 => drop(row.insert(name.into(), seed.text().into())),
+                _ => drop(row.insert(name.into(), usual.into())),
+            }
+        }
+        row.into()
+    }
+
+    fn body(seed: &mut Seed) -> Vec<u8> {
+        if seed.below(5) == 0 {
+            return seed.body();
+        }
+        let mut rows = Vec::new();
+        while seed.wants(70) {
+            rows.push(row(seed));
+        }
+        let page = serde_json::json!({"data": rows, "pagination": seed.json()});
+        page.to_string().into_bytes()
+    }
+
+    proptest! {
+        #![proptest_config(cases(10_000))]
+
+        #[test]
+        fn only_a_row_of_ones_own_is_picked(parts in reply(body)) {
+            let fields = parts.json().filter(|_| parts.is_whole_success());
+            let data = fields.and_then(|fields| fields.get("data")?.as_array().cloned());
+            match (read(parts.reply()), data) {
+                (Ok(page), Some(data)) => {
+                    let own = |row: &&Value| row.get("client_request_id") == Some(&"own".into());
+                    let id_of = |row: &Value| match row.get("inference_id")? {
+                        Value::String(id) => Some(id.clone()),
+                        Value::Number(id) => Some(id.to_string()),
+                        _ => None,
+                    };
+                    let ids: Vec<_> = data.iter().filter(own).filter_map(id_of).collect();
+                    if let Some((id, _)) = pick(&page.rows, "own") {
+                        prop_assert!(ids.iter().any(|own| own == id.as_ref()));
+                    }
+                }
+                (Err(error), None) => prop_assert!(error.body().is_none_or(is_presentable)),
+                (_, data) => prop_assert!(false, "{:?}", data),
+            }
+        }
+    }
+}

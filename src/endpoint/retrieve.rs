@@ -34,3 +34,32 @@ pub(crate) fn read(reply: Reply, id: &GenerationId) -> Result<Generation> {
         Error::unreadable(OPERATION, "the server's answer names no generation", status, shown, None)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arbitrary::{Seed, cases, is_presentable, reply};
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(cases(10_000))]
+
+        #[test]
+        fn only_a_whole_success_with_a_status_is_a_state(parts in reply(Seed::body)) {
+            let asked: GenerationId = "asked-for".parse().unwrap();
+            let expected = parts.is_whole_success()
+                && parts.json().is_some_and(|fields| fields.contains_key("status"));
+            match read(parts.reply(), &asked) {
+                Ok(generation) => {
+                    prop_assert!(expected);
+                    prop_assert_eq!(&generation.id, &asked);
+                    prop_assert!(generation.video.is_none_or(|video| video.id == asked && !video.url.is_empty()));
+                }
+                Err(error) => {
+                    prop_assert!(!expected);
+                    prop_assert!(error.body().is_none_or(is_presentable));
+                }
+            }
+        }
+    }
+}

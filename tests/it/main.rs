@@ -30,6 +30,7 @@ mod child;
 mod connect_proxy;
 mod embedding;
 mod matrix;
+mod requests_prop;
 mod secrets;
 mod service;
 mod tls;
