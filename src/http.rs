@@ -70,19 +70,26 @@ impl Reply {
     }
 
     /// The JSON object of a successful reply.
-    pub(crate) fn into_object(self, operation: &'static str) -> Result<Map<String, Value>> {
+    pub(crate) fn object(&mut self, operation: &'static str) -> Result<Map<String, Value>> {
         if !self.is_success() {
             return Err(self.refusal(operation));
         }
-        let (status, snippet) = (self.status, snippet(&self.body));
-        self.end.map_err(|failure| failure.into_error(operation))?;
+        if let Err(failure) = std::mem::replace(&mut self.end, Ok(())) {
+            return Err(failure.into_error(operation));
+        }
         serde_json::from_slice(&self.body).map_err(|e| {
             let problem = match self.body.is_empty() {
                 true => "the server answered nothing",
                 false => "the server's answer is not the JSON object it should be",
             };
-            Error::unreadable(operation, problem, status, snippet, Some(e))
+            let body = snippet(&self.body);
+            Error::unreadable(operation, problem, self.status, body, Some(e))
         })
+    }
+
+    /// The error that a successful reply is which lacks what matters.
+    pub(crate) fn unreadable(&self, operation: &'static str, problem: &str) -> Error {
+        Error::unreadable(operation, problem, self.status, snippet(&self.body), None)
     }
 
     /// The error that a status other than success is.
@@ -210,8 +217,8 @@ mod tests {
             end: Err(Failure::new(FailureKind::Broken, "cut")),
             ..reply(status, r#"{"mess"#)
         };
-        assert_eq!(cut(200).into_object("retrieve").unwrap_err().kind(), ErrorKind::Transport);
-        let refused = cut(401).into_object("retrieve").unwrap_err();
+        assert_eq!(cut(200).object("retrieve").unwrap_err().kind(), ErrorKind::Transport);
+        let refused = cut(401).object("retrieve").unwrap_err();
         assert_eq!((refused.kind(), refused.status()), (ErrorKind::Api, Some(401)));
     }
 

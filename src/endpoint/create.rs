@@ -5,7 +5,6 @@ use crate::body::Progress;
 use crate::error::Error;
 use crate::generation::{Generation, GenerationId, Status};
 use crate::http::{Failure, FailureKind, Reply};
-use crate::text::snippet;
 
 const OPERATION: &str = "create";
 
@@ -64,19 +63,16 @@ fn read(reply: Reply, committed: bool) -> Outcome {
     unknown(error, inference_id(&reply))
 }
 
-fn accepted(reply: Reply) -> Result<Generation, Error> {
-    let trace = reply.headers.trace();
+fn accepted(mut reply: Reply) -> Result<Generation, Error> {
     let header_id = inference_id(&reply);
-    let (status, shown) = (reply.status, snippet(&reply.body));
-    let generation = match (reply.into_object(OPERATION), header_id) {
+    let generation = match (reply.object(OPERATION), header_id) {
         (Ok(fields), id) => Generation::from_fields(fields, id.as_ref()).ok_or_else(|| {
-            let problem = "the server's answer names no generation";
-            Error::unreadable(OPERATION, problem, status, shown, None)
+            reply.unreadable(OPERATION, "the server's answer names no generation")
         })?,
         (Err(_), Some(id)) => bare(id),
         (Err(error), None) => return Err(error),
     };
-    Ok(Generation { trace, ..generation })
+    Ok(Generation { trace: reply.headers.trace(), ..generation })
 }
 
 fn unknown(cause: Error, id: Option<GenerationId>) -> Outcome {

@@ -3,10 +3,9 @@
 
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::generation::GenerationId;
 use crate::http::Reply;
-use crate::text::snippet;
 
 /// The API's limits: rows a page, and days back.
 pub(crate) const PAGE: u64 = 100;
@@ -41,13 +40,11 @@ impl Row {
     }
 }
 
-pub(crate) fn read(reply: Reply) -> Result<Page> {
+pub(crate) fn read(mut reply: Reply) -> Result<Page> {
     const OPERATION: &str = "find";
-    let (status, shown) = (reply.status, snippet(&reply.body));
-    let mut fields = reply.into_object(OPERATION)?;
+    let mut fields = reply.object(OPERATION)?;
     let Some(Value::Array(data)) = fields.remove("data") else {
-        let problem = "the server's answer lists no requests";
-        return Err(Error::unreadable(OPERATION, problem, status, shown, None));
+        return Err(reply.unreadable(OPERATION, "the server's answer lists no requests"));
     };
     let has_more = fields
         .get("pagination")

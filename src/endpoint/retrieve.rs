@@ -1,10 +1,9 @@
 //! `GET …/kling/generation?generation_id=…`: the state of a generation.
 
 use super::Route;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::generation::{Generation, GenerationId};
 use crate::http::{Reply, encode_query};
-use crate::text::snippet;
 
 pub(crate) fn target(route: Route, id: &GenerationId) -> String {
     let mut target = format!("{}?generation_id=", route.path());
@@ -12,27 +11,22 @@ pub(crate) fn target(route: Route, id: &GenerationId) -> String {
     target
 }
 
-pub(crate) fn read(reply: Reply, id: &GenerationId) -> Result<Generation> {
+pub(crate) fn read(mut reply: Reply, id: &GenerationId) -> Result<Generation> {
     const OPERATION: &str = "retrieve";
-    let trace = reply.headers.trace();
-    let (status, shown) = (reply.status, snippet(&reply.body));
-    let fields = reply.into_object(OPERATION)?;
+    let fields = reply.object(OPERATION)?;
     if !fields.contains_key("status") {
-        let problem = "the server's answer tells no status";
-        return Err(Error::unreadable(OPERATION, problem, status, shown, None));
+        return Err(reply.unreadable(OPERATION, "the server's answer tells no status"));
     }
-    let generation = Generation::from_fields(fields, Some(id)).map(|mut generation| {
-        // The id that was asked for is the one that is known to work.
-        generation.id = id.clone();
-        if let Some(video) = &mut generation.video {
-            video.id = id.clone();
-        }
-        generation.trace = trace;
-        generation
-    });
-    generation.ok_or_else(|| {
-        Error::unreadable(OPERATION, "the server's answer names no generation", status, shown, None)
-    })
+    let Some(mut generation) = Generation::from_fields(fields, Some(id)) else {
+        return Err(reply.unreadable(OPERATION, "the server's answer names no generation"));
+    };
+    // The id that was asked for is the one that is known to work.
+    generation.id = id.clone();
+    if let Some(video) = &mut generation.video {
+        video.id = id.clone();
+    }
+    generation.trace = reply.headers.trace();
+    Ok(generation)
 }
 
 #[cfg(test)]
