@@ -468,7 +468,7 @@ fn a_server_that_falls_silent_fails_in_an_idle_period() {
 fn a_server_that_is_only_slow_may_take_longer_than_an_idle_period() {
     let (sandbox, _, mut video) = finished();
     let client = sandbox.client_builder().idle_timeout(2 * IDLE).build().unwrap();
-    let server = slow(4_500, Duration::from_millis(80));
+    let server = slow(4_500, Duration::from_millis(200));
     video.url.clone_from(&server.url);
     let place = Place::new();
     let begun = Instant::now();
@@ -684,4 +684,46 @@ fn the_size_that_the_api_tells_only_informs() {
     video.file_size = Some(1);
     let place = Place::new();
     assert_eq!(client.download(&video, &place.target).unwrap(), LENGTH as u64);
+}
+
+// ---------------------------------------------------------------- what a server or a neighbour may not do
+
+#[test]
+fn another_part_than_the_one_asked_for_is_not_taken() {
+    let (sandbox, client, video) = finished();
+    sandbox.fault(Endpoint::Video, Fault::cut(100_000), 2);
+    let place = Place::new();
+    client.download(&video, &place.target).unwrap();
+    let from = asked(&sandbox).iter().find_map(range_of).unwrap();
+
+    // The right bytes, under a range that is not the one asked for.
+    let rest = mp4(LENGTH)[from..].to_vec();
+    let wrong = format!("bytes 1-{}/{LENGTH}", LENGTH - 1);
+    sandbox.fault(Endpoint::Video, Fault::cut(100_000), 1);
+    sandbox.fault(Endpoint::Video, Fault::reply(206, rest).header("Content-Range", &wrong), 1);
+    let before = asked(&sandbox).len();
+    client.download(&video, &place.target).unwrap();
+    assert_whole(&place, &mp4(LENGTH));
+    let ranges: Vec<_> = asked(&sandbox)[before..].iter().map(range_of).collect();
+    assert_eq!(ranges, [None, Some(from), None], "it did not begin again");
+}
+
+#[test]
+fn what_another_process_is_writing_is_not_touched() {
+    let (sandbox, client, video) = finished();
+    let place = Place::new();
+    let part = place.target.with_extension("mp4.part");
+    let mut others = fs::File::create(&part).unwrap();
+    others.write_all(b"half a video").unwrap();
+    others.lock().unwrap();
+    let before = asked(&sandbox).len();
+    let error = client.download(&video, &place.target).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io, "{error:?}");
+    assert_eq!(fs::read(&part).unwrap(), b"half a video");
+    assert_eq!(asked(&sandbox).len(), before);
+
+    // One that was killed leaves a file that nobody holds.
+    drop(others);
+    client.download(&video, &place.target).unwrap();
+    assert_whole(&place, &mp4(LENGTH));
 }

@@ -14,7 +14,7 @@ use kling_video::{
 use serde_json::Value;
 
 /// Silence that long is tested; nothing else comes near it.
-pub(crate) const IDLE: Duration = Duration::from_millis(250);
+pub(crate) const IDLE: Duration = Duration::from_millis(600);
 
 /// A client that gives up on a silent server soon.
 pub(crate) fn impatient(sandbox: &Sandbox) -> ClientBuilder {
