@@ -87,39 +87,58 @@
 //! with one of `log`'s `max_level_…` features.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[cfg(test)]
-mod arbitrary;
-mod body;
-mod builder;
-mod call;
+// From below to above: a module imports only from its own group and the ones before.
+
+// What is shown of what others wrote, chance, and stopping.
 mod cancel;
-mod client;
-mod download;
-mod endpoint;
+mod random;
+mod text;
+
+// What the API is asked and what it answers.
 mod error;
 mod event;
+mod generation;
+mod image;
+mod request;
+
+// How a request goes over the wire, and when again.
+mod body;
+mod endpoint;
+mod http;
+mod key;
+mod retry;
+mod transport;
+
+// Waiting, over closures.
+mod poll;
+mod poll_all;
+
+// What one call does: reads, a create, a download.
+mod call;
+mod download;
+mod mp4;
+mod part;
+mod submit;
+
+// A run that can be killed and goes on.
 mod fingerprint;
+mod journal;
+mod resumable;
+
+// What a caller holds.
+mod builder;
+mod client;
+
+// The stand-in for the API, which uses the crate only as its users do.
+#[cfg(feature = "sandbox")]
+mod sandbox;
+
+// For tests and fuzzers.
+#[cfg(test)]
+mod arbitrary;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod generation;
-mod http;
-mod image;
-mod journal;
-mod key;
-mod mp4;
-mod part;
-mod poll;
-mod poll_all;
-mod random;
-mod request;
-mod resumable;
-mod retry;
-#[cfg(feature = "sandbox")]
-mod sandbox;
-mod submit;
-mod text;
-mod transport;
 
 pub use builder::ClientBuilder;
 pub use cancel::CancelToken;
