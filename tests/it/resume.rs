@@ -494,7 +494,7 @@ fn any_passing_failure_after_the_create_leaves_a_run_that_can_be_taken_up() {
         assert!(!place.target.exists() && !place.part().exists());
         sandbox.clear_faults();
         sandbox.serve_video(sandbox.video().to_vec());
-        client.generate_to(&request(), &place.target).unwrap();
+        quick(&sandbox).generate_to(&request(), &place.target).unwrap();
         assert_eq!(creates(&sandbox), (1, 1));
         assert_whole(&sandbox, &place);
     }

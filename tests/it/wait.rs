@@ -219,7 +219,7 @@ fn more_failures_than_retries_do_not_end_the_wait() {
 #[test]
 fn a_silent_poll_does_not_end_the_wait() {
     let sandbox = sandbox();
-    let builder = sandbox.client_builder().idle_timeout(Duration::from_millis(200));
+    let builder = sandbox.client_builder().idle_timeout(Duration::from_millis(600));
     let client = builder.wait(patient()).build().unwrap();
     let id = client.create(&request()).unwrap().id;
     sandbox.fault(Endpoint::Retrieve, Fault::stall(), 1);
