@@ -727,3 +727,17 @@ fn what_another_process_is_writing_is_not_touched() {
     client.download(&video, &place.target).unwrap();
     assert_whole(&place, &mp4(LENGTH));
 }
+
+#[test]
+fn a_video_without_an_end_is_cut_off_at_a_gibibyte() {
+    const CHUNK: usize = 4 * 1024 * 1024;
+    let (sandbox, _, video) = finished();
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\n\r\n";
+    let endless = Fault::endless(head, vec![0; CHUNK], u64::MAX);
+    sandbox.fault(Endpoint::Video, endless, 9);
+    let before = asked(&sandbox).len();
+    let error = failure(&sandbox.client_builder().build().unwrap(), &video);
+    assert_eq!(error.kind(), ErrorKind::Decode, "{error:?}");
+    assert!(error.to_string().contains("1 GiB"), "{error}");
+    assert_eq!(asked(&sandbox).len() - before, 1);
+}

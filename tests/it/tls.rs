@@ -237,6 +237,22 @@ fn downloads_trust_the_same_authorities_and_never_carry_the_key() {
 }
 
 #[test]
+fn a_secure_link_does_not_lead_out_of_tls() {
+    let (sandbox, ours) = (sandbox(), Authority::new("ours"));
+    let server = behind_tls(&sandbox, &ours, "localhost");
+    let client = trusting(&sandbox, &ours.pem()).base_url(server.url("localhost")).build().unwrap();
+    let mut video = client.generate(&request()).unwrap();
+    let plain = video.url.clone();
+    video.url = video.url.replace(&sandbox.url(), &server.url("localhost"));
+    sandbox.fault(Endpoint::Video, Fault::redirect(302, &plain), 1);
+    let folder = tempfile::tempdir().unwrap();
+    let error = client.download(&video, folder.path().join("cat.mp4")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Decode, "{error}");
+    assert!(error.to_string().contains("not https"), "{error}");
+    assert_eq!(sandbox.count(Endpoint::Video), 1);
+}
+
+#[test]
 fn certificates_that_are_none_are_refused_at_build() {
     let good = Authority::new("ours").pem();
     let cut = &good[..good.len() / 2];
