@@ -86,7 +86,7 @@ impl Client {
     /// | no connection; a break before the last byte was sent; 5xx before it | repeated, then `Connect`, `Transport`, `Timeout` or `Api` |
     /// | 429 | repeated after `Retry-After`, unless that is longer than [`RetryPolicy::max_delay`]; then `Api` |
     /// | other 4xx; 3xx but 302 and 303; 500, 503 and other 5xx with the vendor's body | `Api`, never repeated |
-    /// | 302, 303, 502, 504, 524; any 5xx without the vendor's body | `CreateUnknown`, never repeated |
+    /// | 302, 303, 502, 504, 524; any 5xx without the vendor's body; 1xx, 600 and above | `CreateUnknown`, never repeated |
     /// | a break, silence or an unreadable answer after the last byte | `CreateUnknown`, never repeated |
     ///
     /// A picture over about 750 kB is announced first (`Expect: 100-continue`), so that a refusal
@@ -237,8 +237,8 @@ impl Client {
     /// As [`generate`](Self::generate), and [`Cancelled`](crate::ErrorKind::Cancelled).
     ///
     /// ```no_run
-    /// # fn main() -> Result<(), kling_video::Error> {
-    /// # let (client, request): (kling_video::Client, kling_video::ImageToVideo) = todo!();
+    /// # use kling_video::{Client, Error, ImageToVideo};
+    /// # fn example(client: Client, request: ImageToVideo) -> Result<(), Error> {
     /// use kling_video::{VideoLength, WaitOptions};
     ///
     /// let options = WaitOptions::for_length(VideoLength::FiveSeconds);
@@ -324,8 +324,8 @@ impl Client {
     /// As [`generate_to`](Self::generate_to), and [`Cancelled`](crate::ErrorKind::Cancelled).
     ///
     /// ```no_run
-    /// # fn main() -> Result<(), kling_video::Error> {
-    /// # let (client, request): (kling_video::Client, kling_video::ImageToVideo) = todo!();
+    /// # use kling_video::{Client, Error, ImageToVideo};
+    /// # fn example(client: Client, request: ImageToVideo) -> Result<(), Error> {
     /// use kling_video::{CancelToken, WaitOptions};
     ///
     /// let stop = CancelToken::new(); // cancel it from a Ctrl-C handler

@@ -20,10 +20,12 @@ use crate::submit::{Budget, Ledger, make_client_request_id, submit};
 /// What [`Client::generate_to`](crate::Client::generate_to) has brought.
 ///
 /// ```no_run
-/// # let (client, request): (kling_video::Client, kling_video::ImageToVideo) = todo!();
+/// # use kling_video::{Client, Error, ImageToVideo};
+/// # fn example(client: Client, request: ImageToVideo) -> Result<(), Error> {
 /// let saved = client.generate_to(&request, "cat.mp4")?;
 /// println!("{} bytes in {}, paid for as {}", saved.bytes, saved.path.display(), saved.id);
-/// # Ok::<(), kling_video::Error>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
