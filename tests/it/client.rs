@@ -13,9 +13,8 @@ use kling_video::{
     Status, Trace, Usage, Video, VideoLength, WaitOptions,
 };
 
-use crate::common::{
-    chain, everything_shown, fixture, id, once, png, request, rerun, sandbox, say, watched,
-};
+use crate::child::{rerun, say};
+use crate::common::{chain, everything_shown, fixture, id, once, png, request, sandbox, watched};
 
 const SECRET: &str = "hunter2-hunter2";
 

@@ -2,7 +2,6 @@
 #![allow(unreachable_pub, reason = "shared by the modules of one binary")]
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -100,31 +99,4 @@ pub fn watched(builder: ClientBuilder) -> (Client, Seen) {
         });
     });
     (builder.build().unwrap(), seen)
-}
-
-const CHILD_SAYS: &str = "the child says: ";
-
-/// What a test says when it runs as the child of itself.
-pub fn say(text: &str) {
-    println!("{CHILD_SAYS}{text}");
-}
-
-/// Runs one test of this binary in a process of its own, with these variables and without any
-/// that this crate reads, and returns what it [says](say).
-pub fn rerun(test: &str, variables: &[(&str, &str)]) -> String {
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args([test, "--exact", "--nocapture", "--test-threads=1"]);
-    for name in ["AIML_API_KEY", "AIMLAPI_API_KEY", "AIMLAPI_KEY"] {
-        child.env_remove(name);
-    }
-    for name in ["HTTPS_PROXY", "ALL_PROXY", "HTTP_PROXY", "NO_PROXY"] {
-        child.env_remove(name).env_remove(name.to_ascii_lowercase());
-    }
-    let output = child.envs(variables.iter().copied()).output().unwrap();
-    let printed = String::from_utf8_lossy(&output.stdout);
-    let said = printed.split(CHILD_SAYS).nth(1).and_then(|rest| rest.lines().next());
-    match said {
-        Some(said) if output.status.success() => said.to_owned(),
-        _ => panic!("{test} failed as a child: {printed}{:?}", output),
-    }
 }

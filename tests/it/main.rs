@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![allow(clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
+mod child;
 mod common;
 mod faults;
 
@@ -26,7 +27,6 @@ mod resume;
 mod retry;
 
 // A hostile network and other people's programs.
-mod child;
 mod connect_proxy;
 mod embedding;
 mod matrix;

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use kling_video::{Client, Error, ErrorKind, Image, ImageToVideo, Sandbox};
 
+use crate::child::{rerun, say};
 #[cfg(unix)]
 use crate::common::without_hanging;
-use crate::common::{fixture, once, png, rerun, sandbox, say};
+use crate::common::{fixture, once, png, sandbox};
 
 const MIB: usize = 1024 * 1024;
 
