@@ -62,7 +62,7 @@ impl CancelToken {
     }
 
     /// Has `interrupt` called when the token is cancelled, until the guard is dropped.
-    pub(crate) fn on_cancel(&self, interrupt: impl FnOnce() + Send + 'static) -> Armed {
+    pub(crate) fn on_cancel(&self, interrupt: Interrupt) -> Armed {
         let mut state = self.lock();
         let key = state.next_key;
         state.next_key += 1;
@@ -70,7 +70,7 @@ impl CancelToken {
             drop(state);
             interrupt();
         } else {
-            state.interrupts.insert(key, Box::new(interrupt));
+            state.interrupts.insert(key, interrupt);
         }
         Armed { token: self.clone(), key }
     }
@@ -159,9 +159,9 @@ mod tests {
     #[test]
     fn an_interrupt_runs_once_and_only_while_armed() {
         let runs = Arc::new(Mutex::new(0));
-        let count = |runs: &Arc<Mutex<i32>>| {
+        let count = |runs: &Arc<Mutex<i32>>| -> Interrupt {
             let runs = Arc::clone(runs);
-            move || *runs.lock().unwrap() += 1
+            Box::new(move || *runs.lock().unwrap() += 1)
         };
         let token = CancelToken::new();
         let kept = token.on_cancel(count(&runs));

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use serde_json::{Map, Value};
+use serde::de::{DeserializeOwned, Error as _};
+use serde_json::Value;
 
 use crate::error::{Error, Refusal, Result, Source};
 use crate::generation::Trace;
@@ -32,21 +33,22 @@ impl Headers {
         self.0.iter().find(|(own, _)| *own == name).map(|(_, value)| value.as_str())
     }
 
+    fn take(&mut self, name: &str) -> Option<String> {
+        self.0.iter_mut().find(|(own, _)| *own == name).map(|(_, value)| std::mem::take(value))
+    }
+
     fn number(&self, name: &str) -> Option<f64> {
-        self.get(name)?.parse().ok().filter(|number: &f64| number.is_finite())
+        // JSON's numbers are finite, and their parser is in the program already.
+        serde_json::from_str(self.get(name)?.trim()).ok()
     }
 
-    fn text(&self, name: &str) -> Option<String> {
-        self.get(name).map(str::to_owned)
-    }
-
-    pub(crate) fn trace(&self) -> Trace {
+    pub(crate) fn into_trace(mut self) -> Trace {
         Trace {
-            client_request_id: self.text("x-client-request-id"),
-            inference_id: self.text("x-inference-id"),
-            request_id: self.text("x-request-id"),
             credits_used: self.number("x-aimlapi-credits-used"),
             usd_spent: self.number("x-aimlapi-usd-spent"),
+            client_request_id: self.take("x-client-request-id"),
+            inference_id: self.take("x-inference-id"),
+            request_id: self.take("x-request-id"),
         }
     }
 
@@ -70,21 +72,27 @@ impl Reply {
     }
 
     /// The JSON object of a successful reply.
-    pub(crate) fn object(&mut self, operation: &'static str) -> Result<Map<String, Value>> {
+    pub(crate) fn object<T: DeserializeOwned>(&mut self, operation: &'static str) -> Result<T> {
         if !self.is_success() {
             return Err(self.refusal(operation));
         }
         if let Err(failure) = std::mem::replace(&mut self.end, Ok(())) {
             return Err(failure.into_error(operation));
         }
-        serde_json::from_slice(&self.body).map_err(|e| {
-            let problem = match self.body.is_empty() {
-                true => "the server answered nothing",
-                false => "the server's answer is not the JSON object it should be",
-            };
-            let body = snippet(&self.body);
-            Error::unreadable(operation, problem, self.status, body, Some(e))
-        })
+        self.json().map_err(|e| self.not_the_object(operation, e))
+    }
+
+    fn json<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        // Checked as a whole, which is cheaper than each string by itself.
+        serde_json::from_str(std::str::from_utf8(&self.body).map_err(serde_json::Error::custom)?)
+    }
+
+    fn not_the_object(&self, operation: &'static str, e: serde_json::Error) -> Error {
+        let problem = match self.body.is_empty() {
+            true => "the server answered nothing",
+            false => "the server's answer is not the JSON object it should be",
+        };
+        Error::unreadable(operation, problem, self.status, snippet(&self.body), Some(e))
     }
 
     /// The error that a successful reply is which lacks what matters.
@@ -106,7 +114,7 @@ impl Reply {
     /// Reads every error body of the API's that was seen: `message` as a text or a list, at the
     /// top or in `error`, with `requestId` and the kind of what happened.
     fn read_refusal(&self) -> Refusal {
-        let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        let body: Value = self.json().unwrap_or_default();
         let error = body.get("error").unwrap_or(&Value::Null);
         let text = |value: Option<&Value>| value.and_then(Value::as_str).map(shorten);
         let message = body
@@ -217,8 +225,8 @@ mod tests {
             end: Err(Failure::new(FailureKind::Broken, "cut")),
             ..reply(status, r#"{"mess"#)
         };
-        assert_eq!(cut(200).object("retrieve").unwrap_err().kind(), ErrorKind::Transport);
-        let refused = cut(401).object("retrieve").unwrap_err();
+        assert_eq!(cut(200).object::<Value>("retrieve").unwrap_err().kind(), ErrorKind::Transport);
+        let refused = cut(401).object::<Value>("retrieve").unwrap_err();
         assert_eq!((refused.kind(), refused.status()), (ErrorKind::Api, Some(401)));
     }
 

@@ -9,7 +9,10 @@ const SHORTEST_SEARCHED: usize = 8;
 
 /// A key that was checked. Its `Debug` never shows it.
 #[derive(Clone)]
-pub(crate) struct ApiKey(String);
+pub(crate) struct ApiKey {
+    text: String,
+    skip: [u8; 256],
+}
 
 impl ApiKey {
     /// The messages do not quote the key: they end up in logs.
@@ -23,14 +26,14 @@ impl ApiKey {
         } else if !key.is_ascii() {
             "holds characters outside ASCII"
         } else {
-            return Ok(Self(key));
+            return Ok(Self { skip: skips(key.as_bytes()), text: key });
         };
         Err(Error::config(format!("the API key {problem}: allowed is visible ASCII text")))
     }
 
     /// The value of the `Authorization` header.
     pub(crate) fn authorization(&self) -> String {
-        format!("Bearer {}", self.0)
+        format!("Bearer {}", self.text)
     }
 
     /// Replaces the key in a reply's body, also where JSON, whole or cut, spells it in escapes.
@@ -40,28 +43,46 @@ impl ApiKey {
 
     /// Replaces the key wherever a server has echoed it.
     pub(crate) fn scrub(&self, text: Vec<u8>) -> Vec<u8> {
-        let key = self.0.as_bytes();
-        // Most bytes are not the key's first, which is far cheaper to see than that a part differs.
-        let begins = |part: &[u8]| part.first() == key.first() && part == key;
-        if key.len() < SHORTEST_SEARCHED || !text.windows(key.len()).any(begins) {
-            return text;
-        }
+        let Some(first) = self.find(&text) else { return text };
         let mut scrubbed = Vec::with_capacity(text.len());
-        let mut rest = text.as_slice();
-        while let Some((first, after)) = rest.split_first() {
-            rest = match rest.strip_prefix(key) {
-                Some(after_key) => {
-                    scrubbed.extend_from_slice(b"[key]");
-                    after_key
-                }
-                None => {
-                    scrubbed.push(*first);
-                    after
-                }
-            };
+        let (mut rest, mut found) = (text.as_slice(), Some(first));
+        while let Some((before, from_key)) = found.and_then(|at| rest.split_at_checked(at)) {
+            scrubbed.extend_from_slice(before);
+            scrubbed.extend_from_slice(b"[key]");
+            rest = from_key.get(self.text.len()..).unwrap_or_default();
+            found = self.find(rest);
         }
+        scrubbed.extend_from_slice(rest);
         scrubbed
     }
+
+    /// Where the key is (Horspool's search): most bytes of a text are never looked at.
+    fn find(&self, text: &[u8]) -> Option<usize> {
+        let key = self.text.as_bytes();
+        let (last, _) = key.split_last().filter(|_| key.len() >= SHORTEST_SEARCHED)?;
+        let mut start = 0;
+        loop {
+            let part = text.get(start..start + key.len())?;
+            let end = part.last()?;
+            if end == last && part == key {
+                return Some(start);
+            }
+            start += usize::from(*self.skip.get(usize::from(*end))?);
+        }
+    }
+}
+
+/// How far the key can be moved on when this byte stands at its end: to where the key has it.
+fn skips(key: &[u8]) -> [u8; 256] {
+    let clamped = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
+    let mut skips = [clamped(key.len()); 256];
+    let (_, before) = key.split_last().unwrap_or((&0, &[]));
+    for (at, byte) in before.iter().enumerate() {
+        if let Some(skip) = skips.get_mut(usize::from(*byte)) {
+            *skip = clamped(before.len() - at);
+        }
+    }
+    skips
 }
 
 /// Writes out what JSON need not escape: the same JSON, with visible ASCII as it is.

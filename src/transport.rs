@@ -9,11 +9,13 @@ mod proxy;
 mod tls;
 mod url;
 
+use std::borrow::Cow;
 use std::io::Read;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ureq::http::{HeaderMap, HeaderValue, Response, Uri, header};
+use ureq::http::uri::{self, PathAndQuery, Uri};
+use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use ureq::{Agent, Proxy, SendBody};
 
 use crate::body::{self, Progress};
@@ -36,8 +38,8 @@ pub(crate) const ASK_FIRST: u64 = 1024 * 1024;
 
 /// Bodies up to this fit into a small output buffer. Zeroing large ones is most of what a small
 /// request would cost.
-const SMALL_BODY: u64 = 4 * 1024;
-const SMALL_BUFFER: usize = 4 * 1024;
+const SMALL_BODY: u64 = SMALL_BUFFER as u64;
+const SMALL_BUFFER: usize = 2 * 1024;
 /// One step of the body's encoder: 48 KiB as base64.
 const UPLOAD_BUFFER: usize = 64 * 1024;
 const REPLY_BUFFER: usize = 10 * 1024;
@@ -47,6 +49,8 @@ const DOWNLOAD_BUFFER: usize = 128 * 1024;
 pub(crate) const LONGEST_DOWNLOAD: Duration = Duration::from_secs(3600);
 
 const MAX_REDIRECTS: usize = 5;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Time-outs beyond this are as good as none, and would overflow what sockets take.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
@@ -71,9 +75,11 @@ pub(crate) struct Transport {
 /// What was checked: enough to make agents without failing.
 struct Plan {
     base: String,
+    base_uri: Uri,
     base_is_local: bool,
     base_needs_lookup: bool,
-    authorization: HeaderValue,
+    /// What every request of the API has.
+    headers: HeaderMap,
     key: ApiKey,
     user_agent: String,
     proxy: Option<Proxy>,
@@ -98,12 +104,15 @@ struct Agents {
 impl Transport {
     pub(crate) fn new(settings: Settings) -> Result<Self> {
         let base = settings.base_url.trim_end_matches('/').to_owned();
-        let uri = check_base_url(&base)?;
-        let host = uri.host().unwrap_or_default();
+        let base_uri = check_base_url(&base)?;
+        let host = base_uri.host().unwrap_or_default();
         let authorization = settings.key.authorization();
         let mut authorization = HeaderValue::from_str(&authorization)
             .map_err(|_| Error::config("the API key cannot be sent in a header"))?;
         authorization.set_sensitive(true);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, authorization);
+        headers.insert(header::ACCEPT, JSON);
         if HeaderValue::from_str(&settings.user_agent).is_err() {
             return Err(Error::config("user_agent: holds characters that no header can carry"));
         }
@@ -118,7 +127,8 @@ impl Transport {
             base_is_local: is_loopback(host),
             base_needs_lookup: bare_host(host).parse::<IpAddr>().is_err(),
             base,
-            authorization,
+            base_uri,
+            headers,
             key: settings.key,
             user_agent: settings.user_agent,
             proxy: find_proxy(&settings.proxy)?,
@@ -126,7 +136,7 @@ impl Transport {
             connect_timeout: settings.connect_timeout.min(LONGEST),
             idle_timeout: settings.idle_timeout.min(LONGEST),
         };
-        if uri.scheme_str() == Some("https") {
+        if plan.base_uri.scheme() == Some(&uri::Scheme::HTTPS) {
             plan.tls.check()?;
         }
         Ok(Self { agents: plan.agents(), plan })
@@ -141,16 +151,16 @@ impl Transport {
     /// can close their connections without touching another call's.
     pub(crate) fn session<'a>(&'a self, token: Option<&'a CancelToken>) -> Session<'a> {
         let agents = match token {
-            Some(_) => self.plan.agents(),
-            None => self.agents.clone(),
+            Some(_) => Cow::Owned(self.plan.agents()),
+            None => Cow::Borrowed(&self.agents),
         };
         let _interrupt = token.map(|token| {
-            let Agents { reads, downloads, local_downloads, .. } = agents.clone();
-            token.on_cancel(move || {
+            let Agents { reads, downloads, local_downloads, .. } = Agents::clone(&agents);
+            token.on_cancel(Box::new(move || {
                 reads.shutdown();
                 downloads.shutdown();
                 local_downloads.shutdown();
-            })
+            }))
         });
         Session { plan: &self.plan, agents, token, _interrupt }
     }
@@ -159,7 +169,7 @@ impl Transport {
 /// The transport as one call uses it.
 pub(crate) struct Session<'a> {
     plan: &'a Plan,
-    agents: Agents,
+    agents: Cow<'a, Agents>,
     token: Option<&'a CancelToken>,
     _interrupt: Option<Armed>,
 }
@@ -188,24 +198,18 @@ impl Session<'_> {
     /// For one attempt at a create.
     pub(crate) fn interrupt_create(&self) -> CreateInterrupt {
         CreateInterrupt(self.token.map(|token| {
-            let Agents { small_creates, large_creates, .. } = self.agents.clone();
-            token.on_cancel(move || {
+            let Agents { small_creates, large_creates, .. } = Agents::clone(&self.agents);
+            token.on_cancel(Box::new(move || {
                 small_creates.shutdown();
                 large_creates.shutdown();
-            })
+            }))
         }))
     }
 
     /// A GET of the API.
     pub(crate) fn get(&self, target: &str) -> Result<Reply, Failure> {
-        let uri = self.plan.uri(target)?;
-        let sent = self
-            .agents
-            .reads
-            .get(uri)
-            .header(header::AUTHORIZATION, self.plan.authorization.clone())
-            .header(header::ACCEPT, HeaderValue::from_static("application/json"))
-            .call();
+        let request = self.plan.request(Method::GET, target, ())?;
+        let sent = self.agents.reads.run(request);
         let reply = sent.map_err(failure).map(|response| self.plan.read_reply(response));
         match reply {
             _ if is_cancelled(self.token) => Err(cancelled()),
@@ -226,18 +230,18 @@ impl Session<'_> {
             0..=SMALL_BODY => &self.agents.small_creates,
             _ => &self.agents.large_creates,
         };
-        let mut request = agent
-            .post(self.plan.uri(target)?)
-            .header(header::AUTHORIZATION, self.plan.authorization.clone())
-            .header(header::ACCEPT, HeaderValue::from_static("application/json"))
-            .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .header(header::CONTENT_LENGTH, HeaderValue::from(length))
-            .header("x-client-request-id", client_request_id);
+        let client_request_id = HeaderValue::from_str(client_request_id)
+            .map_err(|e| Failure::new(FailureKind::Unusable, e))?;
+        let mut request =
+            self.plan.request(Method::POST, target, SendBody::from_reader(&mut *body))?;
+        let headers = request.headers_mut();
+        headers.insert(header::CONTENT_TYPE, JSON);
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        headers.insert(HeaderName::from_static("x-client-request-id"), client_request_id);
         if ask_first {
-            request = request.header(header::EXPECT, HeaderValue::from_static("100-continue"));
+            headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
         }
-        let sent = request.send(SendBody::from_reader(body));
-        match sent {
+        match agent.run(request) {
             Ok(response) => Ok(self.plan.read_reply(response)),
             Err(_) if body.progress() != Progress::Committed && is_cancelled(self.token) => {
                 Err(cancelled())
@@ -346,9 +350,21 @@ impl Stream {
 }
 
 impl Plan {
-    fn uri(&self, target: &str) -> Result<Uri, Failure> {
-        let uri = format!("{}{target}", self.base);
-        Uri::try_from(uri).map_err(|e| Failure::new(FailureKind::Broken, e))
+    fn request<B>(&self, method: Method, target: &str, body: B) -> Result<Request<B>, Failure> {
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = self.uri(target).map_err(|e| Failure::new(FailureKind::Broken, e))?;
+        *request.headers_mut() = self.headers.clone();
+        Ok(request)
+    }
+
+    fn uri(&self, target: &str) -> Result<Uri, ureq::http::Error> {
+        let path = [self.base_uri.path().trim_end_matches('/'), target].concat();
+        let mut parts = uri::Parts::default();
+        parts.scheme = self.base_uri.scheme().cloned();
+        parts.authority = self.base_uri.authority().cloned();
+        parts.path_and_query = Some(PathAndQuery::try_from(path)?);
+        Ok(Uri::from_parts(parts)?)
     }
 
     fn read_reply(&self, response: Response<ureq::Body>) -> Reply {

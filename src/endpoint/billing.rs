@@ -1,6 +1,6 @@
 //! `GET /v2/billing`: what is left on the account.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::Result;
 use crate::generation::Balance;
@@ -10,7 +10,7 @@ pub(crate) const TARGET: &str = "/v2/billing";
 
 pub(crate) fn read(mut reply: Reply) -> Result<Balance> {
     const OPERATION: &str = "balance";
-    let fields = reply.object(OPERATION)?;
+    let fields: Map<String, Value> = reply.object(OPERATION)?;
     let amount = fields.get("current_balance").and_then(Value::as_f64);
     let currency = fields.get("currency").and_then(Value::as_str).unwrap_or("USD");
     match amount {

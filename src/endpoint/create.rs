@@ -3,7 +3,7 @@
 
 use crate::body::Progress;
 use crate::error::Error;
-use crate::generation::{Generation, GenerationId, Status};
+use crate::generation::{Generation, GenerationFields, GenerationId, Status};
 use crate::http::{Failure, FailureKind, Reply};
 
 const OPERATION: &str = "create";
@@ -65,14 +65,14 @@ fn read(reply: Reply, committed: bool) -> Outcome {
 
 fn accepted(mut reply: Reply) -> Result<Generation, Error> {
     let header_id = inference_id(&reply);
-    let generation = match (reply.object(OPERATION), header_id) {
-        (Ok(fields), id) => Generation::from_fields(fields, id.as_ref()).ok_or_else(|| {
+    let generation = match (reply.object::<GenerationFields>(OPERATION), header_id) {
+        (Ok(fields), id) => fields.into_generation(id.as_ref()).ok_or_else(|| {
             reply.unreadable(OPERATION, "the server's answer names no generation")
         })?,
         (Err(_), Some(id)) => bare(id),
         (Err(error), None) => return Err(error),
     };
-    Ok(Generation { trace: reply.headers.trace(), ..generation })
+    Ok(Generation { trace: reply.headers.into_trace(), ..generation })
 }
 
 fn unknown(cause: Error, id: Option<GenerationId>) -> Outcome {

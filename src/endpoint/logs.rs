@@ -1,7 +1,7 @@
 //! `GET /v2/logs`: the key's requests, newest first. The only way to a generation whose create was
 //! never answered.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::Result;
 use crate::generation::GenerationId;
@@ -34,7 +34,10 @@ impl Row {
         let text = |field| row.get(field).and_then(Value::as_str);
         Self {
             succeeded: text("status") == Some("succeeded"),
-            inference_id: row.get("inference_id").and_then(GenerationId::from_value),
+            inference_id: row
+                .get("inference_id")
+                .cloned()
+                .and_then(|id| GenerationId::from_value(id).ok()),
             client_request_id: text("client_request_id").map(str::to_owned),
         }
     }
@@ -42,7 +45,7 @@ impl Row {
 
 pub(crate) fn read(mut reply: Reply) -> Result<Page> {
     const OPERATION: &str = "find";
-    let mut fields = reply.object(OPERATION)?;
+    let mut fields: Map<String, Value> = reply.object(OPERATION)?;
     let Some(Value::Array(data)) = fields.remove("data") else {
         return Err(reply.unreadable(OPERATION, "the server's answer lists no requests"));
     };

@@ -2,7 +2,7 @@
 
 use super::Route;
 use crate::error::Result;
-use crate::generation::{Generation, GenerationId};
+use crate::generation::{Generation, GenerationFields, GenerationId};
 use crate::http::{Reply, encode_query};
 
 pub(crate) fn target(route: Route, id: &GenerationId) -> String {
@@ -13,11 +13,11 @@ pub(crate) fn target(route: Route, id: &GenerationId) -> String {
 
 pub(crate) fn read(mut reply: Reply, id: &GenerationId) -> Result<Generation> {
     const OPERATION: &str = "retrieve";
-    let fields = reply.object(OPERATION)?;
-    if !fields.contains_key("status") {
+    let fields: GenerationFields = reply.object(OPERATION)?;
+    if !fields.has_status() {
         return Err(reply.unreadable(OPERATION, "the server's answer tells no status"));
     }
-    let Some(mut generation) = Generation::from_fields(fields, Some(id)) else {
+    let Some(mut generation) = fields.into_generation(Some(id)) else {
         return Err(reply.unreadable(OPERATION, "the server's answer names no generation"));
     };
     // The id that was asked for is the one that is known to work.
@@ -25,7 +25,7 @@ pub(crate) fn read(mut reply: Reply, id: &GenerationId) -> Result<Generation> {
     if let Some(video) = &mut generation.video {
         video.id = id.clone();
     }
-    generation.trace = reply.headers.trace();
+    generation.trace = reply.headers.into_trace();
     Ok(generation)
 }
 
