@@ -12,7 +12,7 @@ use crate::key::ApiKey;
 use crate::poll::WaitOptions;
 use crate::retry::RetryPolicy;
 use crate::submit::Budget;
-use crate::transport::{ProxyChoice, Settings, Transport};
+use crate::transport::{ProxyChoice, Settings, Tls, Transport};
 
 const BASE_URL: &str = "https://api.aimlapi.com";
 const USER_AGENT: &str = concat!("kling-video/", env!("CARGO_PKG_VERSION"));
@@ -40,7 +40,7 @@ pub struct ClientBuilder {
     route: Route,
     user_agent: String,
     proxy: ProxyChoice,
-    root_certificates: Option<Vec<u8>>,
+    tls: Option<Result<Tls>>,
     connect_timeout: Duration,
     idle_timeout: Duration,
     retry: RetryPolicy,
@@ -58,7 +58,7 @@ impl Client {
             route: Route::default(),
             user_agent: USER_AGENT.to_owned(),
             proxy: ProxyChoice::default(),
-            root_certificates: None,
+            tls: None,
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             retry: RetryPolicy::new(),
@@ -121,7 +121,8 @@ impl ClientBuilder {
     /// downloads. Default: Mozilla's, bundled. (With the feature `platform-verifier`, or with
     /// `native-tls` alone, the system's, where a company's own usually is installed already.)
     pub fn root_certificates_pem(self, pem: &[u8]) -> Self {
-        Self { root_certificates: Some(pem.to_owned()), ..self }
+        // Read here and not in `build`, so that programs without this call need no parser for it.
+        Self { tls: Some(Tls::trusting(pem)), ..self }
     }
 
     /// How long a name look-up may take, and again how long connecting and the TLS handshake may.
@@ -171,7 +172,7 @@ impl ClientBuilder {
             key: ApiKey::new(self.key)?,
             user_agent: self.user_agent,
             proxy: self.proxy,
-            root_certificates: self.root_certificates,
+            tls: self.tls.unwrap_or_else(|| Ok(Tls::usual()))?,
             connect_timeout: self.connect_timeout,
             idle_timeout: self.idle_timeout,
         })?;

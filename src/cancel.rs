@@ -1,6 +1,5 @@
 //! Stopping a call from another thread.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -33,7 +32,8 @@ struct Shared {
 struct State {
     cancelled: bool,
     next_key: u64,
-    interrupts: BTreeMap<u64, Interrupt>,
+    /// Few: one or two a call.
+    interrupts: Vec<(u64, Interrupt)>,
 }
 
 type Interrupt = Box<dyn FnOnce() + Send>;
@@ -53,7 +53,7 @@ impl CancelToken {
         };
         self.0.cancelled.notify_all();
         // Outside the lock: an interrupt closes sockets.
-        interrupts.into_values().for_each(|interrupt| interrupt());
+        interrupts.into_iter().for_each(|(_, interrupt)| interrupt());
     }
 
     /// Whether [`cancel`](Self::cancel) was called.
@@ -70,7 +70,7 @@ impl CancelToken {
             drop(state);
             interrupt();
         } else {
-            state.interrupts.insert(key, interrupt);
+            state.interrupts.push((key, interrupt));
         }
         Armed { token: self.clone(), key }
     }
@@ -114,7 +114,7 @@ impl Armed {
     /// Takes the interrupt away for good, or says that the token was cancelled before.
     pub(crate) fn disarm(&self) -> bool {
         let mut state = self.token.lock();
-        state.interrupts.remove(&self.key);
+        state.interrupts.retain(|(key, _)| *key != self.key);
         !state.cancelled
     }
 }

@@ -215,7 +215,7 @@ impl Download<'_> {
             }
             None => {
                 let problem = "the link has expired and the generation has no other";
-                Err(Error::decode(OPERATION, problem).with_generation(generation))
+                Err(Error::decode(OPERATION, problem).with_generation(Box::new(generation)))
             }
         }
     }

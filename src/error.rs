@@ -79,7 +79,7 @@ struct Inner {
     cause: Cause,
     operation: &'static str,
     id: Option<GenerationId>,
-    generation: Option<Generation>,
+    generation: Option<Box<Generation>>,
     client_request_id: Option<String>,
     attempts: u32,
     /// A create is behind this call, so that the same call would pay again.
@@ -175,9 +175,11 @@ struct Seconds(Duration);
 
 impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_millis() {
-            0..10_000 => write!(f, "{} ms", self.0.as_millis()),
-            _ => write!(f, "{} s", self.0.as_secs()),
+        match self.0.as_secs() {
+            seconds @ 0..10 => {
+                write!(f, "{} ms", seconds * 1000 + u64::from(self.0.subsec_millis()))
+            }
+            seconds => write!(f, "{seconds} s"),
         }
     }
 }
@@ -195,6 +197,7 @@ impl fmt::Display for At<'_> {
 
 /// Where errors are made.
 impl Error {
+    #[cold]
     fn new(operation: &'static str, cause: Cause) -> Self {
         Self(Box::new(Inner {
             cause,
@@ -324,7 +327,7 @@ impl Error {
         self
     }
 
-    pub(crate) fn with_generation(mut self, generation: Generation) -> Self {
+    pub(crate) fn with_generation(mut self, generation: Box<Generation>) -> Self {
         self.0.id.get_or_insert_with(|| generation.id.clone());
         self.0.generation = Some(generation);
         self
@@ -401,7 +404,7 @@ impl Error {
 
     /// The last state seen of the generation.
     pub fn generation(&self) -> Option<&Generation> {
-        self.0.generation.as_ref()
+        self.0.generation.as_deref()
     }
 
     /// The id that the create was sent with: what [`Client::find`](crate::Client::find) takes.

@@ -301,7 +301,7 @@ pub struct Generation {
     pub usage: Option<Usage>,
     /// From the reply's headers.
     pub trace: Trace,
-    /// The reply's other fields.
+    /// The reply's other fields, but for those that are `null`.
     pub extra: Fields,
 }
 

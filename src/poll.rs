@@ -239,7 +239,7 @@ impl<'a> Turn<'a> {
     fn dress(&mut self, error: Error) -> Error {
         let error = error.with_id(self.id).with_attempts(self.looks.max(1));
         match self.last.take() {
-            Some(generation) => error.with_generation(*generation),
+            Some(generation) => error.with_generation(generation),
             None => error,
         }
     }

@@ -40,10 +40,7 @@ pub(crate) fn make_client_request_id(own: Option<&str>) -> String {
     match own {
         // Checked before: it is ASCII.
         Some(own) => format!("{}-{:016x}", own.get(..MOST_OF_OWN).unwrap_or(own), random()),
-        None => {
-            let id = u128::from(random()) << 64 | u128::from(random());
-            format!("kling-video-{id:032x}")
-        }
+        None => format!("kling-video-{:016x}{:016x}", random(), random()),
     }
 }
 

@@ -27,7 +27,7 @@ use crate::key::ApiKey;
 use self::failure::failure;
 pub(crate) use self::proxy::ProxyChoice;
 use self::proxy::find_proxy;
-use self::tls::Tls;
+pub(crate) use self::tls::Tls;
 use self::url::{bare_host, check_base_url, is_loopback, resolve};
 
 /// A larger reply of the API is none.
@@ -61,7 +61,7 @@ pub(crate) struct Settings {
     pub(crate) key: ApiKey,
     pub(crate) user_agent: String,
     pub(crate) proxy: ProxyChoice,
-    pub(crate) root_certificates: Option<Vec<u8>>,
+    pub(crate) tls: Tls,
     pub(crate) connect_timeout: Duration,
     pub(crate) idle_timeout: Duration,
 }
@@ -132,7 +132,7 @@ impl Transport {
             key: settings.key,
             user_agent: settings.user_agent,
             proxy: find_proxy(&settings.proxy)?,
-            tls: Tls::new(settings.root_certificates.as_deref())?,
+            tls: settings.tls,
             connect_timeout: settings.connect_timeout.min(LONGEST),
             idle_timeout: settings.idle_timeout.min(LONGEST),
         };

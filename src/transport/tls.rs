@@ -1,10 +1,10 @@
 //! Which TLS library and whose certificates are used.
 
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
-pub(super) use on::Tls;
+pub(crate) use on::Tls;
 
 #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
-pub(super) use off::Tls;
+pub(crate) use off::Tls;
 
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 mod on {
@@ -12,21 +12,27 @@ mod on {
     use crate::transport::AgentConfig;
 
     #[derive(Clone)]
-    pub(in crate::transport) struct Tls(ureq::tls::TlsConfig);
+    pub(crate) struct Tls(ureq::tls::TlsConfig);
 
     impl Tls {
-        pub(in crate::transport) fn new(pem: Option<&[u8]>) -> Result<Self> {
-            use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
+        /// With the certificate authorities that the features choose.
+        pub(crate) fn usual() -> Self {
+            use ureq::tls::RootCerts;
+            let bundled = cfg!(all(feature = "rustls", not(feature = "platform-verifier")));
+            Self::with(if bundled { RootCerts::WebPki } else { RootCerts::PlatformVerifier })
+        }
+
+        /// With these certificate authorities instead.
+        pub(crate) fn trusting(pem: &[u8]) -> Result<Self> {
+            let certificates = parse_certificates(pem)?;
+            Ok(Self::with(ureq::tls::RootCerts::Specific(std::sync::Arc::new(certificates))))
+        }
+
+        fn with(roots: ureq::tls::RootCerts) -> Self {
+            use ureq::tls::{TlsConfig, TlsProvider};
             let provider =
                 if cfg!(feature = "rustls") { TlsProvider::Rustls } else { TlsProvider::NativeTls };
-            let roots = match pem {
-                Some(pem) => RootCerts::Specific(std::sync::Arc::new(parse_certificates(pem)?)),
-                None if cfg!(all(feature = "rustls", not(feature = "platform-verifier"))) => {
-                    RootCerts::WebPki
-                }
-                None => RootCerts::PlatformVerifier,
-            };
-            Ok(Self(TlsConfig::builder().provider(provider).root_certs(roots).build()))
+            Self(TlsConfig::builder().provider(provider).root_certs(roots).build())
         }
 
         pub(in crate::transport) fn check(&self) -> Result<()> {
@@ -118,14 +124,15 @@ mod off {
     use crate::transport::AgentConfig;
 
     #[derive(Clone)]
-    pub(in crate::transport) struct Tls;
+    pub(crate) struct Tls;
 
     impl Tls {
-        pub(in crate::transport) fn new(pem: Option<&[u8]>) -> Result<Self> {
-            match pem {
-                Some(_) => Self.check().map(|()| Self),
-                None => Ok(Self),
-            }
+        pub(crate) fn usual() -> Self {
+            Self
+        }
+
+        pub(crate) fn trusting(_pem: &[u8]) -> Result<Self> {
+            Self.check().map(|()| Self)
         }
 
         pub(in crate::transport) fn check(&self) -> Result<()> {

@@ -300,11 +300,7 @@ fn in_one_spelling(name: &str) -> Value {
         "failed" => fields["status"] = "error".into(),
         _ => {}
     }
-    for known in ["video", "error"] {
-        if fields.get(known).is_some_and(Value::is_null) {
-            fields.remove(known);
-        }
-    }
+    fields.retain(|_, value| !value.is_null());
     if name == "generation-video-outer-duration.json" {
         fields["video"]["duration"] = fields["duration"].clone();
     }
