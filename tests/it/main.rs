@@ -26,6 +26,9 @@ mod kill;
 mod resume;
 mod retry;
 
+// The example that is a crate of its own.
+mod build_script;
+
 // A hostile network and other people's programs.
 mod connect_proxy;
 mod embedding;
