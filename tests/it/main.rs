@@ -38,3 +38,6 @@ mod secrets;
 mod service;
 mod tls;
 mod tls_server;
+
+// The tree itself.
+mod tidy;
