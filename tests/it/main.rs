@@ -26,6 +26,9 @@ mod kill;
 mod resume;
 mod retry;
 
+// The example that is a crate of its own.
+mod build_script;
+
 // A hostile network and other people's programs.
 mod connect_proxy;
 mod embedding;
@@ -35,3 +38,6 @@ mod secrets;
 mod service;
 mod tls;
 mod tls_server;
+
+// The tree itself.
+mod tidy;
