@@ -239,6 +239,7 @@ impl Batch<'_> {
             }
         }
     }
+
     fn download(&self, job: &mut Job) {
         let Some(video) = job.video.take() else { return };
         match self.client.download(&video, &job.target) {
