@@ -1,0 +1,1 @@
+harness::counted_main!(ours::Ours);

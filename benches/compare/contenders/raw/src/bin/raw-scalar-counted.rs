@@ -1,0 +1,1 @@
+harness::counted_main!(raw::Raw<raw::Scalar>);

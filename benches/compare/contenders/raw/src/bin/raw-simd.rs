@@ -1,0 +1,1 @@
+harness::main!(raw::Raw<raw::Simd>);

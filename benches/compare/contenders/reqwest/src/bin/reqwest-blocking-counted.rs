@@ -1,0 +1,1 @@
+harness::counted_main!(reqwest_blocking::Reqwest);

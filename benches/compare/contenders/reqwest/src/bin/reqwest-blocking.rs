@@ -1,0 +1,1 @@
+harness::main!(reqwest_blocking::Reqwest);

@@ -1,0 +1,1 @@
+harness::counted_main!(ureq_memory::UreqInMemory);
