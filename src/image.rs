@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::io::{self, BufRead as _, Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -75,21 +75,13 @@ impl Image {
 
     /// Checks the picture for the request's `field` and opens it.
     pub(crate) fn open(&self, field: &str) -> Result<Opened> {
-        let mut opened = self.open_any_size(field)?;
-        if let Opened::Picture(picture) = &mut opened {
-            let (width, height) = picture
-                .dimensions()
-                .map_err(|problem| problem.into_error(field, &picture.name()))?;
-            check_dimensions(field, width, height)?;
-            picture.rewind()?;
-        }
-        Ok(opened)
+        self.open_with(field, check_size)
     }
 
     /// The same for a mask, whose dimensions are not documented. It is small, so that it goes into
     /// memory, as a link or a data URI. (The API's docs speak of links only.)
     pub(crate) fn open_mask(&self, field: &str) -> Result<String> {
-        match self.open_any_size(field)? {
+        match self.open_with(field, |_, _, _, _| Ok(()))? {
             Opened::Link(link) => Ok(link),
             Opened::Picture(mut picture) => {
                 let mut data = Vec::new();
@@ -99,7 +91,8 @@ impl Image {
         }
     }
 
-    fn open_any_size(&self, field: &str) -> Result<Opened> {
+    /// Opens it at its start, after a look at its header.
+    fn open_with(&self, field: &str, check: CheckHeader) -> Result<Opened> {
         let (mut source, len) = match &self.0 {
             Origin::Url(link) => {
                 check_link(field, link)?;
@@ -112,11 +105,12 @@ impl Image {
         };
         let name = source.name();
         check_length(field, &name, len)?;
-        let mut start = [0; 16];
-        let read = read_up_to(&mut source, &mut start).map_err(|e| cannot_read(&name, e))?;
-        let media = Media::of(start.get(..read).unwrap_or(&start)).map_err(|found| {
+        let mut header = Header::with_capacity(HEADER, &mut source);
+        let start = header.fill_buf().map_err(|e| cannot_read(&name, e))?;
+        let media = Media::of(start).map_err(|found| {
             Error::invalid(field, format!("{name} is {found}: allowed is a JPEG or PNG"))
         })?;
+        check(field, &name, media, &mut header)?;
         source.rewind().map_err(|e| cannot_read(&name, e))?;
         Ok(Opened::Picture(Picture { media, len, source }))
     }
@@ -210,6 +204,18 @@ fn cannot_read(name: &str, e: io::Error) -> Error {
     Error::io("validate", Some(PathBuf::from(name)), "the picture cannot be read", e)
 }
 
+/// Reads on in a header; the words are the request's field and the picture's name.
+type CheckHeader = fn(&str, &str, Media, &mut Header<'_>) -> Result<()>;
+
+fn check_size(field: &str, name: &str, media: Media, header: &mut Header<'_>) -> Result<()> {
+    let dimensions = match media {
+        Media::Png => png_dimensions(header),
+        Media::Jpeg => jpeg_dimensions(header),
+    };
+    let (width, height) = dimensions.map_err(|problem| problem.into_error(field, name))?;
+    check_dimensions(field, width, height)
+}
+
 fn check_dimensions(field: &str, width: u32, height: u32) -> Result<()> {
     if width < MIN_SIDE || height < MIN_SIDE {
         return Err(Error::invalid(
@@ -240,6 +246,10 @@ pub(crate) struct Picture {
     source: Source,
 }
 
+/// The start of a picture, read in one go: what is read beyond a header is read again.
+type Header<'a> = io::BufReader<&'a mut Source>;
+const HEADER: usize = 1024;
+
 enum Source {
     File { file: File, path: PathBuf },
     Bytes(Cursor<Bytes>),
@@ -261,14 +271,6 @@ impl Picture {
 
     pub(crate) fn rewind(&mut self) -> Result<()> {
         self.source.rewind().map_err(|e| cannot_read(&self.name(), e))
-    }
-
-    fn dimensions(&mut self) -> Result<(u32, u32), BadHeader> {
-        self.source.rewind()?;
-        match self.media {
-            Media::Png => png_dimensions(&mut self.source),
-            Media::Jpeg => jpeg_dimensions(&mut io::BufReader::new(&mut self.source)),
-        }
     }
 }
 
@@ -437,19 +439,6 @@ fn read_u32(data: &mut impl Read) -> io::Result<u32> {
     let mut bytes = [0; 4];
     data.read_exact(&mut bytes)?;
     Ok(u32::from_be_bytes(bytes))
-}
-
-fn read_up_to(data: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(free) = buf.get_mut(filled..).filter(|free| !free.is_empty()) {
-        match data.read(free) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
 }
 
 #[cfg(test)]

@@ -50,6 +50,7 @@ pub(crate) const LONGEST_DOWNLOAD: Duration = Duration::from_secs(3600);
 
 const MAX_REDIRECTS: usize = 5;
 
+const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Time-outs beyond this are as good as none, and would overflow what sockets take.
@@ -210,7 +211,7 @@ impl Session<'_> {
     pub(crate) fn get(&self, target: &str) -> Result<Reply, Failure> {
         let request = self.plan.request(Method::GET, target, ())?;
         let sent = self.agents.reads.run(request);
-        let reply = sent.map_err(failure).map(|response| self.plan.read_reply(response));
+        let reply = sent.map_err(failure).map(|response| self.plan.read_reply(response, true));
         match reply {
             _ if is_cancelled(self.token) => Err(cancelled()),
             reply => reply,
@@ -235,14 +236,15 @@ impl Session<'_> {
         let mut request =
             self.plan.request(Method::POST, target, SendBody::from_reader(&mut *body))?;
         let headers = request.headers_mut();
+        headers.reserve(4);
         headers.insert(header::CONTENT_TYPE, JSON);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-        headers.insert(HeaderName::from_static("x-client-request-id"), client_request_id);
+        headers.insert(CLIENT_REQUEST_ID, client_request_id);
         if ask_first {
             headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
         }
         match agent.run(request) {
-            Ok(response) => Ok(self.plan.read_reply(response)),
+            Ok(response) => Ok(self.plan.read_reply(response, false)),
             Err(_) if body.progress() != Progress::Committed && is_cancelled(self.token) => {
                 Err(cancelled())
             }
@@ -344,7 +346,7 @@ impl Stream {
     /// A refusal, read to its end or as far as it goes.
     pub(crate) fn into_reply(self) -> Reply {
         let Self { status, headers, body, key, .. } = self;
-        let (body, end) = read_whole(body, None);
+        let (body, end) = read_whole(body, None, true);
         Reply { status, headers, body: key.scrub_reply(body), end }
     }
 }
@@ -367,10 +369,10 @@ impl Plan {
         Ok(Uri::from_parts(parts)?)
     }
 
-    fn read_reply(&self, response: Response<ureq::Body>) -> Reply {
+    fn read_reply(&self, response: Response<ureq::Body>, pooled: bool) -> Reply {
         let (parts, body) = response.into_parts();
         let length = body.content_length();
-        let (body, end) = read_whole(body.into_reader(), length);
+        let (body, end) = read_whole(body.into_reader(), length, pooled);
         Reply {
             status: parts.status.as_u16(),
             headers: wanted(&parts.headers, &self.key),
@@ -399,6 +401,7 @@ impl Plan {
                 .proxy(proxy)
                 .timeout_resolve(lookup)
                 .timeout_recv_response(Some(self.idle_timeout))
+                .timeout_per_read(Some(self.idle_timeout))
                 // What brings no byte of the video, as trailers, is seen by ureq alone.
                 .timeout_recv_body(Some(LONGEST_DOWNLOAD))
         };
@@ -420,7 +423,6 @@ impl Plan {
             .input_buffer_size(input)
             .output_buffer_size(output)
             .timeout_connect(Some(self.connect_timeout))
-            .timeout_per_read(Some(self.idle_timeout))
             .timeout_per_write(Some(self.idle_timeout));
         self.tls.apply(config)
     }
@@ -428,10 +430,17 @@ impl Plan {
 
 type AgentConfig = ureq::config::ConfigBuilder<ureq::typestate::AgentScope>;
 
-fn read_whole(body: ureq::BodyReader<'_>, length: Option<u64>) -> (Vec<u8>, Result<(), Failure>) {
+/// Seeing where a body ends is what gives its connection back to the pool, after a look at whether
+/// it still is one. Where there is no pool, nobody needs to look past a length that is known.
+fn read_whole(
+    body: ureq::BodyReader<'_>,
+    length: Option<u64>,
+    pooled: bool,
+) -> (Vec<u8>, Result<(), Failure>) {
     let expected = length.unwrap_or_default().min(MAX_REPLY) as usize;
+    let most = length.filter(|_| !pooled).unwrap_or(u64::MAX).min(MAX_REPLY + 1);
     let mut whole = Vec::with_capacity(expected);
-    let end = match body.take(MAX_REPLY + 1).read_to_end(&mut whole) {
+    let end = match body.take(most).read_to_end(&mut whole) {
         Ok(_) if whole.len() as u64 > MAX_REPLY => {
             whole.truncate(MAX_REPLY as usize);
             Err(Failure::new(FailureKind::Unusable, "the server's answer is larger than 1 MiB"))

@@ -6,8 +6,12 @@ use crate::generation::{Generation, GenerationFields, GenerationId};
 use crate::http::{Reply, encode_query};
 
 pub(crate) fn target(route: Route, id: &GenerationId) -> String {
-    let mut target = format!("{}?generation_id=", route.path());
-    encode_query(id.as_ref(), &mut target);
+    const QUERY: &str = "?generation_id=";
+    let (path, id) = (route.path(), id.as_ref());
+    let mut target = String::with_capacity(path.len() + QUERY.len() + 3 * id.len());
+    target.push_str(path);
+    target.push_str(QUERY);
+    encode_query(id, &mut target);
     target
 }
 

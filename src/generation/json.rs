@@ -5,7 +5,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Error as _, MapAccess, Visitor};
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
@@ -17,7 +18,7 @@ pub(crate) struct GenerationFields {
     id: Option<Value>,
     generation_id: Option<Value>,
     status: Option<Value>,
-    video: Option<Value>,
+    video: Option<VideoField>,
     error: Option<Value>,
     rest: Fields,
 }
@@ -80,12 +81,15 @@ impl<'de> Deserialize<'de> for GenerationFields {
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
                 let mut fields = GenerationFields::default();
                 while let Some(name) = map.next_key_seed(Name)? {
+                    if name == "video" {
+                        fields.video = Some(map.next_value()?);
+                        continue;
+                    }
                     let value: Value = map.next_value()?;
                     let known = match &*name {
                         "id" => &mut fields.id,
                         "generation_id" => &mut fields.generation_id,
                         "status" => &mut fields.status,
-                        "video" => &mut fields.video,
                         "error" => &mut fields.error,
                         // As good as absent, and what half of the fields of a pending one are.
                         _ if value.is_null() => continue,
@@ -123,16 +127,89 @@ impl Visitor<'_> for Name {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-        let known = ["id", "status", "video", "error"].into_iter().find(|known| *known == name);
+        const KNOWN: [&str; 9] = [
+            "id",
+            "status",
+            "video",
+            "error",
+            "url",
+            "duration",
+            "content_type",
+            "file_name",
+            "file_size",
+        ];
+        let known = KNOWN.into_iter().find(|known| *known == name);
         Ok(known.map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed))
     }
 }
 
+/// What stands under `video`: an object, read as it comes, or something else.
+enum VideoField {
+    Object(Video),
+    Other(Value),
+}
+
+impl<'de> Deserialize<'de> for VideoField {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Field;
+
+        impl<'de> Visitor<'de> for Field {
+            type Value = VideoField;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any JSON")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<VideoField, M::Error> {
+                let mut video = Video::empty();
+                while let Some(name) = map.next_key_seed(Name)? {
+                    video.take_in(name, map.next_value()?);
+                }
+                Ok(VideoField::Object(video))
+            }
+
+            fn visit_seq<S: SeqAccess<'de>>(self, seq: S) -> Result<VideoField, S::Error> {
+                Value::deserialize(SeqAccessDeserializer::new(seq)).map(VideoField::Other)
+            }
+
+            fn visit_unit<E>(self) -> Result<VideoField, E> {
+                Ok(VideoField::Other(Value::Null))
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<VideoField, E> {
+                Ok(VideoField::Other(value.into()))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<VideoField, E> {
+                Ok(VideoField::Other(value.into()))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<VideoField, E> {
+                Ok(VideoField::Other(value.into()))
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<VideoField, E> {
+                Ok(VideoField::Other(value.into()))
+            }
+
+            fn visit_str<E>(self, value: &str) -> Result<VideoField, E> {
+                Ok(VideoField::Other(value.into()))
+            }
+        }
+
+        deserializer.deserialize_any(Field)
+    }
+}
+
 /// One object or an array of them, and what is left of it; what holds no link stays where it is.
-fn read_videos(value: Option<Value>, id: &GenerationId) -> (Option<Video>, Option<Value>) {
-    match value {
-        None | Some(Value::Null) => (None, None),
-        Some(Value::Array(items)) => {
+fn read_videos(field: Option<VideoField>, id: &GenerationId) -> (Option<Video>, Option<Value>) {
+    match field {
+        None | Some(VideoField::Other(Value::Null)) => (None, None),
+        Some(VideoField::Object(video)) => match video.of(id) {
+            Ok(video) => (Some(video), None),
+            Err(unread) => (None, Some(unread)),
+        },
+        Some(VideoField::Other(Value::Array(items))) => {
             let mut items = items.into_iter();
             match items.next().map(|first| read_video(first, id)) {
                 Some(Ok(video)) => (Some(video), Some(items.collect())),
@@ -140,29 +217,21 @@ fn read_videos(value: Option<Value>, id: &GenerationId) -> (Option<Video>, Optio
                 None => (None, Some(Value::Array(Vec::new()))),
             }
         }
-        Some(single) => match read_video(single, id) {
-            Ok(video) => (Some(video), None),
-            Err(single) => (None, Some(single)),
-        },
+        Some(VideoField::Other(other)) => (None, Some(other)),
     }
 }
 
 fn read_video(value: Value, id: &GenerationId) -> Result<Video, Value> {
     match value {
-        Value::Object(fields) if has_link(&fields) => Ok(Video::from_fields(fields, id.clone())),
+        Value::Object(fields) => Video::from_fields(fields).of(id),
         other => Err(other),
     }
 }
 
-fn has_link(fields: &Fields) -> bool {
-    fields.get("url").and_then(Value::as_str).is_some_and(|url| !url.is_empty())
-}
-
 impl Video {
-    /// The video of an object that has a link.
-    fn from_fields(fields: Fields, id: GenerationId) -> Self {
-        let mut video = Self {
-            id,
+    fn empty() -> Self {
+        Self {
+            id: GenerationId(String::new()),
             url: String::new(),
             duration: None,
             content_type: None,
@@ -170,24 +239,39 @@ impl Video {
             file_size: None,
             usage: None,
             extra: Fields::new(),
-        };
-        for (name, value) in fields {
-            match (name.as_str(), value) {
-                ("url", Value::String(text)) => video.url = text,
-                ("duration", Value::Number(number)) => video.duration = number.as_f64(),
-                ("content_type", Value::String(text)) => video.content_type = Some(text),
-                ("file_name", Value::String(text)) => video.file_name = Some(text),
-                ("file_size", value) if value.is_u64() => video.file_size = value.as_u64(),
-                (_, value) => drop(video.extra.insert(name, value)),
-            }
         }
+    }
+
+    fn from_fields(fields: Fields) -> Self {
+        let mut video = Self::empty();
+        fields.into_iter().for_each(|(name, value)| video.take_in(name.into(), value));
         video
+    }
+
+    /// A field of its JSON.
+    fn take_in(&mut self, name: Cow<'_, str>, value: Value) {
+        match (&*name, value) {
+            ("url", Value::String(text)) if !text.is_empty() => self.url = text,
+            ("duration", Value::Number(number)) => self.duration = number.as_f64(),
+            ("content_type", Value::String(text)) => self.content_type = Some(text),
+            ("file_name", Value::String(text)) => self.file_name = Some(text),
+            ("file_size", value) if value.is_u64() => self.file_size = value.as_u64(),
+            (_, value) => drop(self.extra.insert(name.into_owned(), value)),
+        }
+    }
+
+    /// The video of this generation, provided that it has a link; its JSON otherwise.
+    fn of(self, id: &GenerationId) -> Result<Self, Value> {
+        match self.url.is_empty() {
+            true => Err(self.to_fields().into()),
+            false => Ok(Self { id: id.clone(), ..self }),
+        }
     }
 
     /// The `video` object of a reply: without what belongs to the generation.
     fn to_fields(&self) -> Fields {
         let mut fields = self.extra.clone();
-        put(&mut fields, "url", Some(self.url.as_str()));
+        put(&mut fields, "url", Some(self.url.as_str()).filter(|url| !url.is_empty()));
         put(&mut fields, "duration", self.duration.map(number));
         put(&mut fields, "content_type", self.content_type.as_deref());
         put(&mut fields, "file_name", self.file_name.as_deref());
@@ -220,9 +304,6 @@ impl Serialize for Video {
 impl<'de> Deserialize<'de> for Video {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut fields = Fields::deserialize(deserializer)?;
-        if !has_link(&fields) {
-            return Err(D::Error::missing_field("url"));
-        }
         let read_id = |value: &Value| GenerationId::from_value(value.clone()).ok();
         let id = take(&mut fields, "generation_id", read_id)
             .or_else(|| take(&mut fields, "id", read_id))
@@ -231,7 +312,9 @@ impl<'de> Deserialize<'de> for Video {
             Some(usage) => Usage::from_value(&usage),
             None => take(&mut fields, "usage", Usage::from_value),
         };
-        Ok(Self { usage, ..Self::from_fields(fields, id) })
+        let video = Self::from_fields(fields).of(&id);
+        let video = video.map_err(|_| D::Error::missing_field("url"))?;
+        Ok(Self { usage, ..video })
     }
 }
 
