@@ -19,7 +19,7 @@ const GROUP: usize = 3;
 const ENCODED_GROUP: usize = 4;
 
 /// Raw bytes per step, whole groups of them: encoded they fill the transport's largest buffer.
-const STEP: usize = 48 * 1024;
+const STEP: usize = 72 * 1024;
 
 /// Several times faster than the default engine, which does not choose it by itself.
 #[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]

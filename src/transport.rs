@@ -40,8 +40,8 @@ pub(crate) const ASK_FIRST: u64 = 1024 * 1024;
 /// request would cost.
 const SMALL_BODY: u64 = SMALL_BUFFER as u64;
 const SMALL_BUFFER: usize = 2 * 1024;
-/// One step of the body's encoder: 48 KiB as base64.
-const UPLOAD_BUFFER: usize = 64 * 1024;
+/// One step of the body's encoder: 72 KiB as base64.
+const UPLOAD_BUFFER: usize = 96 * 1024;
 const REPLY_BUFFER: usize = 10 * 1024;
 const DOWNLOAD_BUFFER: usize = 128 * 1024;
 

@@ -77,7 +77,7 @@ impl Bench {
     fn marginal(
         &self,
         times: [u32; 2],
-        count: impl Fn(u32) -> Result<Option<f64>>,
+        mut count: impl FnMut(u32) -> Result<Option<f64>>,
     ) -> Result<Option<f64>> {
         let [few, many] = times;
         let (Some(few_cost), Some(many_cost)) = (count(few)?, count(many)?) else {

@@ -62,13 +62,10 @@ impl Bare {
     }
 
     pub(super) fn command(&self, command: &str, number: u64) -> Result<Value> {
-        if command == "pending" {
-            self.api.set_pending(usize::try_from(number)?);
-            return Ok(Value::Null);
-        }
         let mut state = self.api.state();
         match command {
             "delay" => state.delay = Duration::from_millis(number),
+            "pending" => state.pending = usize::try_from(number)?,
             "record" => state.record = Some(Vec::new()),
             "recorded" => return Ok(state.record.take().unwrap_or_default().into()),
             "looks" => return Ok(looks(&state.looks)),
@@ -96,11 +93,6 @@ impl Api {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A generation is pending for so many looks.
-    pub(super) fn set_pending(&self, looks: usize) {
-        self.state().pending = looks;
     }
 
     fn is_recording(&self) -> bool {
