@@ -32,12 +32,14 @@ impl Seen {
         match event {
             Event::Uploading { sent, .. } => self.bytes.store(*sent, Relaxed),
             Event::Downloading { received, .. } => self.bytes.store(*received, Relaxed),
-            Event::Polled { .. } => {
-                if self.polls.fetch_add(1, Relaxed) + 1 == self.note_at.load(Relaxed) {
-                    self.live.store(harness::live_bytes(), Relaxed);
-                }
-            }
+            Event::Polled { .. } => self.note_poll(),
             _ => {}
+        }
+    }
+
+    fn note_poll(&self) {
+        if self.polls.fetch_add(1, Relaxed) + 1 == self.note_at.load(Relaxed) {
+            self.live.store(harness::live_bytes(), Relaxed);
         }
     }
 }
@@ -79,10 +81,8 @@ impl Ours {
     fn wait_all(&self, ids: &Path, interval: Duration, threads: usize) -> Outcome {
         let ids = std::fs::read_to_string(ids)?;
         let ids = ids.lines().map(str::parse).collect::<Result<Vec<GenerationId>, _>>()?;
-        let options = WaitOptions::new()
-            .first_poll_after(Duration::ZERO)
-            .interval(interval)
-            .threads(threads);
+        let options =
+            WaitOptions::new().first_poll_after(Duration::ZERO).interval(interval).threads(threads);
         self.seen.note_at.store(ids.len(), Relaxed);
         harness::reset_peak();
         let before = harness::live_bytes();
