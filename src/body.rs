@@ -293,7 +293,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(300))]
         #[test]
         fn the_bytes_are_those_of_base64_and_serde_json(
-            len in prop_oneof![24usize..400, 49_000usize..50_000, 98_200usize..98_400],
+            len in prop_oneof![24usize..400, 73_500usize..74_000, 147_400usize..147_500],
             sizes in prop::collection::vec(prop_oneof![1usize..9, 1usize..70_000], 1..6),
             from_file: bool,
         ) {

@@ -42,6 +42,8 @@ const SMALL_BODY: u64 = SMALL_BUFFER as u64;
 const SMALL_BUFFER: usize = 2 * 1024;
 /// One step of the body's encoder: 72 KiB as base64.
 const UPLOAD_BUFFER: usize = 96 * 1024;
+/// A request's line and each of its headers has to fit whole; a signed link is long.
+const LONGEST_LINK: usize = 16 * 1024;
 const REPLY_BUFFER: usize = 10 * 1024;
 const DOWNLOAD_BUFFER: usize = 128 * 1024;
 
@@ -79,6 +81,7 @@ struct Plan {
     base_uri: Uri,
     base_is_local: bool,
     base_needs_lookup: bool,
+    longest_setting: usize,
     /// What every request of the API has.
     headers: HeaderMap,
     key: ApiKey,
@@ -111,6 +114,8 @@ impl Transport {
         let mut authorization = HeaderValue::from_str(&authorization)
             .map_err(|_| Error::config("the API key cannot be sent in a header"))?;
         authorization.set_sensitive(true);
+        let longest =
+            [base.len(), authorization.len(), settings.user_agent.len()].into_iter().max();
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, authorization);
         headers.insert(header::ACCEPT, JSON);
@@ -127,6 +132,7 @@ impl Transport {
         let plan = Plan {
             base_is_local: is_loopback(host),
             base_needs_lookup: bare_host(host).parse::<IpAddr>().is_err(),
+            longest_setting: longest.unwrap_or_default(),
             base,
             base_uri,
             headers,
@@ -397,7 +403,7 @@ impl Plan {
             api(REPLY_BUFFER, output).max_idle_connections(0).timeout_await_100(Some(ask))
         };
         let download = |proxy: Option<Proxy>, lookup: Option<Duration>| {
-            self.config(DOWNLOAD_BUFFER, SMALL_BUFFER)
+            self.config(DOWNLOAD_BUFFER, LONGEST_LINK)
                 .proxy(proxy)
                 .timeout_resolve(lookup)
                 .timeout_recv_response(Some(self.idle_timeout))
@@ -405,9 +411,11 @@ impl Plan {
                 // What brings no byte of the video, as trailers, is seen by ureq alone.
                 .timeout_recv_body(Some(LONGEST_DOWNLOAD))
         };
+        // The longest line is the key's, the user agent's or, of a GET, the address with the id.
+        let small = SMALL_BUFFER.max(1024 + self.longest_setting);
         Agents {
-            reads: api(REPLY_BUFFER, SMALL_BUFFER).build().into(),
-            small_creates: create(SMALL_BUFFER).build().into(),
+            reads: api(REPLY_BUFFER, small).build().into(),
+            small_creates: create(small).build().into(),
             large_creates: create(UPLOAD_BUFFER).build().into(),
             downloads: download(self.proxy.clone(), Some(self.connect_timeout)).build().into(),
             local_downloads: download(None, None).build().into(),

@@ -14,7 +14,9 @@ use kling_video::{
 };
 
 use crate::child::{rerun, say};
-use crate::common::{chain, everything_shown, fixture, id, once, png, request, sandbox, watched};
+use crate::common::{
+    chain, everything_shown, fixture, id, once, png, request, sandbox, video_at, watched,
+};
 
 const SECRET: &str = "hunter2-hunter2";
 
@@ -111,6 +113,23 @@ fn every_request_says_who_asks() {
     let version = concat!("kling-video/", env!("CARGO_PKG_VERSION"));
     assert_eq!(seen[0].header("user-agent"), Some(version));
     assert_eq!(seen[1].header("user-agent"), Some("cats/1.0"));
+}
+
+/// The HTTP library has to fit each line of a request into a buffer.
+#[test]
+fn a_line_of_a_request_may_be_long() {
+    let sandbox = sandbox();
+    let agent = "long ".repeat(1_200);
+    let client = sandbox.client_builder().user_agent(agent.trim_end()).build().unwrap();
+    let video = client.generate(&request()).unwrap();
+    assert!(
+        sandbox.requests().iter().all(|seen| seen.header("user-agent") == Some(agent.trim_end()))
+    );
+    let folder = tempfile::tempdir().unwrap();
+    sandbox.fault(Endpoint::Video, Fault::reply(200, sandbox.video()), 1);
+    let signed = format!("{}&signature={}", video.url, "a".repeat(8_000));
+    let bytes = client.download(&video_at(&signed), folder.path().join("cat.mp4")).unwrap();
+    assert_eq!(bytes, sandbox.video().len() as u64);
 }
 
 #[test]
