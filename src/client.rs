@@ -290,9 +290,16 @@ impl Client {
     ///   nothing is created and the error is `CreateUnknown`: run again later, or delete the
     ///   journal to pay for a new one.
     ///
-    /// A second process with the same target waits and then reuses the first one's result. With
-    /// another request a finished video is replaced, and an unfinished one is an error. A file at
-    /// `to` without a journal is never overwritten.
+    /// A generation that failed is not charged, and the next run creates another one.
+    ///
+    /// Requests are the same if all their fields but the client request id are, the picture's bytes
+    /// (or its link), and the base URL and route that they go to; not the key, nor a file's path.
+    /// With **another request a finished video is replaced, which is paid for**, and an unfinished
+    /// one is an error. A second process with the same target waits and then reuses the first
+    /// one's result. A file at `to` without a journal is never overwritten.
+    ///
+    /// A client with [`max_creates(0)`](crate::ClientBuilder::max_creates) fetches what is paid for
+    /// and creates nothing: the way on when the credits have run out.
     ///
     /// # Errors
     /// [`Journal`](crate::ErrorKind::Journal) when the journal cannot be used or belongs to

@@ -473,6 +473,9 @@ impl Error {
     ///
     /// Always false from `create`, `generate` and `generate_with` once the last byte of a create
     /// was handed over, so that `while e.is_retryable() { generate() }` cannot pay twice.
+    ///
+    /// `generate_to` never pays twice, and can be called again after every error: this says whether
+    /// that may help at once. After a `CreateUnknown` it may take the API's log some time.
     pub fn is_retryable(&self) -> bool {
         !self.0.paid && (self.is_transient() || self.kind() == ErrorKind::WaitTimeout)
     }
@@ -508,6 +511,12 @@ impl Error {
             (Cause::CreateUnknown { .. }, Some(id)) => {
                 Some(format!("; wait for {} to get it", quoted(id)))
             }
+            // Of a run with a journal, which looks it up by itself.
+            (Cause::CreateUnknown { .. }, None) if !self.0.paid => Some(
+                "; run the same again later to have it looked up, or delete its journal to pay \
+                 for a new one"
+                    .to_owned(),
+            ),
             (Cause::CreateUnknown { .. }, None) => {
                 let request = self.client_request_id()?;
                 Some(format!("; look it up with find(\"{request}\") before creating again"))

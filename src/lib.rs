@@ -172,8 +172,14 @@
 //! ```
 //!
 //! One thread is enough for some hundreds; [`WaitOptions::threads`] is for thousands. A server that
-//! answers 429 slows all of them down together. For programs that may be killed, the simplest
-//! way is [`generate_to`](Client::generate_to) from a few threads, each with a file of its own.
+//! answers 429 slows all of them down together.
+//!
+//! For programs that may be killed, the simplest way is [`generate_to`](Client::generate_to) with a
+//! file for each, from as many threads as there should be videos in the works at once: a thread
+//! sleeps nearly all of its minutes, so that some dozens are no burden. On the first error that
+//! [`is_out_of_credits`](Error::is_out_of_credits), go on with a client of
+//! [`max_creates(0)`](ClientBuilder::max_creates): it fetches what is paid for, and creates nothing.
+//! The examples `batch` and `resume` are whole programs.
 //!
 //! # More than one machine
 //!

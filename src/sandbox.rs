@@ -348,7 +348,8 @@ impl Sandbox {
     }
 
     /// The next `times` requests of an endpoint go wrong in this way. Faults of one endpoint
-    /// queue up and are used in order.
+    /// queue up and are used in order; [`Fault::default`] lets a request pass, so that with some of
+    /// these first it is a later one that goes wrong, as when credits run out after the second.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
@@ -359,6 +360,9 @@ impl Sandbox {
     /// let client = sandbox.client_builder().build()?;
     /// client.balance()?; // at the fourth try
     /// assert_eq!(sandbox.count(Endpoint::Billing), 4);
+    ///
+    /// sandbox.fault(Endpoint::Create, Fault::default(), 2);
+    /// sandbox.fault(Endpoint::Create, Fault::status(403), u32::MAX); // no credits
     /// # Ok(())
     /// # }
     /// ```

@@ -89,6 +89,22 @@ fn each_step_is_written_down_before_the_next_thing_happens() {
     assert_whole(&sandbox, &place);
 }
 
+/// The way on when the credits have run out.
+#[test]
+fn a_client_that_may_create_nothing_fetches_what_is_paid_for() {
+    let sandbox = sandbox();
+    let id = paid(&quick(&sandbox));
+    let client = sandbox.client_builder().max_creates(0).build().unwrap();
+    let place = journal_with(&client, &request(), &[sending("own"), created(&id)]);
+    client.generate_to(&request(), &place.target).unwrap();
+    assert_whole(&sandbox, &place);
+
+    let place = Place::new();
+    let error = client.generate_to(&request(), &place.target).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CreateLimit);
+    assert_eq!(creates(&sandbox), (1, 1));
+}
+
 #[test]
 fn the_sending_line_is_on_disk_before_the_server_can_act() {
     let sandbox = sandbox();
@@ -102,7 +118,10 @@ fn the_sending_line_is_on_disk_before_the_server_can_act() {
             assert!(!complete || place.last_step().as_deref() == Some("sending"));
             complete
         });
-        assert_eq!(run.join().unwrap().unwrap_err().kind(), ErrorKind::CreateUnknown);
+        let error = run.join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::CreateUnknown);
+        // It is this call that looks it up, and not `find`.
+        assert!(error.to_string().contains("run the same again later"), "{error}");
     });
     assert_eq!(place.steps(), ["intent", "sending"]);
 }
