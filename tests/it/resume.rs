@@ -93,9 +93,10 @@ fn each_step_is_written_down_before_the_next_thing_happens() {
 #[test]
 fn a_client_that_may_create_nothing_fetches_what_is_paid_for() {
     let sandbox = sandbox();
-    let id = paid(&quick(&sandbox));
+    let before = quick(&sandbox);
+    let id = paid(&before);
+    let place = journal_with(&before, &request(), &[sending("own"), created(&id)]);
     let client = sandbox.client_builder().max_creates(0).build().unwrap();
-    let place = journal_with(&client, &request(), &[sending("own"), created(&id)]);
     client.generate_to(&request(), &place.target).unwrap();
     assert_whole(&sandbox, &place);
 

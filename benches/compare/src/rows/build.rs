@@ -54,8 +54,8 @@ pub fn run(bench: &Bench) -> Result<Section> {
         "The ten-line program of the README; the same with ureq, serde and thiserror; the same \
          with reqwest. Size: stripped. Small profile: `opt-level = \"z\"`, LTO, one codegen unit, \
          `panic = \"abort\"`. Cold build: user and system time of `cargo build --release` from an \
-         empty folder, sources fetched. Crates: all that is compiled for the program, itself left \
-         out.",
+         empty folder, sources fetched. Crates: all that go into the program (`cargo tree --edges \
+         normal`), itself left out.",
     );
     let mut table = Table::new([
         "program with",
@@ -157,11 +157,12 @@ fn costs(bench: &Bench, package: &str, build_small: bool) -> Result<Costs> {
     Ok(Costs { crates, cpu, size, small_size })
 }
 
-/// All packages that are compiled for a program on this machine, without itself.
+/// All packages that are compiled into a program on this machine, or expand its macros, without
+/// itself. What only ring's C code is built with is not among them.
 fn crates(manifest: &Path) -> Result<usize> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = Command::new(cargo);
-    command.args(["tree", "--edges", "no-dev", "--prefix", "none", "--manifest-path"]);
+    command.args(["tree", "--edges", "normal", "--prefix", "none", "--manifest-path"]);
     let tree = output(command.arg(manifest))?;
     let tree = String::from_utf8(tree.stdout)?;
     // Name and version; what follows says where it was shown before, or what kind it is.
