@@ -167,6 +167,16 @@ impl fmt::Display for Status {
 ///
 /// Read from an object with `name` and `message`, from a string, and from any other JSON (its
 /// `detail` messages, or the JSON itself as the message).
+///
+/// ```
+/// use kling_video::Generation;
+///
+/// let reply = r#"{"id":"42","status":"error","error":{"name":"Policy","message":"refused"}}"#;
+/// let generation: Generation = serde_json::from_str(reply)?;
+/// let why = generation.error.unwrap();
+/// assert_eq!((why.name.as_deref(), why.message.as_str()), (Some("Policy"), "refused"));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct GenerationError {
@@ -189,6 +199,13 @@ impl fmt::Debug for GenerationError {
 }
 
 /// What a generation cost. 2,000,000 credits are 1 USD (the API's docs).
+///
+/// ```
+/// let usage: kling_video::Usage = serde_json::from_str(r#"{"credits_used":840000}"#)?;
+/// let usd = usage.usd_spent.or(usage.credits_used.map(|credits| credits / 2_000_000.0));
+/// assert_eq!(usd, Some(0.42));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Usage {
@@ -254,6 +271,17 @@ impl fmt::Debug for Video {
 /// What identifies a call on the server's side, and what it cost: read from the reply's headers.
 ///
 /// It is not part of the reply's JSON, so serde neither reads nor writes it.
+///
+/// ```
+/// # fn main() -> kling_video::Result<()> {
+/// # let sandbox = kling_video::Sandbox::start()?;
+/// # let client = sandbox.client_builder().build()?;
+/// # let request = kling_video::ImageToVideo::new(kling_video::Image::url("https://example.com/cat.jpg"));
+/// let generation = client.create(&request)?;
+/// println!("for the vendor's support: {:?}", generation.trace.request_id);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Trace {
@@ -321,6 +349,16 @@ impl fmt::Debug for Generation {
 }
 
 /// What is left on the account.
+///
+/// ```
+/// # fn main() -> kling_video::Result<()> {
+/// # let sandbox = kling_video::Sandbox::start()?;
+/// # let client = sandbox.client_builder().build()?;
+/// let balance = client.balance()?;
+/// println!("{:.2} {} left", balance.amount, balance.currency);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Balance {
