@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead as _, Cursor, Read, Seek, SeekFrom};
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -106,8 +106,8 @@ impl Image {
         let name = source.name();
         check_length(field, &name, len)?;
         let mut header = Header::with_capacity(HEADER, &mut source);
-        let start = header.fill_buf().map_err(|e| cannot_read(&name, e))?;
-        let media = Media::of(start).map_err(|found| {
+        let start = peek(&mut header).map_err(|e| cannot_read(&name, e))?;
+        let media = Media::of(&start).map_err(|found| {
             Error::invalid(field, format!("{name} is {found}: allowed is a JPEG or PNG"))
         })?;
         check(field, &name, media, &mut header)?;
@@ -202,6 +202,14 @@ fn check_length(field: &str, name: &str, len: u64) -> Result<()> {
 
 fn cannot_read(name: &str, e: io::Error) -> Error {
     Error::io("validate", Some(PathBuf::from(name)), "the picture cannot be read", e)
+}
+
+/// The first bytes, which stay to be read. Over short and interrupted reads, as any file may have.
+fn peek(header: &mut Header<'_>) -> io::Result<Vec<u8>> {
+    let mut start = Vec::with_capacity(16);
+    header.by_ref().take(16).read_to_end(&mut start)?;
+    header.seek_relative(-(start.len() as i64))?;
+    Ok(start)
 }
 
 /// Reads on in a header; the words are the request's field and the picture's name.
