@@ -1,27 +1,27 @@
-//! What the library costs inside a process, beside the least that the same work can cost. All of
-//! it goes over 127.0.0.1 to a server in this process, which answers with fixed bytes and does
-//! nothing else, so that what is measured is the client.
+//! The library's cost inside a process, compared with lower bounds for the same work. All requests
+//! go over 127.0.0.1 to a server in this process that only sends fixed responses, so that what is
+//! measured is the client.
 //!
-//! `cargo bench` runs all of it in about a minute, `cargo bench -- upload` one group. Within a group
-//! the rows are there to be divided by each other or subtracted; the figures themselves are those
-//! of one machine on one day. criterion keeps the last run and prints the change.
+//! `cargo bench` runs all groups in about a minute, `cargo bench -- upload` one of them. The results
+//! within a group are meant to be compared with each other; the absolute figures depend on the
+//! machine. criterion saves the last run and prints the change.
 //!
-//! - **upload**: what does a byte of a picture cost? All rows are per raw byte of a 4 MiB picture.
-//!   `client-*` is [`Client::create`], from memory and from a file; `socket-*` encodes the same
-//!   picture and writes it to the same server by hand, in the same steps and with the same
-//!   handshake; `encode-*` is base64 alone. `client-memory` should be faster than `socket-scalar`
-//!   and near `socket-simd`, which is as fast as it can be.
-//! - **parse**: what does reading a reply cost? `*-generation` is what the library does,
-//!   `*-value` is the same text as a [`serde_json::Value`], which checks nothing.
-//! - **poll**: what does a look at a generation cost? `client-retrieve` is [`Client::retrieve`] on a
-//!   connection that is kept; `socket` is the same request and reply by hand, unparsed. The
-//!   difference is the library's own work.
-//! - **run**: what does the journal cost? `journal` is [`Client::generate_to`]; `no-journal` is the
-//!   same create, wait and download without it. `synced-appends` is what the journal asks of the
-//!   disk, by hand: a new file, its folder synced, and four lines, each synced. So `journal` less
-//!   `no-journal` is the journal's cost, and `synced-appends` the part of it that a disk with
-//!   nothing else to write would take. The files are in the target directory: syncing costs what
-//!   that disk takes for it, and varies from run to run.
+//! - **upload**: the cost per raw byte of a 4 MiB image. `client-*` is [`Client::create`], from
+//!   memory and from a file. `socket-*` encodes the same image and writes it to a plain socket, in
+//!   the same chunks and with the same `Expect: 100-continue` exchange. `encode-*` is base64 alone.
+//!   `client-memory` should be faster than `socket-scalar` and close to `socket-simd`, the lower
+//!   bound.
+//! - **parse**: the cost of parsing a response. `*-generation` is the library's type; `*-value` is
+//!   the same text as a [`serde_json::Value`], which validates nothing.
+//! - **poll**: the cost of one poll. `client-retrieve` is [`Client::retrieve`] on a pooled
+//!   connection. `socket` sends the same request on a plain socket and does not parse the response.
+//!   The difference is the library's own work.
+//! - **run**: the cost of the journal. `journal` is [`Client::generate_to`]; `no-journal` is the
+//!   same create, wait and download without it. `synced-appends` does only the journal's disk
+//!   operations: it creates a file, syncs its directory, and appends four lines, each synced. So
+//!   `journal` − `no-journal` is the journal's cost, and `synced-appends` is the part of it that
+//!   these operations take on an otherwise idle disk. The files are in the target directory, so the
+//!   results depend on that disk's sync latency and vary from run to run.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::fs::{File, OpenOptions};
@@ -36,21 +36,22 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose;
 use criterion::{BatchSize, Criterion, SamplingMode, Throughput};
+use kling_video::sandbox::Sandbox;
 use kling_video::{
-    Client, Generation, GenerationId, Image, ImageToVideo, MODEL, RetryPolicy, Sandbox, WaitOptions,
+    Client, Generation, GenerationId, Image, ImageToVideo, MODEL, RetryPolicy, WaitOptions,
 };
 use tempfile::TempDir;
 
-const PENDING: &str = include_str!("../tests/fixtures/replies/generation-queued.json");
-const COMPLETED: &str = include_str!("../tests/fixtures/replies/generation-documented.json");
+const PENDING: &str = include_str!("../tests/fixtures/responses/generation-queued.json");
+const COMPLETED: &str = include_str!("../tests/fixtures/responses/generation-documented.json");
 
-/// The generation of both replies.
+/// The generation id in both responses.
 const ID: &str = "789392067490349060";
 
 const PATH: &str = "/v2/generate/video/kling/generation";
 
-/// Raw bytes that are encoded and written at once: 96 KiB as base64.
-const STEP: usize = 72 * 1024;
+/// Raw bytes per chunk of an upload: 96 KiB as base64.
+const CHUNK_SIZE: usize = 72 * 1024;
 
 fn main() {
     let mut criterion = Criterion::default()
@@ -67,30 +68,30 @@ fn main() {
     criterion.final_summary();
 }
 
-// ---------------------------------------------------------------- the groups
+// ---------------------------------------------------------------- benchmark groups
 
 fn upload(criterion: &mut Criterion) {
-    let picture = png(4 * 1024 * 1024);
-    let folder = folder();
-    let path = folder.path().join("picture.png");
-    std::fs::write(&path, &picture).unwrap();
+    let image = png(4 * 1024 * 1024);
+    let dir = temp_dir();
+    let path = dir.path().join("image.png");
+    std::fs::write(&path, &image).unwrap();
     let server = serve(|_| json(PENDING));
     let client = client(server);
-    let from_memory = ImageToVideo::new(Image::bytes(picture.clone())).prompt("the cat yawns");
+    let from_memory = ImageToVideo::new(Image::bytes(image.clone())).prompt("the cat yawns");
     let from_file = ImageToVideo::new(Image::file(path)).prompt("the cat yawns");
     let scalar = general_purpose::STANDARD;
 
     let mut group = criterion.benchmark_group("upload");
-    group.sampling_mode(SamplingMode::Flat).throughput(Throughput::Bytes(picture.len() as u64));
+    group.sampling_mode(SamplingMode::Flat).throughput(Throughput::Bytes(image.len() as u64));
     group.bench_function("client-memory", |b| b.iter(|| client.create(&from_memory).unwrap()));
     group.bench_function("client-file", |b| b.iter(|| client.create(&from_file).unwrap()));
-    group.bench_function("socket-scalar", |b| b.iter(|| send(server, &picture, &scalar)));
+    group.bench_function("socket-scalar", |b| b.iter(|| upload_by_socket(server, &image, &scalar)));
     if let Some(simd) = simd() {
-        group.bench_function("socket-simd", |b| b.iter(|| send(server, &picture, &simd)));
+        group.bench_function("socket-simd", |b| b.iter(|| upload_by_socket(server, &image, &simd)));
     }
-    group.bench_function("encode-scalar", |b| b.iter(|| encode(&picture, &scalar)));
+    group.bench_function("encode-scalar", |b| b.iter(|| encode(&image, &scalar)));
     if let Some(simd) = simd() {
-        group.bench_function("encode-simd", |b| b.iter(|| encode(&picture, &simd)));
+        group.bench_function("encode-simd", |b| b.iter(|| encode(&image, &simd)));
     }
     group.finish();
 }
@@ -124,20 +125,19 @@ fn poll(criterion: &mut Criterion) {
     group.bench_function("socket", |b| {
         b.iter(|| {
             connection.write(request.as_bytes());
-            connection.reply()
+            connection.read_body()
         });
     });
     group.finish();
 }
 
 fn run(criterion: &mut Criterion) {
-    let video = Sandbox::start().unwrap().video();
+    let video = Sandbox::start().unwrap().default_video();
     let server = serve(move |request| match request {
         Request { method: "POST", .. } => json(PENDING),
-        Request { target: "/video.mp4", .. } => reply("video/mp4", video),
+        Request { target: "/video.mp4", .. } => response("video/mp4", video),
         Request { host, .. } => {
-            let link = format!("http://{host}/video.mp4");
-            let video = serde_json::json!({ "url": link });
+            let video = serde_json::json!({ "url": format!("http://{host}/video.mp4") });
             let generation = serde_json::json!({ "id": ID, "status": "completed", "video": video });
             json(&generation.to_string())
         }
@@ -147,34 +147,34 @@ fn run(criterion: &mut Criterion) {
 
     let mut group = criterion.benchmark_group("run");
     group.sampling_mode(SamplingMode::Flat);
-    // A new folder each time, made before and removed after what is measured.
+    // Each iteration has a new directory; criterion does not measure its creation and removal.
     group.bench_function("journal", |b| {
         b.iter_batched(
-            folder,
-            |folder| {
-                let saved = client.generate_to(&request, folder.path().join("cat.mp4")).unwrap();
-                (saved, folder)
+            temp_dir,
+            |dir| {
+                let saved = client.generate_to(&request, dir.path().join("cat.mp4")).unwrap();
+                (saved, dir)
             },
             BatchSize::PerIteration,
         );
     });
     group.bench_function("no-journal", |b| {
         b.iter_batched(
-            folder,
-            |folder| {
+            temp_dir,
+            |dir| {
                 let generation = client.create(&request).unwrap();
                 let video = client.wait(&generation.id).unwrap();
-                (client.download(&video, folder.path().join("cat.mp4")).unwrap(), folder)
+                (client.download(&video, dir.path().join("cat.mp4")).unwrap(), dir)
             },
             BatchSize::PerIteration,
         );
     });
     group.bench_function("synced-appends", |b| {
         b.iter_batched(
-            folder,
-            |folder| {
-                synced_appends(folder.path()).unwrap();
-                folder
+            temp_dir,
+            |dir| {
+                synced_appends(dir.path()).unwrap();
+                dir
             },
             BatchSize::PerIteration,
         );
@@ -182,26 +182,26 @@ fn run(criterion: &mut Criterion) {
     group.finish();
 }
 
-// ---------------------------------------------------------------- what they are measured with
+// ---------------------------------------------------------------- helpers
 
-/// A client that tries everything once and looks at once.
+/// A client without retries that polls immediately.
 fn client(server: SocketAddr) -> Client {
     Client::builder("key")
         .base_url(format!("http://{server}"))
         .no_proxy()
-        .retry(RetryPolicy::none())
-        .wait(WaitOptions::new().first_poll_after(Duration::ZERO))
+        .retry_policy(RetryPolicy::none())
+        .wait_options(WaitOptions::new().initial_delay(Duration::ZERO))
         .build()
         .unwrap()
 }
 
-/// A new folder on the disk of the target directory: a temporary one may be in memory, where
-/// syncing costs nothing.
-fn folder() -> TempDir {
+/// A new directory inside the target directory. The system's temporary directory may be in memory,
+/// where syncing costs nothing.
+fn temp_dir() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// The header of a PNG of 1280 × 720 pixels, and then filler up to `len` bytes.
+/// `len` bytes that start with the header of a PNG of 1280 × 720 pixels.
 fn png(len: usize) -> Vec<u8> {
     let mut data = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
     data.extend(1280_u32.to_be_bytes());
@@ -211,7 +211,7 @@ fn png(len: usize) -> Vec<u8> {
     data
 }
 
-/// The engine that the library chooses, where there is one.
+/// The SIMD engine that the library uses, on platforms that have one.
 #[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
 fn simd() -> Option<impl Engine> {
     Some(base64::engine::Simd::standard(general_purpose::PAD))
@@ -222,28 +222,28 @@ fn simd() -> Option<general_purpose::GeneralPurpose> {
     None
 }
 
-/// The picture as base64, step by step into one buffer.
-fn encode(picture: &[u8], engine: &impl Engine) {
-    each_step(picture, engine, |encoded| {
+/// Encodes the image in chunks and discards the result.
+fn encode(image: &[u8], engine: &impl Engine) {
+    for_each_chunk(image, engine, |encoded| {
         black_box(encoded);
     });
 }
 
-fn each_step(picture: &[u8], engine: &impl Engine, mut take: impl FnMut(&[u8])) {
-    let mut buffer = vec![0; STEP / 3 * 4];
-    for step in picture.chunks(STEP) {
-        let len = engine.encode_slice(step, &mut buffer).unwrap();
-        take(&buffer[..len]);
+fn for_each_chunk(image: &[u8], engine: &impl Engine, mut f: impl FnMut(&[u8])) {
+    let mut buffer = vec![0; CHUNK_SIZE / 3 * 4];
+    for chunk in image.chunks(CHUNK_SIZE) {
+        let len = engine.encode_slice(chunk, &mut buffer).unwrap();
+        f(&buffer[..len]);
     }
 }
 
-/// A create by hand, on a connection of its own and announced, as the library's.
-fn send(server: SocketAddr, picture: &[u8], engine: &impl Engine) -> Vec<u8> {
-    let first = format!(
+/// Sends a create request on a new connection with `Expect: 100-continue`, as the library does.
+fn upload_by_socket(server: SocketAddr, image: &[u8], engine: &impl Engine) -> Vec<u8> {
+    let prefix = format!(
         r#"{{"model":"{MODEL}","prompt":"the cat yawns","image_url":"data:image/png;base64,"#
     );
-    let last = r#""}"#;
-    let len = first.len() + picture.len().div_ceil(3) * 4 + last.len();
+    let suffix = r#""}"#;
+    let len = prefix.len() + image.len().div_ceil(3) * 4 + suffix.len();
     let mut connection = Connection::open(server);
     connection.write(
         format!(
@@ -253,18 +253,18 @@ fn send(server: SocketAddr, picture: &[u8], engine: &impl Engine) -> Vec<u8> {
         )
         .as_bytes(),
     );
-    connection.reply();
-    connection.write(first.as_bytes());
-    each_step(picture, engine, |encoded| connection.write(encoded));
-    connection.write(last.as_bytes());
-    connection.reply()
+    connection.read_body();
+    connection.write(prefix.as_bytes());
+    for_each_chunk(image, engine, |encoded| connection.write(encoded));
+    connection.write(suffix.as_bytes());
+    connection.read_body()
 }
 
-/// What a journal of one run asks of the disk.
-fn synced_appends(folder: &Path) -> io::Result<()> {
-    let path = folder.join("journal");
+/// The disk operations of one run's journal.
+fn synced_appends(dir: &Path) -> io::Result<()> {
+    let path = dir.join("journal");
     let mut journal = OpenOptions::new().append(true).create_new(true).open(&path)?;
-    File::open(folder)?.sync_all()?;
+    File::open(dir)?.sync_all()?;
     for _ in 0..4 {
         journal.write_all(&[b'x'; 100])?;
         journal.sync_data()?;
@@ -272,56 +272,58 @@ fn synced_appends(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-// ---------------------------------------------------------------- HTTP by hand
+// ---------------------------------------------------------------- minimal HTTP
 
-/// A connection to the server.
-struct Connection(BufReader<TcpStream>, String);
+/// A client's connection to the server.
+struct Connection {
+    reader: BufReader<TcpStream>,
+    head: String,
+}
 
 impl Connection {
     fn open(server: SocketAddr) -> Self {
         let stream = TcpStream::connect(server).unwrap();
         stream.set_nodelay(true).unwrap();
-        Self(BufReader::new(stream), String::new())
+        Self { reader: BufReader::new(stream), head: String::new() }
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        self.0.get_mut().write_all(bytes).unwrap();
+        self.reader.get_mut().write_all(bytes).unwrap();
     }
 
-    /// The body of the next reply.
-    fn reply(&mut self) -> Vec<u8> {
-        let Self(reader, head) = self;
-        read_head(reader, head).unwrap();
-        let mut body = vec![0; content_length(head)];
-        reader.read_exact(&mut body).unwrap();
+    /// Reads the next response and returns its body.
+    fn read_body(&mut self) -> Vec<u8> {
+        read_head(&mut self.reader, &mut self.head).unwrap();
+        let mut body = vec![0; content_length(&self.head)];
+        self.reader.read_exact(&mut body).unwrap();
         body
     }
 }
 
-/// What the server is asked.
+/// A request as the server's handler sees it.
 struct Request<'a> {
     method: &'a str,
     target: &'a str,
     host: &'a str,
 }
 
-/// Starts a server, which runs as long as the process: it throws bodies away, and keeps its
-/// connections until the other side closes them.
-fn serve(answer: impl Fn(&Request<'_>) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
+/// Starts a server that runs until the process exits. It discards request bodies and keeps a
+/// connection open until the client closes it.
+fn serve(handler: impl Fn(&Request<'_>) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = listener.local_addr().unwrap();
-    let answer = Arc::new(answer);
+    let handler = Arc::new(handler);
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let answer = Arc::clone(&answer);
-            // A connection that breaks is seen by the client, which is the one to complain.
-            thread::spawn(move || stream.and_then(|stream| converse(stream, &*answer)));
+            let handler = Arc::clone(&handler);
+            // Errors are ignored here: the client sees them too, and panics.
+            thread::spawn(move || stream.and_then(|stream| handle(stream, &*handler)));
         }
     });
     address
 }
 
-fn converse(stream: TcpStream, answer: &dyn Fn(&Request<'_>) -> Vec<u8>) -> io::Result<()> {
+fn handle(stream: TcpStream, handler: &dyn Fn(&Request<'_>) -> Vec<u8>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::with_capacity(64 * 1024, stream);
     let mut head = String::new();
@@ -336,12 +338,12 @@ fn converse(stream: TcpStream, answer: &dyn Fn(&Request<'_>) -> Vec<u8>) -> io::
             target: words.next().unwrap_or_default(),
             host: header(&head, "host").unwrap_or_default(),
         };
-        reader.get_mut().write_all(&answer(&request))?;
+        reader.get_mut().write_all(&handler(&request))?;
     }
     Ok(())
 }
 
-/// Reads up to the empty line; says whether there was anything.
+/// Reads a head up to its empty line; returns false at the end of the stream.
 fn read_head(reader: &mut impl BufRead, head: &mut String) -> io::Result<bool> {
     head.clear();
     while reader.read_line(head)? > 2 {}
@@ -350,31 +352,31 @@ fn read_head(reader: &mut impl BufRead, head: &mut String) -> io::Result<bool> {
 
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     let mut fields = head.lines().filter_map(|line| line.split_once(':'));
-    fields.find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    fields.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
 }
 
 fn content_length(head: &str) -> usize {
-    header(head, "content-length").map_or(0, |length| length.parse().unwrap())
+    header(head, "content-length").map_or(0, |value| value.parse().unwrap())
 }
 
 fn discard(reader: &mut impl BufRead, len: usize) -> io::Result<()> {
-    let mut left = len;
-    while left > 0 {
-        let here = reader.fill_buf()?.len().min(left);
-        if here == 0 {
+    let mut remaining = len;
+    while remaining > 0 {
+        let available = reader.fill_buf()?.len().min(remaining);
+        if available == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        reader.consume(here);
-        left -= here;
+        reader.consume(available);
+        remaining -= available;
     }
     Ok(())
 }
 
 fn json(body: &str) -> Vec<u8> {
-    reply("application/json", body.as_bytes())
+    response("application/json", body.as_bytes())
 }
 
-fn reply(content_type: &str, body: &[u8]) -> Vec<u8> {
+fn response(content_type: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n",
         body.len()

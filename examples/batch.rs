@@ -1,28 +1,32 @@
-//! Makes a video of each picture in a folder: a few creates at a time, one wait for all of them,
-//! then the downloads. It can be killed anywhere and run again, and pays once per picture.
+//! Turns every image in a directory into a video: a few concurrent creates, one wait for all of
+//! them, then the downloads. It can be killed at any point and started again, and pays once per
+//! image.
 //!
-//! `cargo run --example batch` needs neither key nor pictures: without a key it talks to the
-//! sandbox, a stand-in for the API that runs in this process, and makes some pictures itself.
+//! `cargo run --example batch` needs neither an API key nor images: without a key it uses the
+//! sandbox, a bundled mock server that runs in this process, and sample images.
 //!
-//! Where a thread per video is no burden, `Client::generate_to` is less code and as safe. This way
-//! thousands of videos are waited for by one thread. What survives a kill is then up to the
-//! program: here it is a record, one line per step, see [`Record`].
+//! If one thread per video is acceptable, `Client::generate_to` is less code and just as safe. Here
+//! one thread waits for all videos, of which there can be thousands. The program must then record
+//! itself what a later run needs to continue: see [`Journal`].
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use kling_video::sandbox::{Endpoint, Fault, Sandbox};
 use kling_video::{
-    Client, ClientBuilder, Endpoint, Error, ErrorKind, Event, Fault, GenerationId, Image,
-    ImageToVideo, Sandbox, Video, WaitOptions,
+    Client, ClientBuilder, Error, ErrorKind, Event, EventKind, GenerationId, Image, ImageToVideo,
+    Video, WaitOptions,
 };
 use lexopt::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -30,39 +34,43 @@ use serde::{Deserialize, Serialize};
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 const HELP: &str = "\
-Makes a video of each picture in a folder with Kling 2.1 Pro on AI/ML API.
+Turns every image in a directory into a video with Kling 2.1 Pro on AI/ML API.
 
-Usage: cargo run --example batch -- [OPTIONS] [FOLDER]
+Usage: cargo run --example batch -- [OPTIONS] [IMAGE_DIR]
 
-FOLDER has the pictures (.jpg, .jpeg, .png). Default, with the sandbox: some that are made up.
+Arguments:
+  [IMAGE_DIR]  Directory with the images (.jpg, .jpeg, .png).
+               Defaults to sample images with the sandbox; required with the API
 
 Options:
-  --prompt TEXT   what is to happen, in every video
-  --out FOLDER    where the videos go, and the record of what is paid for (batch.jsonl): with the
-                  same one the next run goes on where this one was; default: FOLDER/videos
-  --at-once N     creates and downloads in flight, 1 to 16; default: 3
-  --interval N    seconds between two looks at a video; default: 10
-  --max N         pay for no more than N videos in this run; default: 20
-  --sandbox       use the sandbox even though there is a key
-  --credits N     let the sandbox's credits run out after N videos
-  -h, --help      show this
+  --prompt TEXT        What should happen in every video
+  --out DIR            Directory for the videos and the journal of what is paid for (batch.jsonl).
+                       A later run with the same directory continues where this one stopped.
+                       Defaults to IMAGE_DIR/videos
+  --concurrency N      Number of concurrent creates and downloads, from 1 to 16. Defaults to 3
+  --interval SECONDS   Time between two polls of a generation. Defaults to 10
+  --max-generations N  Pay for at most N videos in this run. Defaults to 20
+  --sandbox            Use the sandbox even if an API key is set
+  --credits N          Let the sandbox's credits run out after N videos
+  -h, --help           Print this help
 
-Ends with 0 if every picture has its video, with 1 if not, and says in a table why and what to do.
+Exits with status 0 if every image has a video, else with 1. A table shows what failed, why, and
+what to do.
 
-The API key is taken from AIML_API_KEY, AIMLAPI_API_KEY or AIMLAPI_KEY. Without one, the sandbox
-is used: offline and free of charge, and its videos go to a temporary folder. KLING_BASE_URL is
-another address for the API, such as a gateway of your company.
+The API key is read from AIML_API_KEY, AIMLAPI_API_KEY or AIMLAPI_KEY. Without one, the sandbox is
+used: offline, free of charge, and with its videos in a temporary directory. KLING_BASE_URL sets
+another URL for the API, for example that of your company's gateway.
 ";
 
 fn main() -> ExitCode {
     let args = match Args::parse() {
         Ok(Some(args)) => args,
         Ok(None) => {
-            say(HELP.trim_end());
+            print_line(HELP.trim_end());
             return ExitCode::SUCCESS;
         }
-        Err(problem) => {
-            eprintln!("error: {problem}\nTry --help.");
+        Err(error) => {
+            eprintln!("error: {error}\nTry '--help' for more information.");
             return ExitCode::from(2);
         }
     };
@@ -76,166 +84,172 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every picture has its video in the end.
+/// Returns whether every image has a video in the end.
 fn run(args: &Args) -> Result<bool> {
-    let Place { builder, wait, pictures, out, _sandbox } = connect(args)?;
-    fs::create_dir_all(&out)?;
-    let record = Record::open(out.join("batch.jsonl"))?;
+    let Setup { builder, image_dir, out, _sandbox } = connect(args)?;
+    fs::create_dir_all(&out).map_err(|e| format!("cannot create {}: {e}", out.display()))?;
+    let journal = Journal::open(out.join("batch.jsonl"))?;
     let bars = Arc::new(Bars::default());
-    let mut jobs = jobs(&pictures, &out, &record, &bars)?;
-    say(format_args!("{} pictures; videos and record go to {}", jobs.len(), out.display()));
+    let mut jobs = jobs(&image_dir, &out, &journal, &bars)?;
+    let count = jobs.len();
+    print_line(format_args!("{count} images; writing videos and journal to {}", out.display()));
 
-    let on_event = {
+    let client = builder.max_generations(args.max_generations).build()?.with_event_handler({
         let bars = Arc::clone(&bars);
-        move |event: &Event<'_>| bars.show(event)
-    };
-    let client = builder.max_creates(args.most).on_event(on_event).build()?;
-    let batch = Batch { client, record, bars, args, stopped: OnceLock::new() };
+        move |event| bars.on_event(event)
+    });
+    let batch = Batch { client, journal, bars, args, creates_stopped: OnceLock::new() };
 
-    jobs.iter_mut().for_each(|job| batch.look_up(job));
-    in_parallel(args.at_once, &mut jobs, |job| batch.create(job));
-    batch.wait(&mut jobs, &wait);
-    in_parallel(args.at_once, &mut jobs, |job| batch.download(job));
+    jobs.iter_mut().for_each(|job| batch.recover(job));
+    in_parallel(args.concurrency, &mut jobs, |job| batch.create(job));
+    batch.wait(&mut jobs);
+    in_parallel(args.concurrency, &mut jobs, |job| batch.download(job));
 
     batch.bars.all.clear()?;
     print_table(&jobs);
     Ok(jobs.iter().all(|job| matches!(job.state, State::Saved { .. })))
 }
 
-/// A picture on its way to its video.
+const MORE_GENERATIONS: &str = "run again, or with a higher --max-generations";
+
+/// An image to turn into a video.
 struct Job {
     number: usize,
-    /// The picture's file name: what the record and the table call it.
+    /// The image's file name, which identifies it in the journal and in the table.
     name: String,
-    picture: PathBuf,
-    /// Where its video goes.
+    image: PathBuf,
+    /// The path of the video.
     target: PathBuf,
     state: State,
-    /// What the wait brought.
+    /// The completed video, until it is downloaded.
     video: Option<Video>,
-    /// What went wrong in this run, and what to do about it.
-    problem: Option<String>,
+    /// What failed in this run, and the next step.
+    failure: Option<String>,
     bar: ProgressBar,
 }
 
-/// How far a picture has come, over all runs; one line of the record.
+/// The state of a job, across all runs. The journal records every change.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 enum State {
-    /// Nothing is paid for: not tried yet, certainly refused, or failed, which is not charged.
-    Open,
+    /// Nothing is paid for: no create was accepted, or the generation failed, which is not charged.
+    NotCreated,
     /// A create with this client request id may have been accepted.
-    Sending { request: String },
-    /// Paid for. This id is all it takes to get the video, also from another process.
+    Sending { client_request_id: String },
+    /// The generation is paid for. With its id any process can download the video.
     Created { id: GenerationId },
-    /// The video is there.
+    /// The video is downloaded.
     Saved { id: GenerationId, bytes: u64 },
 }
 
-/// What the parts of the work share.
 struct Batch<'a> {
     client: Client,
-    record: Record,
+    journal: Journal,
     bars: Arc<Bars>,
     args: &'a Args,
-    /// Set when the next create would be refused like the last one: what to do about it.
-    stopped: OnceLock<&'static str>,
+    /// The next step, once a create has failed for a reason that applies to all further ones.
+    creates_stopped: OnceLock<&'static str>,
 }
 
 impl Batch<'_> {
-    /// An earlier run was killed between a create and its answer: the API's log may know of it.
-    fn look_up(&self, job: &mut Job) {
-        let State::Sending { request } = &job.state else { return };
-        match self.client.find(request) {
-            Ok(Some(id)) => self.note(job, State::Created { id }),
+    /// Searches the API's log for a generation, if an earlier run was killed during its create.
+    fn recover(&self, job: &mut Job) {
+        let State::Sending { client_request_id } = &job.state else { return };
+        match self.client.find(client_request_id) {
+            Ok(Some(id)) => self.set_state(job, State::Created { id }),
             Ok(None) => {
-                job.problem = Some(format!(
-                    "the answer to `{request}` was lost, and the API's log does not list it (yet): \
-                     run again later, or delete its line from the record to pay for a new one"
+                job.failure = Some(format!(
+                    "the API's log does not list the create `{client_request_id}` (yet), which may \
+                     be paid for; run again later, or delete its line from the journal to pay for \
+                     a new one"
                 ));
             }
             Err(error) => job.fail(&error, "run again"),
         }
     }
 
-    /// Pays for a video, unless that is done.
+    /// Creates a generation, which costs money, unless the job already has one.
     fn create(&self, job: &mut Job) {
-        if !matches!(job.state, State::Open) || job.problem.is_some() {
+        if !matches!(job.state, State::NotCreated) || job.failure.is_some() {
             return;
         }
-        if let Some(what_to_do) = self.stopped.get() {
-            job.problem = Some(format!("not tried, as another was refused: {what_to_do}"));
+        if let Some(next_step) = self.creates_stopped.get() {
+            job.failure = Some(format!("not attempted after another create failed; {next_step}"));
             return;
         }
-        // The id is on record before the request is sent: a kill from here on loses nothing.
-        let request = job.request_id();
-        self.note(job, State::Sending { request: request.clone() });
-        if job.problem.is_some() {
-            job.state = State::Open;
+        // The journal has the client request id before the request is sent, so that a later run can
+        // find the generation if this one is killed.
+        let client_request_id = job.new_client_request_id();
+        self.set_state(job, State::Sending { client_request_id: client_request_id.clone() });
+        if job.failure.is_some() {
+            job.state = State::NotCreated;
             return;
         }
-        let mut wanted = ImageToVideo::new(Image::file(&job.picture)).client_request_id(&request);
+        let mut request =
+            ImageToVideo::new(Image::file(&job.image)).client_request_id(&client_request_id);
         if let Some(prompt) = &self.args.prompt {
-            wanted = wanted.prompt(prompt);
+            request = request.prompt(prompt);
         }
-        self.bars.follow(&request, &job.bar);
-        match self.client.create(&wanted) {
-            Ok(generation) => self.paid(job, generation.id),
-            Err(error) => self.not_created(job, &error),
+        self.bars.register(&client_request_id, &job.bar);
+        match self.client.create(&request) {
+            Ok(generation) => self.on_created(job, generation.id),
+            Err(error) => self.on_create_error(job, &error),
         }
     }
 
-    fn paid(&self, job: &mut Job, id: GenerationId) {
-        // Printed as well: it is not lost either when the disk is full.
-        self.bars.all.suspend(|| say(format_args!("{}: paid for as {id}", job.name)));
-        self.note(job, State::Created { id });
+    fn on_created(&self, job: &mut Job, id: GenerationId) {
+        // Also printed, so that the id is not lost if the journal cannot be written.
+        self.bars.all.suspend(|| print_line(format_args!("{}: generation {id}", job.name)));
+        self.set_state(job, State::Created { id });
     }
 
-    fn not_created(&self, job: &mut Job, error: &Error) {
+    fn on_create_error(&self, job: &mut Job, error: &Error) {
         if let Some(id) = error.generation_id() {
-            self.paid(job, id.clone());
+            self.on_created(job, id.clone());
         } else if error.may_have_been_billed() {
-            // Stays `Sending`.
-            job.fail(error, "run again later: the next run looks it up");
+            // The state stays `Sending`.
+            job.fail(error, "run again later to search for it");
         } else {
-            self.note(job, State::Open);
-            let what_to_do = match error.kind() {
-                _ if error.is_out_of_credits() => self.stop("top up the account, then run again"),
-                _ if error.status() == Some(401) => self.stop("check the key, then run again"),
-                ErrorKind::CreateLimit => self.stop("run again, or with a higher --max"),
-                ErrorKind::InvalidRequest | ErrorKind::Io => "mend or remove the picture",
-                _ => "run again",
+            self.set_state(job, State::NotCreated);
+            let (next_step, stop) = match error.kind() {
+                // These messages already end with the first step.
+                _ if error.is_out_of_credits() => {
+                    ("then run again", Some("top up the account, then run again"))
+                }
+                _ if error.status() == Some(401) => {
+                    ("then run again", Some("check the API key, then run again"))
+                }
+                ErrorKind::GenerationLimit => (MORE_GENERATIONS, Some(MORE_GENERATIONS)),
+                ErrorKind::InvalidRequest | ErrorKind::Io => ("fix or remove the image", None),
+                _ => ("run again", None),
             };
-            job.fail(error, what_to_do);
+            if let Some(stop) = stop {
+                // Skip all further creates. Videos that are already paid for are still downloaded.
+                self.creates_stopped.get_or_init(|| stop);
+            }
+            job.fail(error, next_step);
         }
     }
 
-    /// No more creates in this run. What is paid for already is waited for and downloaded.
-    fn stop(&self, what_to_do: &'static str) -> &'static str {
-        self.stopped.get_or_init(|| what_to_do)
-    }
-
-    /// One loop for all that are under way. Each has its own schedule; one that fails does not
-    /// end the wait for the others.
-    fn wait(&self, jobs: &mut [Job], options: &WaitOptions) {
+    /// Waits for all generations in one call. One that fails does not end the wait for the others.
+    fn wait(&self, jobs: &mut [Job]) {
         let mut waiting = Vec::new();
         let mut ids = Vec::new();
         for job in jobs {
             if let State::Created { id } = &job.state {
-                self.bars.follow(id.as_ref(), &job.bar);
+                self.bars.register(id.as_str(), &job.bar);
                 ids.push(id.clone());
                 waiting.push(job);
             }
         }
-        let videos = self.client.wait_all(&ids, options);
-        for (job, video) in waiting.into_iter().zip(videos) {
-            match video {
+        for (job, result) in waiting.into_iter().zip(self.client.wait_all(&ids)) {
+            match result {
                 Ok(video) => job.video = Some(video),
                 Err(error) if error.kind() == ErrorKind::GenerationFailed => {
-                    self.note(job, State::Open);
-                    job.fail(&error, "not charged; run again, perhaps with another picture");
+                    self.set_state(job, State::NotCreated);
+                    job.fail(&error, "run again, perhaps with another image");
                 }
-                Err(error) => job.fail(&error, "paid for; run again to go on waiting"),
+                Err(error) => job.fail(&error, "paid for; run again to continue waiting"),
             }
         }
     }
@@ -244,17 +258,17 @@ impl Batch<'_> {
         let Some(video) = job.video.take() else { return };
         match self.client.download(&video, &job.target) {
             Ok(bytes) => {
-                self.note(job, State::Saved { id: video.id, bytes });
+                self.set_state(job, State::Saved { id: video.id, bytes });
                 job.bar.finish_with_message("saved");
             }
             Err(error) => job.fail(&error, "paid for; run again to download it"),
         }
     }
 
-    /// Moves a job on, on record first.
-    fn note(&self, job: &mut Job, state: State) {
-        if let Err(error) = self.record.append(&job.name, &state) {
-            job.problem = Some(format!("the record cannot be written: {error}"));
+    /// Writes the new state to the journal, then sets it.
+    fn set_state(&self, job: &mut Job, state: State) {
+        if let Err(error) = self.journal.append(&job.name, &state) {
+            job.failure = Some(format!("cannot write the journal: {error}"));
         }
         job.state = state;
     }
@@ -263,104 +277,114 @@ impl Batch<'_> {
 impl Job {
     fn id(&self) -> &str {
         match &self.state {
-            State::Created { id } | State::Saved { id, .. } => id.as_ref(),
-            State::Open | State::Sending { .. } => "-",
+            State::Created { id } | State::Saved { id, .. } => id.as_str(),
+            State::NotCreated | State::Sending { .. } => "-",
         }
     }
 
-    fn fail(&mut self, error: &Error, what_to_do: &str) {
-        self.problem = Some(format!("{}: {what_to_do}", with_causes(error)));
+    fn fail(&mut self, error: &Error, next_step: &str) {
+        self.failure = Some(format!("{}; {next_step}", with_causes(error)));
         self.bar.abandon_with_message("failed");
     }
 
-    /// One that no other create of this account has ever had.
-    fn request_id(&self) -> String {
+    /// Generates an id that is unique within the account.
+    fn new_client_request_id(&self) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         format!("batch-{:x}-{}", now.as_nanos(), self.number)
     }
 }
 
-/// A job for each picture in the folder, as far as earlier runs have come.
-fn jobs(folder: &Path, out: &Path, record: &Record, bars: &Bars) -> Result<Vec<Job>> {
-    let mut pictures = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))? {
+/// Returns a job for each image in the directory, in the state that earlier runs left it in.
+fn jobs(image_dir: &Path, out: &Path, journal: &Journal, bars: &Bars) -> Result<Vec<Job>> {
+    let mut images = Vec::new();
+    let entries = fs::read_dir(image_dir)
+        .map_err(|e| format!("cannot read directory {}: {e}", image_dir.display()))?;
+    for entry in entries {
         let path = entry?.path();
         let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
         if path.is_file() && (extension == "jpg" || extension == "jpeg" || extension == "png") {
-            pictures.push(path);
+            images.push(path);
         }
     }
-    if pictures.is_empty() {
-        return Err(format!("{}: no pictures in it", folder.display()).into());
+    if images.is_empty() {
+        return Err(format!("{} contains no .jpg, .jpeg or .png file", image_dir.display()).into());
     }
-    pictures.sort();
+    images.sort();
     let mut jobs = Vec::new();
-    for (number, picture) in pictures.into_iter().enumerate() {
-        let name = picture.file_name().and_then(|name| name.to_str());
-        let name = name.ok_or_else(|| format!("{}: no Unicode", picture.display()))?.to_owned();
+    for (number, image) in images.into_iter().enumerate() {
+        let name = image.file_name().and_then(|name| name.to_str());
+        let name = name
+            .ok_or_else(|| format!("{} is not valid UTF-8; rename the file", image.display()))?
+            .to_owned();
         let target = out.join(format!("{name}.mp4"));
         let on_disk = fs::metadata(&target).ok().map(|file| file.len());
-        let (state, problem) = match record.known.get(&name).cloned().unwrap_or(State::Open) {
-            // Deleted or changed since: fetched again, at no cost.
+        let state = journal.states.get(&name).cloned().unwrap_or(State::NotCreated);
+        let (state, failure) = match state {
+            // The video was deleted or changed: download it again, at no cost.
             State::Saved { id, bytes } if on_disk != Some(bytes) => (State::Created { id }, None),
-            State::Open if on_disk.is_some() => {
-                let problem = format!("{} is not on record: move it away", target.display());
-                (State::Open, Some(problem))
+            State::NotCreated if on_disk.is_some() => {
+                let path = target.display();
+                let failure = format!("{path} exists but is not in the journal; move it away");
+                (State::NotCreated, Some(failure))
             }
             state => (state, None),
         };
         let bar = bars.add(&name);
-        jobs.push(Job { number, name, picture, target, state, video: None, problem, bar });
+        jobs.push(Job { number, name, image, target, state, video: None, failure, bar });
     }
     Ok(jobs)
 }
 
-/// What is kept of a batch from run to run: a line for each step of each picture, on disk before
-/// the next step is taken. The last line of a picture counts.
-struct Record {
+/// What a later run needs to continue: one line per state change of an image, synced to disk before
+/// the next step. The last line of an image holds its current state.
+struct Journal {
     file: Mutex<File>,
-    /// How far earlier runs have come.
-    known: HashMap<String, State>,
+    /// The states that earlier runs recorded, by image name.
+    states: HashMap<String, State>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Line {
-    picture: String,
+struct JournalEntry {
+    image: String,
     #[serde(flatten)]
     state: State,
 }
 
-impl Record {
+impl Journal {
     fn open(path: PathBuf) -> Result<Self> {
-        let file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
-        file.try_lock().map_err(|e| format!("{}, perhaps another run's: {e}", path.display()))?;
+        let name = path.display();
+        let mut options = OpenOptions::new();
+        let file = options.read(true).append(true).create(true).open(&path);
+        let file = file.map_err(|e| format!("cannot open {name}: {e}"))?;
+        file.try_lock().map_err(|e| format!("cannot lock {name}, another run may use it: {e}"))?;
         let text = fs::read_to_string(&path)?;
-        // A last line without its end was torn by a kill, and what it was to note never happened.
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        file.set_len(whole as u64)?;
-        let mut known = HashMap::new();
-        for (index, line) in text.get(..whole).unwrap_or_default().lines().enumerate() {
-            let Line { picture, state } = serde_json::from_str(line)
-                .map_err(|e| format!("{}, line {}: {e}", path.display(), index + 1))?;
-            known.insert(picture, state);
+        // A killed run may have written part of a last line. It is dropped, since the line before it
+        // still says how to continue.
+        let complete_len = text.rfind('\n').map_or(0, |end| end + 1);
+        file.set_len(complete_len as u64)?;
+        let mut states = HashMap::new();
+        for (index, line) in text.get(..complete_len).unwrap_or_default().lines().enumerate() {
+            let JournalEntry { image, state } = serde_json::from_str(line)
+                .map_err(|e| format!("{name}: invalid entry at line {}: {e}", index + 1))?;
+            states.insert(image, state);
         }
-        Ok(Self { file: Mutex::new(file), known })
+        Ok(Self { file: Mutex::new(file), states })
     }
 
-    fn append(&self, picture: &str, state: &State) -> Result<()> {
-        let line = Line { picture: picture.to_owned(), state: state.clone() };
-        let line = serde_json::to_string(&line)? + "\n";
+    fn append(&self, image: &str, state: &State) -> Result<()> {
+        let entry = JournalEntry { image: image.to_owned(), state: state.clone() };
+        let line = serde_json::to_string(&entry)? + "\n";
         let mut file = lock(&self.file);
         file.write_all(line.as_bytes())?;
         Ok(file.sync_data()?)
     }
 }
 
-/// A bar for each picture, shown on terminals only.
+/// A progress bar for each image, displayed only on a terminal.
 #[derive(Default)]
 struct Bars {
     all: MultiProgress,
-    /// By what events name: a client request id or a generation's id.
+    /// By client request id, for events of a create, and by generation id, for all others.
     by_id: Mutex<HashMap<String, ProgressBar>>,
 }
 
@@ -372,44 +396,44 @@ impl Bars {
         self.all.add(bar.with_prefix(name.to_owned()))
     }
 
-    fn follow(&self, id: &str, bar: &ProgressBar) {
+    fn register(&self, id: &str, bar: &ProgressBar) {
         lock(&self.by_id).insert(id.to_owned(), bar.clone());
     }
 
-    /// What the client calls with everything that happens, on whatever thread it happens.
-    fn show(&self, event: &Event<'_>) {
-        match event {
-            Event::Uploading { client_request_id, sent, total, .. } => {
-                self.update(client_request_id, "uploading", Some((*sent, *total)));
+    /// Called on the thread that makes the call, so by several at once.
+    fn on_event(&self, event: &Event<'_>) {
+        match event.kind {
+            EventKind::Uploading { sent, total, .. } => {
+                self.update(event.client_request_id, "uploading", sent, total);
             }
-            Event::Polled { generation, .. } => {
-                self.update(generation.id.as_ref(), generation.status.as_str(), None);
+            EventKind::Polled { generation, .. } => {
+                let id = generation.id.as_str();
+                self.update(Some(id), generation.status.as_str(), 0, 0);
             }
-            Event::Downloading { id, received, total, .. } => {
-                let total = total.unwrap_or(*received);
-                self.update(id.as_ref(), "downloading", Some((*received, total)));
+            EventKind::Downloading { received, total, .. } => {
+                let id = event.generation_id.map(GenerationId::as_str);
+                self.update(id, "downloading", received, total.unwrap_or(received));
             }
-            Event::Retrying { after, error, .. } => {
-                self.all.suspend(|| eprintln!("{error}; next try in {after:.1?}"));
+            EventKind::Retrying { delay, error, .. } => {
+                self.all.suspend(|| eprintln!("{error}; retrying in {delay:.1?}"));
             }
             _ => {}
         }
     }
 
-    fn update(&self, id: &str, message: &str, progress: Option<(u64, u64)>) {
-        // Cloned, so that the lock is not held while the bar is drawn.
-        let Some(bar) = lock(&self.by_id).get(id).cloned() else { return };
-        let (done, total) = progress.unwrap_or_default();
-        bar.set_length(total);
-        bar.set_position(done);
+    fn update(&self, id: Option<&str>, message: &str, position: u64, length: u64) {
+        // The bar is cloned, so that the lock is not held while it is drawn.
+        let Some(bar) = id.and_then(|id| lock(&self.by_id).get(id).cloned()) else { return };
+        bar.set_length(length);
+        bar.set_position(position);
         bar.set_message(message.to_owned());
     }
 }
 
-/// Does this to all of them, with so many at a time.
+/// Calls `work` with every item, on this number of threads.
 fn in_parallel<T: Send>(threads: usize, items: &mut [T], work: impl Fn(&mut T) + Sync) {
     let queue = Mutex::new(items.iter_mut());
-    // In a function of its own, which gives the lock back before the work begins.
+    // A closure, since `while let` would hold the lock during the work.
     let next = || lock(&queue).next();
     thread::scope(|scope| {
         for _ in 0..threads {
@@ -429,81 +453,86 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn print_table(jobs: &[Job]) {
     let names = jobs.iter().map(|job| job.name.chars().count());
     let ids = jobs.iter().map(|job| job.id().len());
-    let (names, ids) = (names.max().unwrap_or(0).max(7), ids.max().unwrap_or(0).max(10));
-    say(format_args!("\n{:names$}  {:ids$}  {:11}  RESULT", "PICTURE", "GENERATION", "STATUS"));
+    let (names, ids) = (names.max().unwrap_or(0).max(5), ids.max().unwrap_or(0).max(10));
+    print_line(format_args!(
+        "\n{:names$}  {:ids$}  {:11}  RESULT",
+        "IMAGE", "GENERATION", "STATUS"
+    ));
     for job in jobs {
         let (status, bytes) = match &job.state {
-            State::Open => ("not created", None),
+            State::NotCreated => ("not created", None),
             State::Sending { .. } => ("unknown", None),
             State::Created { .. } => ("paid for", None),
             State::Saved { bytes, .. } => ("saved", Some(format!("{bytes} bytes"))),
         };
-        let result = job.problem.clone().or(bytes).unwrap_or_default();
-        say(format_args!("{:names$}  {:ids$}  {status:11}  {result}", job.name, job.id()));
+        let result = job.failure.clone().or(bytes).unwrap_or_default();
+        print_line(format_args!("{:names$}  {:ids$}  {status:11}  {result}", job.name, job.id()));
     }
     let saved = jobs.iter().filter(|job| matches!(job.state, State::Saved { .. })).count();
-    say(format_args!("\n{saved} of {} pictures have their video", jobs.len()));
+    print_line(format_args!("\n{saved} of {} images have a video", jobs.len()));
 }
 
-/// Where things come from and go to.
-struct Place {
+/// What the batch is run with: the API or a sandbox, and the directories that belong to it.
+struct Setup {
     builder: ClientBuilder,
-    wait: WaitOptions,
-    pictures: PathBuf,
+    image_dir: PathBuf,
     out: PathBuf,
-    /// It runs for as long as it is held.
+    /// Stops when it is dropped.
     _sandbox: Option<Sandbox>,
 }
 
-/// The API if there is a key, else a sandbox.
-fn connect(args: &Args) -> Result<Place> {
-    let wait = WaitOptions::new().first_poll_after(args.interval).interval(args.interval);
+/// Uses the API if an API key is set, else a sandbox.
+fn connect(args: &Args) -> Result<Setup> {
     if let (Ok(mut builder), false) = (Client::builder_from_env(), args.sandbox) {
-        say("Using AI/ML API with the key from the environment: this costs money.");
+        print_line("Using AI/ML API with the key from the environment. This costs money.");
         if let Ok(url) = std::env::var("KLING_BASE_URL") {
             builder = builder.base_url(url);
         }
-        let pictures = args.pictures.clone().ok_or("which pictures? Try --help.")?;
-        let out = args.out.clone().unwrap_or_else(|| pictures.join("videos"));
-        return Ok(Place { builder, wait, pictures, out, _sandbox: None });
+        let options = WaitOptions::new().initial_delay(args.interval).interval(args.interval);
+        let builder = builder.wait_options(options);
+        let image_dir = args.image_dir.clone().ok_or("IMAGE_DIR is required with the API")?;
+        let out = args.out.clone().unwrap_or_else(|| image_dir.join("videos"));
+        return Ok(Setup { builder, image_dir, out, _sandbox: None });
     }
     if args.out.is_some() {
-        // Its samples must not be taken for videos, and its ids end with this process.
-        return Err("--out is for the API; the sandbox's videos go to a temporary folder".into());
+        // Sample videos must not be mistaken for real ones, and no later run can use their ids.
+        return Err(
+            "--out cannot be used with the sandbox, which writes to a temporary directory".into()
+        );
     }
     let sandbox = Sandbox::start()?;
-    say("Using the sandbox, which runs in this process: offline and free of charge.");
-    say("Its videos are samples, not made from the pictures.");
-    // Slow enough to be seen.
-    sandbox.finish_after(7);
+    print_line("Using the sandbox, a bundled mock server: offline and free of charge.");
+    print_line("It returns the same sample video for every image.");
+    // Slow enough for the progress to be visible.
+    sandbox.complete_after_polls(7);
     if let Some(credits) = args.credits {
-        // So many creates with nothing wrong, and all others are refused.
+        // The first creates are handled as usual, all later ones are rejected.
         sandbox.fault(Endpoint::Create, Fault::default(), credits);
         sandbox.fault(Endpoint::Create, Fault::status(403), u32::MAX);
     }
-    let folder = tempfile::Builder::new().prefix("kling-video-batch-").tempdir()?.keep();
-    let pictures = match &args.pictures {
-        Some(pictures) => pictures.clone(),
-        None => make_pictures(folder.join("pictures"))?,
+    let dir = tempfile::Builder::new().prefix("kling-video-batch-").tempdir()?.keep();
+    let image_dir = match &args.image_dir {
+        Some(image_dir) => image_dir.clone(),
+        None => create_sample_images(dir.join("images"))?,
     };
-    let pause = Duration::from_millis(300);
-    let wait = WaitOptions::new().first_poll_after(pause).interval(pause);
-    let builder = sandbox.client_builder();
-    Ok(Place { builder, wait, pictures, out: folder.join("videos"), _sandbox: Some(sandbox) })
+    let interval = Duration::from_millis(300);
+    let options = WaitOptions::new().initial_delay(interval).interval(interval);
+    let builder = sandbox.client_builder().wait_options(options);
+    Ok(Setup { builder, image_dir, out: dir.join("videos"), _sandbox: Some(sandbox) })
 }
 
-fn make_pictures(folder: PathBuf) -> Result<PathBuf> {
-    let picture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/picture.jpg");
-    fs::create_dir(&folder)?;
+fn create_sample_images(dir: PathBuf) -> Result<PathBuf> {
+    let image = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/image.jpg");
+    fs::create_dir(&dir)?;
     for number in 1..=5 {
-        fs::copy(picture, folder.join(format!("picture-{number}.jpg")))?;
+        fs::copy(image, dir.join(format!("image-{number}.jpg")))?;
     }
-    Ok(folder)
+    Ok(dir)
 }
 
-/// Prints a line. Unlike `println!` it does not panic when nobody reads any more (`| head`): that
-/// is no reason to stop once videos are paid for.
-fn say(line: impl Display) {
+/// Prints a line. Unlike `println!`, it does not panic if stdout is closed (`| head`), which is no
+/// reason to abort once videos are paid for.
+fn print_line(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
@@ -513,40 +542,47 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 struct Args {
-    pictures: Option<PathBuf>,
+    image_dir: Option<PathBuf>,
     prompt: Option<String>,
     out: Option<PathBuf>,
-    at_once: usize,
+    concurrency: usize,
     interval: Duration,
-    most: u32,
+    max_generations: u32,
     sandbox: bool,
     credits: Option<u32>,
 }
 
 impl Args {
-    /// `None` when help is asked for.
+    /// Returns `None` if help was requested.
     fn parse() -> Result<Option<Self>, lexopt::Error> {
         let mut args = Self {
-            pictures: None,
+            image_dir: None,
             prompt: None,
             out: None,
-            at_once: 3,
+            concurrency: 3,
             interval: Duration::from_secs(10),
-            most: 20,
+            max_generations: 20,
             sandbox: false,
             credits: None,
         };
         let mut parser = lexopt::Parser::from_env();
         while let Some(arg) = parser.next()? {
             match arg {
-                Value(value) if args.pictures.is_none() => args.pictures = Some(value.into()),
+                Value(value) if args.image_dir.is_none() => args.image_dir = Some(value.into()),
                 Long("prompt") => args.prompt = Some(parser.value()?.string()?),
                 Long("out") => args.out = Some(parser.value()?.into()),
-                Long("at-once") => args.at_once = parser.value()?.parse_with(parse_at_once)?,
-                Long("interval") => args.interval = Duration::from_secs(parser.value()?.parse()?),
-                Long("max") => args.most = parser.value()?.parse()?,
+                Long("concurrency") => args.concurrency = parse_concurrency(&parser.value()?)?,
+                Long("interval") => {
+                    args.interval =
+                        Duration::from_secs(parse_number("--interval", &parser.value()?)?);
+                }
+                Long("max-generations") => {
+                    args.max_generations = parse_number("--max-generations", &parser.value()?)?;
+                }
                 Long("sandbox") => args.sandbox = true,
-                Long("credits") => args.credits = Some(parser.value()?.parse()?),
+                Long("credits") => {
+                    args.credits = Some(parse_number("--credits", &parser.value()?)?);
+                }
                 Short('h') | Long("help") => return Ok(None),
                 _ => return Err(arg.unexpected()),
             }
@@ -555,8 +591,15 @@ impl Args {
     }
 }
 
-/// The API's limits are not documented, and it asks for less with 429: more would only be refused.
-fn parse_at_once(text: &str) -> Result<usize, String> {
-    let number = text.parse().ok().filter(|number| (1..=16).contains(number));
-    number.ok_or_else(|| format!("--at-once {text}: allowed is 1 to 16"))
+/// The API does not document its rate limit. A higher concurrency would only be rejected with 429.
+fn parse_concurrency(value: &OsStr) -> Result<usize, String> {
+    let number = value.to_str().and_then(|text| text.parse().ok());
+    number
+        .filter(|number| (1..=16).contains(number))
+        .ok_or_else(|| format!("--concurrency must be from 1 to 16, got {}", value.display()))
+}
+
+fn parse_number<T: FromStr>(option: &str, value: &OsStr) -> Result<T, String> {
+    let number = value.to_str().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| format!("{option} must be a whole number, got {}", value.display()))
 }

@@ -1,9 +1,8 @@
-//! A run that can be interrupted anywhere, started again, and pays once.
+//! Shows a run that can be interrupted at any point and started again, and pays once.
 //!
-//! `cargo run --example resume`, interrupt it with Ctrl-C, and run it again. It needs no key:
-//! without one it talks to the sandbox, a stand-in for the API. That has to survive the
-//! interruption as the real API would, so it runs in a process of its own, in the background, for
-//! some minutes.
+//! Run `cargo run --example resume`, interrupt it with Ctrl-C, and run it again. It needs no API
+//! key: without one it uses the sandbox, a bundled mock server. Like the real API, the sandbox must
+//! survive the interruption, so it runs in its own process, in the background, for some minutes.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::fs::{self, File};
@@ -12,48 +11,51 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use kling_video::sandbox::{Endpoint, Sandbox};
 use kling_video::{
-    Client, ClientBuilder, Endpoint, Event, Image, ImageToVideo, RetryPolicy, Sandbox, WaitOptions,
+    Client, ClientBuilder, Event, EventKind, Image, ImageToVideo, RetryPolicy, WaitOptions,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const HELP: &str = "\
-Shows that a run can be interrupted with Ctrl-C and run again, and pays once.
+Generates a video in a run that can be interrupted with Ctrl-C and started again, and pays once.
 
-Usage: cargo run --example resume -- [--sandbox]
+Usage: cargo run --example resume -- [OPTIONS]
 
-  --sandbox   use the sandbox even though there is a key
-  -h, --help  show this
+Options:
+  --sandbox   Use the sandbox even if an API key is set
+  -h, --help  Print this help
 
-The API key is taken from AIML_API_KEY, AIMLAPI_API_KEY or AIMLAPI_KEY. Without one, the sandbox
-is used: offline and free of charge.
+The API key is read from AIML_API_KEY, AIMLAPI_API_KEY or AIMLAPI_KEY. Without one, the sandbox is
+used: offline and free of charge.
 ";
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     let args: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap_or("?")).collect();
-    let done = match args.as_slice() {
+    let result = match args.as_slice() {
         [] => run(false),
         ["--sandbox"] => run(true),
         ["-h" | "--help"] => {
             print!("{HELP}");
             return ExitCode::SUCCESS;
         }
-        // Not for people: what a run starts in the background.
+        // Internal: a run starts the sandbox with this argument.
         ["--serve"] => serve(),
         _ => {
-            eprintln!("error: unknown arguments: {}\nTry --help.", args.join(" "));
+            let args = args.join(" ");
+            eprintln!("error: unexpected arguments: {args}\nTry '--help' for more information.");
             return ExitCode::from(2);
         }
     };
-    match done {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             let mut cause = error.source();
             while let Some(error) = cause {
-                eprintln!("  because: {error}");
+                eprintln!("  caused by: {error}");
                 cause = error.source();
             }
             ExitCode::FAILURE
@@ -64,7 +66,7 @@ fn main() -> ExitCode {
 fn run(sandbox: bool) -> Result<()> {
     let (builder, target, sandbox) = match Client::builder_from_env() {
         Ok(builder) if !sandbox => {
-            println!("Using AI/ML API with the key from the environment: this costs money, once.");
+            println!("Using AI/ML API with the key from the environment. This costs money, once.");
             (builder, PathBuf::from("kling-video-resume.mp4"), false)
         }
         _ => {
@@ -72,139 +74,148 @@ fn run(sandbox: bool) -> Result<()> {
             (builder, target, true)
         }
     };
-    let client = builder.on_event(show).build()?;
-    let picture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/picture.jpg");
-    let request = ImageToVideo::new(Image::file(picture)).prompt("the camera moves in slowly");
+    let client = builder.event_handler(print_event).build()?;
+    let image = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/image.jpg");
+    let request = ImageToVideo::new(Image::file(image)).prompt("the camera moves in slowly");
 
-    show_journal(&target);
-    println!("Interrupt me with Ctrl-C whenever you like, and run me again.");
+    print_last_entry(&target);
+    println!("You can interrupt this run with Ctrl-C at any time and start it again.");
     let saved = client.generate_to(&request, &target)?;
 
     println!("Generation: {}", saved.id);
     println!("Video:      {} ({} bytes)", saved.path.display(), saved.bytes);
     if saved.reused {
-        println!("Reused:     yes, the video was there already and nothing was asked of the API");
+        println!("Reused:     yes; the video was already there, and nothing was requested");
     } else {
-        println!("Reused:     no; run me once more and it will be");
+        println!("Reused:     no; the next run reuses this video");
     }
     if sandbox {
-        let paid = (BALANCE - client.balance()?.amount) / PRICE;
-        println!("Paid for:   {paid} create(s), all runs together");
+        let paid = (INITIAL_BALANCE - client.balance()?.amount) / PRICE;
+        println!("Paid for:   {paid} generation(s), in all runs together");
     }
     Ok(())
 }
 
-/// Shows how far an earlier run came. `generate_to` sees to it by itself.
-fn show_journal(target: &Path) {
+/// Prints the last journal entry of an earlier run, only for information: `generate_to` reads the
+/// journal itself.
+fn print_last_entry(target: &Path) {
     let journal = target.with_extension("mp4.kling.jsonl");
     match fs::read_to_string(&journal) {
-        Ok(steps) => {
-            println!("An earlier run left its journal, {}", journal.display());
-            println!("Its last step: {}", steps.lines().last().unwrap_or("none"));
+        Ok(entries) => {
+            println!("Found the journal of an earlier run: {}", journal.display());
+            println!("Last entry: {}", entries.lines().last().unwrap_or("none"));
         }
-        Err(_) => println!("There is no journal of an earlier run: this one is the first."),
+        Err(_) => println!("Found no journal: this is the first run."),
     }
 }
 
-/// What the client calls with everything that happens.
-fn show(event: &Event<'_>) {
-    match event {
-        Event::Uploading { sent, total, .. } if sent == total => {
-            println!("The request is sent; waiting for the answer ...");
+fn print_event(event: &Event<'_>) {
+    match event.kind {
+        EventKind::Uploading { sent, total, .. } if sent == total => {
+            println!("Request sent, waiting for the response ...");
         }
-        Event::Created { generation, .. } => println!("Accepted and paid for: {}", generation.id),
-        Event::Polled { generation, .. } => println!("{}: {}", generation.id, generation.status),
-        Event::Retrying { after, error, .. } => eprintln!("{error}; next try in {after:.1?}"),
+        EventKind::Created { generation, .. } => {
+            println!("Created and paid for: {}", generation.id);
+        }
+        EventKind::Recovered { .. } => {
+            println!("Recovered the generation of the interrupted create")
+        }
+        EventKind::Polled { generation, .. } => {
+            println!("{}: {}", generation.id, generation.status);
+        }
+        EventKind::Retrying { delay, error, .. } => eprintln!("{error}; retrying in {delay:.1?}"),
         _ => {}
     }
 }
 
-// What follows is about the sandbox, and nothing that a program of yours needs.
+// The rest of this file manages the sandbox process. Your program needs none of it.
 
-/// What the sandbox's account holds at first, and what a generation takes from it.
-const BALANCE: f64 = 100.0;
+/// The initial balance of the sandbox's account.
+const INITIAL_BALANCE: f64 = 100.0;
+
+/// The price of a generation in the sandbox.
 const PRICE: f64 = 1.0;
 
-/// The sandbox ends after so long without a request.
-const IDLE: Duration = Duration::from_secs(5 * 60);
+/// The sandbox process exits after this time without a request.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
-/// A builder for the sandbox of an earlier run while that is there, else for a new one; and where
-/// the video goes.
+/// Returns a builder for the sandbox, and the path of the video. The sandbox is the one of an
+/// earlier run if it is still running, else a new one.
 fn find_or_start_sandbox() -> Result<(ClientBuilder, PathBuf)> {
-    let folder = std::env::temp_dir().join("kling-video-resume");
-    fs::create_dir_all(&folder)?;
-    let target = folder.join("kling-video.mp4");
-    // The note says where the sandbox is. Locked, so that two runs at once start one sandbox.
-    let note = folder.join("sandbox.txt");
-    let lock = File::create(folder.join("lock"))?;
+    let dir = std::env::temp_dir().join("kling-video-resume");
+    fs::create_dir_all(&dir)?;
+    let target = dir.join("kling-video.mp4");
+    // With the lock, two concurrent runs start only one sandbox.
+    let lock = File::create(dir.join("lock"))?;
     lock.lock()?;
 
-    let known = fs::read_to_string(&note).unwrap_or_default();
-    if is_alive(&known) {
+    let address_file = dir.join("sandbox.txt");
+    let address = fs::read_to_string(&address_file).unwrap_or_default();
+    if is_running(&address) {
         println!("Using the sandbox that an earlier run started in the background.");
-        return Ok((builder_for(&known), target));
+        return Ok((builder_for(&address), target));
     }
-    // A sandbox that has ended took its generations with it: nothing to resume.
-    for left in ["mp4", "mp4.kling.jsonl", "mp4.part"] {
-        let _ = fs::remove_file(target.with_extension(left));
+    // A sandbox's generations end with its process, so the files of an earlier run are useless.
+    for extension in ["mp4", "mp4.kling.jsonl", "mp4.part"] {
+        let _ = fs::remove_file(target.with_extension(extension));
     }
-    let new = start_server()?;
-    fs::write(note, &new)?;
-    println!("Started a sandbox in the background: offline, free of charge, and its video is a");
-    println!("sample. It ends by itself after {} minutes without a request.", IDLE.as_secs() / 60);
-    Ok((builder_for(&new), target))
+    let address = start_sandbox_process()?;
+    fs::write(address_file, &address)?;
+    let minutes = IDLE_TIMEOUT.as_secs() / 60;
+    println!("Started the sandbox, a mock server in the background: offline and free of charge.");
+    println!("It returns a sample video, and exits after {minutes} minutes without a request.");
+    Ok((builder_for(&address), target))
 }
 
-/// Runs this program again as the server, and returns its first line: the note.
-fn start_server() -> Result<String> {
+/// Starts this program again with `--serve`, and returns the line that it prints: the address.
+fn start_sandbox_process() -> Result<String> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("--serve").current_dir(std::env::temp_dir());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    // Ctrl-C goes to the process group of the terminal: the server gets one of its own.
+    // Ctrl-C is sent to the terminal's process group, so the sandbox gets its own group.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     #[cfg(windows)] // CREATE_NEW_PROCESS_GROUP
     std::os::windows::process::CommandExt::creation_flags(&mut command, 0x200);
-    let mut server = command.spawn()?;
-    let mut note = String::new();
-    if let Some(output) = server.stdout.take() {
-        BufReader::new(output).read_line(&mut note)?;
+    let mut process = command.spawn()?;
+    let mut address = String::new();
+    if let Some(stdout) = process.stdout.take() {
+        BufReader::new(stdout).read_line(&mut address)?;
     }
-    match is_alive(&note) {
-        true => Ok(note),
-        false => Err("the sandbox did not start".into()),
+    match is_running(&address) {
+        true => Ok(address),
+        false => Err("the sandbox process did not start; run again".into()),
     }
 }
 
-/// The sandbox, in a process of its own: its address on stdout, then a generation that takes about
-/// 15 seconds for whoever asks.
+/// Runs the sandbox in this process, and prints its address. A generation takes about 15 seconds.
 fn serve() -> Result<()> {
     let sandbox = Sandbox::start()?;
-    sandbox.finish_after(13);
-    sandbox.delay(Endpoint::Create, Duration::from_secs(2));
+    sandbox.complete_after_polls(13);
+    sandbox.set_response_delay(Endpoint::Create, Duration::from_secs(2));
     println!("{} {}", sandbox.url(), sandbox.key());
 
-    let (mut seen, mut since) = (0, Instant::now());
-    while since.elapsed() < IDLE {
+    let (mut request_count, mut last_request) = (0, Instant::now());
+    while last_request.elapsed() < IDLE_TIMEOUT {
         std::thread::sleep(Duration::from_millis(50));
-        sandbox.balance(BALANCE - PRICE * sandbox.generations().len() as f64);
-        let requests = sandbox.requests().len();
-        if requests != seen {
-            (seen, since) = (requests, Instant::now());
+        sandbox.set_balance(INITIAL_BALANCE - PRICE * sandbox.generations().len() as f64);
+        let count = sandbox.requests().len();
+        if count != request_count {
+            (request_count, last_request) = (count, Instant::now());
         }
     }
     Ok(())
 }
 
-/// A builder for the sandbox of a note, which looks at its generations every second.
-fn builder_for(note: &str) -> ClientBuilder {
-    let (url, key) = note.trim().split_once(' ').unwrap_or_default();
+/// Returns a builder for the sandbox at `address`, its URL and API key, with a poll every second.
+fn builder_for(address: &str) -> ClientBuilder {
+    let (url, key) = address.trim().split_once(' ').unwrap_or_default();
     let second = Duration::from_secs(1);
-    let wait = WaitOptions::new().first_poll_after(second).interval(second);
-    Client::builder(key).base_url(url).no_proxy().wait(wait)
+    let options = WaitOptions::new().initial_delay(second).interval(second);
+    Client::builder(key).base_url(url).no_proxy().wait_options(options)
 }
 
-fn is_alive(note: &str) -> bool {
-    let client = builder_for(note).retry(RetryPolicy::none()).build();
+fn is_running(address: &str) -> bool {
+    let client = builder_for(address).retry_policy(RetryPolicy::none()).build();
     client.is_ok_and(|client| client.balance().is_ok())
 }

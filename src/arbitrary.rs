@@ -1,8 +1,8 @@
-//! What the property tests are fed with.
+//! Generators of random responses for the property tests.
 //!
-//! Replies grow from a random number, not from proptest's strategies, of which a JSON value needs
-//! so many that ten thousand cases took five seconds. They still shrink: by how much there may be
-//! of them.
+//! Responses are generated from a random seed and not by composed proptest strategies, which took
+//! five seconds for ten thousand JSON values. Failing cases still shrink, in the number of their
+//! optional parts.
 
 use std::fmt::Debug;
 
@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Map, Value, json};
 
-use crate::http::{Failure, FailureKind, HEADERS, Headers, Reply};
+use crate::http::{Headers, RESPONSE_HEADERS, Response, TransportError, TransportErrorKind};
 
-/// So many cases, unless the environment variable `PROPTEST_CASES` says otherwise.
+/// Runs `cases` cases, unless the environment variable `PROPTEST_CASES` sets another number.
 pub(crate) fn cases(cases: u32) -> ProptestConfig {
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
     match std::env::var_os("PROPTEST_CASES") {
@@ -21,8 +21,8 @@ pub(crate) fn cases(cases: u32) -> ProptestConfig {
     }
 }
 
-/// The names of fields, and other words, that something in this crate looks for.
-const WORDS: [&str; 42] = [
+/// Field names and other strings that have a meaning somewhere in this crate.
+const STRINGS: [&str; 42] = [
     "",
     "id",
     "generation_id",
@@ -67,20 +67,21 @@ const WORDS: [&str; 42] = [
     "60",
 ];
 
-/// Where something grows from.
+/// A random number generator with a budget of optional parts.
 pub(crate) struct Seed {
     state: u64,
-    /// How many parts that need not be may still be made: what a failing case shrinks by.
-    left: usize,
+    /// How many more optional parts may be generated. Failing cases shrink in this number.
+    remaining: usize,
 }
 
-/// Something that grows from a seed.
-pub(crate) fn grown<T: Debug>(grow: impl Fn(&mut Seed) -> T) -> impl Strategy<Value = T> {
-    (any::<u64>(), 0usize..20).prop_map(move |(state, left)| grow(&mut Seed { state, left }))
+/// A strategy whose values `generate` produces from a random seed.
+pub(crate) fn from_seed<T: Debug>(generate: impl Fn(&mut Seed) -> T) -> impl Strategy<Value = T> {
+    (any::<u64>(), 0usize..20)
+        .prop_map(move |(state, remaining)| generate(&mut Seed { state, remaining }))
 }
 
 impl Seed {
-    /// SplitMix64, as its authors publish it.
+    /// The next number of the SplitMix64 generator.
     fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mixed = (self.state ^ (self.state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -88,6 +89,7 @@ impl Seed {
         mixed ^ (mixed >> 31)
     }
 
+    /// A random number less than `end`.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
@@ -96,31 +98,31 @@ impl Seed {
         from[self.below(from.len())]
     }
 
-    /// Whether to make a part that need not be.
-    pub(crate) fn wants(&mut self, percent: usize) -> bool {
-        let wanted = self.left > 0 && self.below(100) < percent;
-        self.left -= usize::from(wanted);
-        wanted
+    /// Whether to generate an optional part: true with this probability while the budget lasts.
+    pub(crate) fn chance(&mut self, percent: usize) -> bool {
+        let included = self.remaining > 0 && self.below(100) < percent;
+        self.remaining -= usize::from(included);
+        included
     }
 
     pub(crate) fn bytes(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        while self.wants(85) {
+        while self.chance(85) {
             bytes.push(self.next() as u8);
         }
         bytes
     }
 
-    pub(crate) fn text(&mut self) -> String {
+    pub(crate) fn string(&mut self) -> String {
         if self.below(4) > 0 {
-            return self.pick(&WORDS).to_owned();
+            return self.pick(&STRINGS).to_owned();
         }
-        let mut text = String::new();
-        while self.wants(60) {
-            let among = self.pick(&[0x80, 0x800, 0x11_0000]);
-            text.extend(char::from_u32(self.below(among) as u32));
+        let mut string = String::new();
+        while self.chance(60) {
+            let end = self.pick(&[0x80, 0x800, 0x11_0000]);
+            string.extend(char::from_u32(self.below(end) as u32));
         }
-        text
+        string
     }
 
     pub(crate) fn scalar(&mut self) -> Value {
@@ -131,27 +133,27 @@ impl Seed {
             3 => (self.next() as i64).into(),
             4 => f64::from_bits(self.next()).into(),
             5 => (self.below(1000) as f64 / 8.0).into(),
-            _ => self.text().into(),
+            _ => self.string().into(),
         }
     }
 
     pub(crate) fn json(&mut self) -> Value {
-        self.nested(3)
+        self.json_of_depth(3)
     }
 
-    fn nested(&mut self, depth: usize) -> Value {
+    fn json_of_depth(&mut self, depth: usize) -> Value {
         match self.below(6) {
             0 if depth > 0 => {
                 let mut items = Vec::new();
-                while self.wants(60) {
-                    items.push(self.nested(depth - 1));
+                while self.chance(60) {
+                    items.push(self.json_of_depth(depth - 1));
                 }
                 items.into()
             }
             1..=3 if depth > 0 => {
                 let mut fields = Map::new();
-                while self.wants(60) {
-                    fields.insert(self.text(), self.nested(depth - 1));
+                while self.chance(60) {
+                    fields.insert(self.string(), self.json_of_depth(depth - 1));
                 }
                 fields.into()
             }
@@ -161,21 +163,21 @@ impl Seed {
 
     fn extra(&mut self) -> Map<String, Value> {
         let mut fields = Map::new();
-        while self.wants(40) {
-            fields.insert(self.text(), self.json());
+        while self.chance(40) {
+            fields.insert(self.string(), self.json());
         }
         fields
     }
 
-    fn add(
+    fn maybe_insert(
         &mut self,
         fields: &mut Map<String, Value>,
         percent: usize,
         name: &str,
-        grow: impl Fn(&mut Self) -> Value,
+        generate: impl Fn(&mut Self) -> Value,
     ) {
-        if self.wants(percent) {
-            fields.insert(name.to_owned(), grow(self));
+        if self.chance(percent) {
+            fields.insert(name.to_owned(), generate(self));
         }
     }
 
@@ -192,22 +194,22 @@ impl Seed {
         }
         let mut fields = self.extra();
         for name in ["credits_used", "tokens_used", "usd_spent"] {
-            self.add(&mut fields, 50, name, Self::scalar);
+            self.maybe_insert(&mut fields, 50, name, Self::scalar);
         }
         fields.into()
     }
 
-    /// An object as the API describes a video, more or less.
+    /// A JSON object that resembles the API's `video`.
     pub(crate) fn video(&mut self) -> Map<String, Value> {
         let mut fields = self.extra();
-        self.add(&mut fields, 90, "url", |seed| match seed.below(4) {
+        self.maybe_insert(&mut fields, 90, "url", |seed| match seed.below(4) {
             0 => seed.scalar(),
             _ => "https://cdn.example/a.mp4".into(),
         });
         for name in ["duration", "content_type", "file_name", "file_size"] {
-            self.add(&mut fields, 40, name, Self::scalar);
+            self.maybe_insert(&mut fields, 40, name, Self::scalar);
         }
-        self.add(&mut fields, 40, "usage", Self::usage);
+        self.maybe_insert(&mut fields, 40, "usage", Self::usage);
         fields
     }
 
@@ -216,7 +218,7 @@ impl Seed {
             0 => self.scalar(),
             1 => {
                 let mut items = Vec::new();
-                while self.wants(50) {
+                while self.chance(50) {
                     items.push(if self.below(3) == 0 {
                         self.scalar()
                     } else {
@@ -229,106 +231,112 @@ impl Seed {
         }
     }
 
-    /// An object as the API describes a generation, more or less.
+    /// A JSON object that resembles the API's description of a generation.
     pub(crate) fn generation(&mut self) -> Map<String, Value> {
         let mut fields = self.extra();
-        self.add(&mut fields, 80, "id", Self::id);
-        self.add(&mut fields, 30, "generation_id", Self::id);
-        self.add(&mut fields, 90, "status", |seed| match seed.below(5) {
+        self.maybe_insert(&mut fields, 80, "id", Self::id);
+        self.maybe_insert(&mut fields, 30, "generation_id", Self::id);
+        self.maybe_insert(&mut fields, 90, "status", |seed| match seed.below(5) {
             0 => seed.scalar(),
             _ => seed.pick(&["queued", "completed", "succeeded", "failed", "waiting"]).into(),
         });
-        self.add(&mut fields, 70, "video", Self::videos);
-        self.add(&mut fields, 40, "error", Self::json);
-        self.add(&mut fields, 20, "duration", Self::scalar);
-        self.add(&mut fields, 50, "meta", |seed| match seed.below(4) {
+        self.maybe_insert(&mut fields, 70, "video", Self::videos);
+        self.maybe_insert(&mut fields, 40, "error", Self::json);
+        self.maybe_insert(&mut fields, 20, "duration", Self::scalar);
+        self.maybe_insert(&mut fields, 50, "meta", |seed| match seed.below(4) {
             0 => seed.json(),
             _ => json!({"usage": seed.usage()}),
         });
         fields
     }
 
-    /// What may stand where a body belongs.
+    /// A response body: arbitrary bytes, JSON or a generation, sometimes truncated or corrupted.
     pub(crate) fn body(&mut self) -> Vec<u8> {
         let mut body = match self.below(8) {
             0 => return self.bytes(),
             1..=3 => self.json().to_string().into_bytes(),
             _ => Value::from(self.generation()).to_string().into_bytes(),
         };
-        let at = self.below(body.len());
+        let index = self.below(body.len());
         match self.below(8) {
-            0 => body.truncate(at),
-            1 => body[at] = self.next() as u8,
+            0 => body.truncate(index),
+            1 => body[index] = self.next() as u8,
             _ => {}
         }
         body
     }
 
-    fn parts(&mut self, grow_body: impl Fn(&mut Self) -> Vec<u8>) -> Parts {
+    fn response_parts(&mut self, generate_body: impl Fn(&mut Self) -> Vec<u8>) -> ResponseParts {
         let status = match self.below(9) {
             0 => self.next() as u16,
             1 | 2 => self.pick(&[302, 303, 400, 401, 403, 404, 429, 500, 502, 503, 504, 524]),
             _ => self.pick(&[200, 201, 202, 204, 299]),
         };
-        let body = grow_body(self);
+        let body = generate_body(self);
         let mut headers = Vec::new();
-        while self.wants(40) {
-            headers.push((self.pick(&HEADERS), self.text()));
+        while self.chance(40) {
+            headers.push((self.pick(&RESPONSE_HEADERS), self.string()));
         }
-        let end = (self.below(10) == 0).then(|| self.pick(&FAILURES));
-        Parts { status, headers, body, end }
+        let body_error = (self.below(10) == 0).then(|| self.pick(&TRANSPORT_ERROR_KINDS));
+        ResponseParts { status, headers, body, body_error }
     }
 }
 
-/// A reply before it is one: it cannot be cloned, and what a strategy makes must be.
+/// The parts of a [`Response`], which is not `Clone` as values of a strategy must be.
 #[derive(Clone, Debug)]
-pub(crate) struct Parts {
+pub(crate) struct ResponseParts {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Vec<u8>,
-    pub(crate) end: Option<FailureKind>,
+    pub(crate) body_error: Option<TransportErrorKind>,
 }
 
-/// An answer with such a body.
-pub(crate) fn reply(body: impl Fn(&mut Seed) -> Vec<u8>) -> impl Strategy<Value = Parts> {
-    grown(move |seed| seed.parts(&body))
+/// A response with a random status, headers and the body that `body` generates.
+pub(crate) fn response(
+    body: impl Fn(&mut Seed) -> Vec<u8>,
+) -> impl Strategy<Value = ResponseParts> {
+    from_seed(move |seed| seed.response_parts(&body))
 }
 
-impl Parts {
-    pub(crate) fn reply(&self) -> Reply {
-        Reply {
+impl ResponseParts {
+    pub(crate) fn response(&self) -> Response {
+        Response {
             status: self.status,
             headers: Headers(self.headers.clone()),
             body: self.body.clone(),
-            end: self.end.map_or(Ok(()), |kind| Err(Failure::new(kind, "cut"))),
+            body_result: self
+                .body_error
+                .map_or(Ok(()), |kind| Err(TransportError::new(kind, "truncated"))),
         }
     }
 
-    pub(crate) fn is_whole_success(&self) -> bool {
-        (200..300).contains(&self.status) && self.end.is_none()
+    /// Whether the status is a success and the body is complete.
+    pub(crate) fn is_complete_success(&self) -> bool {
+        (200..300).contains(&self.status) && self.body_error.is_none()
     }
 
+    /// The body, where it is a JSON object.
     pub(crate) fn json(&self) -> Option<Map<String, Value>> {
         serde_json::from_slice(&self.body).ok()
     }
 }
 
-const FAILURES: [FailureKind; 5] = [
-    FailureKind::Connect,
-    FailureKind::Broken,
-    FailureKind::Silent,
-    FailureKind::Unusable,
-    FailureKind::Cancelled,
+const TRANSPORT_ERROR_KINDS: [TransportErrorKind; 5] = [
+    TransportErrorKind::Connect,
+    TransportErrorKind::ConnectionLost,
+    TransportErrorKind::Timeout,
+    TransportErrorKind::InvalidResponse,
+    TransportErrorKind::Cancelled,
 ];
 
-pub(crate) fn failure() -> impl Strategy<Value = FailureKind> {
-    select(&FAILURES[..])
+pub(crate) fn transport_error_kind() -> impl Strategy<Value = TransportErrorKind> {
+    select(&TRANSPORT_ERROR_KINDS[..])
 }
 
-/// Server text in an error: short, on one line, without a picture.
-pub(crate) fn is_presentable(text: &str) -> bool {
-    let mut after_marker = text.split("base64,").skip(1);
+/// Whether server text in an error is at most 2 KiB, on one line and without image data.
+pub(crate) fn is_sanitized(text: &str) -> bool {
+    let mut after_prefix = text.split("base64,").skip(1);
     text.len() <= 2048
         && !text.contains(char::is_control)
-        && !after_marker.any(|rest| rest.starts_with(|c: char| c.is_ascii_alphanumeric()))
+        && !after_prefix.any(|rest| rest.starts_with(|c: char| c.is_ascii_alphanumeric()))
 }

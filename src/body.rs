@@ -1,8 +1,10 @@
-//! The body of a create: JSON, with the picture streamed into it as base64, and its commit point.
+//! The body of a create request: JSON with the image streamed into it as base64, and its commit
+//! point.
 //!
-//! A server cannot act on a body that is not whole. So the last piece, the closing `"}`, is held
-//! back until everything else was handed over, and handing it over is the commit point: before it
-//! the create certainly has not happened, after it only the answer tells.
+//! A server cannot act on an incomplete body. So the last bytes, the closing `"}`, are held back
+//! until everything else has been written to the transport. Writing them is the commit point:
+//! before it, nothing can have been created; after it, only the response shows whether something
+//! was.
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -11,17 +13,19 @@ use base64::Engine;
 use base64::engine::general_purpose;
 
 use crate::error::{Error, Result};
-use crate::image::{Opened, Picture};
-use crate::request::{Checked, LAST_PIECE};
+use crate::image::{ImageReader, OpenImage};
+use crate::operation::Operation;
+use crate::request::{JSON_SUFFIX, PreparedRequest};
 
-/// Base64 works on groups: 3 bytes become 4 characters.
-const GROUP: usize = 3;
-const ENCODED_GROUP: usize = 4;
+/// Base64 encodes blocks of 3 bytes as 4 characters.
+const RAW_BLOCK: usize = 3;
+const ENCODED_BLOCK: usize = 4;
 
-/// Raw bytes per step, whole groups of them: encoded they fill the transport's largest buffer.
-const STEP: usize = 72 * 1024;
+/// Raw bytes read at once, a multiple of [`RAW_BLOCK`]. Encoded, they fill the transport's largest
+/// buffer.
+const CHUNK_SIZE: usize = 72 * 1024;
 
-/// Several times faster than the default engine, which does not choose it by itself.
+/// SIMD is several times faster than the default engine, and not selected automatically.
 #[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
 fn engine() -> impl Engine {
     base64::engine::Simd::standard(general_purpose::PAD)
@@ -32,203 +36,207 @@ fn engine() -> impl Engine {
     general_purpose::STANDARD
 }
 
-/// A checked request, ready to be sent as often as it takes.
-pub(crate) struct Body {
-    head: Vec<u8>,
-    picture: Option<Picture>,
+/// The body of a validated request, which can be sent any number of times.
+pub(crate) struct RequestBody {
+    json_prefix: Vec<u8>,
+    image: Option<ImageReader>,
 }
 
-impl Body {
-    pub(crate) fn new(checked: Checked) -> Self {
-        let picture = match checked.picture {
-            Opened::Link(_) => None,
-            Opened::Picture(picture) => Some(picture),
+impl RequestBody {
+    pub(crate) fn new(request: PreparedRequest) -> Self {
+        let image = match request.image {
+            OpenImage::Url(_) => None,
+            OpenImage::Data(image) => Some(image),
         };
-        Self { head: checked.head, picture }
+        Self { json_prefix: request.json_prefix, image }
     }
 
-    /// Its exact length on the wire.
+    /// The exact length on the wire.
     pub(crate) fn len(&self) -> u64 {
-        let raw = self.picture.as_ref().map_or(0, |picture| picture.len);
-        let encoded = raw.div_ceil(GROUP as u64) * ENCODED_GROUP as u64;
-        self.head.len() as u64 + encoded + LAST_PIECE.len() as u64
+        let raw = self.image.as_ref().map_or(0, |image| image.len);
+        let encoded = raw.div_ceil(RAW_BLOCK as u64) * ENCODED_BLOCK as u64;
+        self.json_prefix.len() as u64 + encoded + JSON_SUFFIX.len() as u64
     }
 
-    /// The picture, for a look at its bytes before it is sent.
-    pub(crate) fn picture(&mut self) -> Option<&mut Picture> {
-        self.picture.as_mut()
+    /// The image, to be hashed before it is sent.
+    pub(crate) fn image(&mut self) -> Option<&mut ImageReader> {
+        self.image.as_mut()
     }
 
-    /// The body from its start. `hooks` see it go and may stop it before the commit point.
-    pub(crate) fn reader<'a>(&'a mut self, hooks: &'a mut dyn Hooks) -> Result<Reader<'a>> {
+    /// Returns a reader at the start of the body. `observer` follows the upload and can abort it
+    /// before the commit point.
+    pub(crate) fn reader<'a>(
+        &'a mut self,
+        observer: &'a mut dyn UploadObserver,
+    ) -> Result<BodyReader<'a>> {
         let total = self.len();
-        let picture = match &mut self.picture {
-            Some(picture) => {
-                picture.rewind()?;
-                Some(Encoder::new(picture))
+        let image = match &mut self.image {
+            Some(image) => {
+                image.rewind()?;
+                Some(Base64Encoder::new(image))
             }
             None => None,
         };
-        Ok(Reader {
-            head: &self.head,
-            picture,
-            last: LAST_PIECE,
+        Ok(BodyReader {
+            json_prefix: &self.json_prefix,
+            image,
+            suffix: JSON_SUFFIX,
             sent: 0,
             total,
             committed: false,
-            stopped: None,
-            hooks,
+            error: None,
+            observer,
         })
     }
 }
 
-/// How far a body has come.
+/// How much of a body has been written to the transport.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Progress {
-    /// No byte of it was handed over.
-    NotBegun,
-    /// A part was: the server cannot act on it.
-    Begun,
-    /// All of it was: the server may have acted.
+pub(crate) enum UploadState {
+    /// Nothing.
+    NotStarted,
+    /// A part: the server cannot act on it.
+    InProgress,
+    /// Everything: the server may have acted on it.
     Committed,
 }
 
-/// What happens while a body is sent.
-pub(crate) trait Hooks {
-    /// So many bytes of `total` are about to be handed over.
-    fn sending(&mut self, sent: u64, total: u64);
+/// Follows an upload.
+pub(crate) trait UploadObserver {
+    /// Called before each write to the transport: after it, `sent` of `total` bytes are written.
+    fn on_progress(&mut self, sent: u64, total: u64);
 
-    /// Everything but the last piece was handed over. An error stops the body for good.
+    /// Called once everything but [`JSON_SUFFIX`] is written. An error aborts the upload.
     fn before_commit(&mut self) -> Result<()>;
 }
 
-/// A body on its way. It never ends early with success: one that cannot go on fails.
-pub(crate) struct Reader<'a> {
-    head: &'a [u8],
-    picture: Option<Encoder<'a>>,
-    last: &'static [u8],
+/// Reads a body once. It never reports EOF early: if the body cannot be completed, reading fails.
+pub(crate) struct BodyReader<'a> {
+    json_prefix: &'a [u8],
+    image: Option<Base64Encoder<'a>>,
+    suffix: &'static [u8],
     sent: u64,
     total: u64,
     committed: bool,
-    stopped: Option<Error>,
-    hooks: &'a mut dyn Hooks,
+    error: Option<Error>,
+    observer: &'a mut dyn UploadObserver,
 }
 
-impl Reader<'_> {
+impl BodyReader<'_> {
     pub(crate) fn total(&self) -> u64 {
         self.total
     }
 
-    pub(crate) fn progress(&self) -> Progress {
+    pub(crate) fn state(&self) -> UploadState {
         match (self.committed, self.sent) {
-            (true, _) => Progress::Committed,
-            (false, 0) => Progress::NotBegun,
-            (false, _) => Progress::Begun,
+            (true, _) => UploadState::Committed,
+            (false, 0) => UploadState::NotStarted,
+            (false, _) => UploadState::InProgress,
         }
     }
 
-    /// Why this side stopped the body, if it did.
-    pub(crate) fn take_stop(&mut self) -> Option<Error> {
-        self.stopped.take()
+    /// Returns the error of the image or the observer that aborted the upload, if any.
+    pub(crate) fn take_error(&mut self) -> Option<Error> {
+        self.error.take()
     }
 
     fn fill(&mut self, buf: &mut [u8]) -> Result<usize> {
-        let from_head = self.head.read(buf).unwrap_or_default();
-        let rest = buf.get_mut(from_head..).unwrap_or_default();
-        let encoded = match &mut self.picture {
-            Some(picture) => picture.encode(rest)?,
+        let copied = self.json_prefix.read(buf).unwrap_or_default();
+        let rest = buf.get_mut(copied..).unwrap_or_default();
+        let encoded = match &mut self.image {
+            Some(image) => image.encode(rest)?,
             None => 0,
         };
-        Ok(from_head + encoded)
+        Ok(copied + encoded)
     }
 
     fn commit(&mut self, buf: &mut [u8]) -> Result<usize> {
         if !self.committed {
-            // Told before the hook, so that nothing lies between the hook and the commit.
-            self.hooks.sending(self.total, self.total);
-            self.hooks.before_commit()?;
+            // Reported first, so that nothing happens between `before_commit` and the commit.
+            self.observer.on_progress(self.total, self.total);
+            self.observer.before_commit()?;
             self.committed = true;
         }
-        Ok(self.last.read(buf).unwrap_or_default())
+        Ok(self.suffix.read(buf).unwrap_or_default())
     }
 
-    fn next(&mut self, buf: &mut [u8]) -> Result<usize> {
+    fn read_next(&mut self, buf: &mut [u8]) -> Result<usize> {
         let filled = self.fill(buf)?;
         if filled == 0 {
             return self.commit(buf);
         }
         self.sent += filled as u64;
-        self.hooks.sending(self.sent, self.total);
+        self.observer.on_progress(self.sent, self.total);
         Ok(filled)
     }
 }
 
-impl Read for Reader<'_> {
+impl Read for BodyReader<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if buf.is_empty() {
             return Ok(0);
         }
-        self.next(buf).map_err(|stop| {
-            self.stopped = Some(stop);
-            io::Error::other("the body was stopped")
+        self.read_next(buf).map_err(|error| {
+            self.error = Some(error);
+            io::Error::other("upload aborted")
         })
     }
 }
 
-/// A picture as base64, in steps of fixed size.
-struct Encoder<'a> {
-    picture: &'a mut Picture,
-    left: u64,
+/// Encodes an image as base64, in chunks of a fixed size.
+struct Base64Encoder<'a> {
+    image: &'a mut ImageReader,
+    remaining: u64,
     raw: Vec<u8>,
-    /// An encoded group that did not fit into the reader's buffer.
+    /// The part of an encoded block that did not fit into the caller's buffer.
     pending: io::Cursor<Vec<u8>>,
 }
 
-impl<'a> Encoder<'a> {
-    fn new(picture: &'a mut Picture) -> Self {
-        let left = picture.len;
-        let step = usize::try_from(left).map_or(STEP, |left| left.min(STEP));
-        Self { picture, left, raw: vec![0; step], pending: io::Cursor::default() }
+impl<'a> Base64Encoder<'a> {
+    fn new(image: &'a mut ImageReader) -> Self {
+        let remaining = image.len;
+        let chunk = usize::try_from(remaining).map_or(CHUNK_SIZE, |len| len.min(CHUNK_SIZE));
+        Self { image, remaining, raw: vec![0; chunk], pending: io::Cursor::default() }
     }
 
-    /// Fills `buf` as far as whole groups go; 0 only at the end of the picture.
+    /// Writes as many complete blocks as fit into `buf`. Returns 0 only at the end of the image.
     fn encode(&mut self, buf: &mut [u8]) -> Result<usize> {
         let pending = self.pending.read(buf).unwrap_or_default();
-        if pending > 0 || self.left == 0 || buf.is_empty() {
+        if pending > 0 || self.remaining == 0 || buf.is_empty() {
             return Ok(pending);
         }
-        let groups = buf.len() / ENCODED_GROUP;
-        if groups > 0 {
-            let raw = self.read_raw(groups * GROUP)?;
+        let blocks = buf.len() / ENCODED_BLOCK;
+        if blocks > 0 {
+            let raw = self.read_raw(blocks * RAW_BLOCK)?;
             return encode_slice(raw, buf);
         }
-        let mut group = vec![0; ENCODED_GROUP];
-        let encoded = encode_slice(self.read_raw(GROUP)?, &mut group)?;
-        group.truncate(encoded);
-        self.pending = io::Cursor::new(group);
+        let mut block = vec![0; ENCODED_BLOCK];
+        let encoded = encode_slice(self.read_raw(RAW_BLOCK)?, &mut block)?;
+        block.truncate(encoded);
+        self.pending = io::Cursor::new(block);
         Ok(self.pending.read(buf).unwrap_or_default())
     }
 
-    /// The next raw bytes, at most `most`: whole groups but at the end.
-    fn read_raw(&mut self, most: usize) -> Result<&[u8]> {
-        let most = most.min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let step = self.raw.len().min(most);
-        let raw = self.raw.get_mut(..step).unwrap_or_default();
-        let read = self.picture.read_exact(raw).and_then(|()| {
-            self.left -= raw.len() as u64;
-            if self.left == 0 && self.picture.read(&mut [0])? > 0 {
-                return Err(io::Error::other("it has grown"));
+    /// Reads the next raw bytes, at most `max_len`: complete blocks, except at the end.
+    fn read_raw(&mut self, max_len: usize) -> Result<&[u8]> {
+        let max_len = max_len.min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+        let len = self.raw.len().min(max_len);
+        let raw = self.raw.get_mut(..len).unwrap_or_default();
+        let read = self.image.read_exact(raw).and_then(|()| {
+            self.remaining -= raw.len() as u64;
+            if self.remaining == 0 && self.image.read(&mut [0])? > 0 {
+                return Err(io::Error::other("file grew"));
             }
             Ok(())
         });
         match read {
             Ok(()) => Ok(raw),
             Err(e) => {
-                let path = Some(PathBuf::from(self.picture.name()));
+                let path = Some(PathBuf::from(self.image.display_name()));
                 Err(Error::io(
-                    "create",
+                    Operation::Create,
                     path,
-                    "the picture changed or broke off while it was sent",
+                    "image file changed or could not be read during upload",
                     e,
                 ))
             }
@@ -236,9 +244,11 @@ impl<'a> Encoder<'a> {
     }
 }
 
-fn encode_slice(raw: &[u8], into: &mut [u8]) -> Result<usize> {
-    // Cannot happen, since `raw` has as many groups as fit; but a wrong body must not be sent.
-    engine().encode_slice(raw, into).map_err(|e| Error::invalid("image_url", e.to_string()))
+fn encode_slice(raw: &[u8], out: &mut [u8]) -> Result<usize> {
+    // Cannot fail, since `raw` has only as many blocks as fit; but a wrong body must not be sent.
+    engine().encode_slice(raw, out).map_err(|e| {
+        Error::invalid_request("image_url", format!("`image_url` cannot be encoded as base64: {e}"))
+    })
 }
 
 #[cfg(test)]
@@ -249,64 +259,66 @@ mod tests {
     use proptest::prelude::*;
 
     #[derive(Default)]
-    struct Seen {
+    struct RecordingObserver {
         sent: Vec<u64>,
         commits: u32,
-        refuse: bool,
+        abort: bool,
     }
 
-    impl Hooks for Seen {
-        fn sending(&mut self, sent: u64, _total: u64) {
+    impl UploadObserver for RecordingObserver {
+        fn on_progress(&mut self, sent: u64, _total: u64) {
             self.sent.push(sent);
         }
 
         fn before_commit(&mut self) -> Result<()> {
             self.commits += 1;
-            if self.refuse { Err(Error::cancelled("create")) } else { Ok(()) }
+            if self.abort { Err(Error::cancelled(Operation::Create)) } else { Ok(()) }
         }
     }
 
-    /// A PNG header of 400x300 pixels and then whatever follows.
+    /// The header of a PNG with 400x300 pixels, followed by arbitrary data.
     fn png(len: usize) -> Vec<u8> {
         let mut data = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x01\x90\0\0\x01\x2c".to_vec();
         data.extend((0..len.saturating_sub(data.len())).map(|i| (i * 7 + i / 251) as u8));
         data
     }
 
-    fn body_of(image: Image) -> Body {
-        Body::new(ImageToVideo::new(image).prompt("a \"quoted\" prompt\n").check().unwrap())
+    fn body_of(image: Image) -> RequestBody {
+        RequestBody::new(
+            ImageToVideo::new(image).prompt("a \"quoted\" prompt\n").prepare().unwrap(),
+        )
     }
 
-    fn read_in_steps(reader: &mut Reader<'_>, sizes: &[usize]) -> io::Result<Vec<u8>> {
-        let mut all = Vec::new();
+    fn read_in_chunks(reader: &mut BodyReader<'_>, sizes: &[usize]) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
         for size in sizes.iter().cycle() {
             let mut buf = vec![0; *size];
             match reader.read(&mut buf)? {
                 0 => break,
-                n => all.extend_from_slice(&buf[..n]),
+                n => body.extend_from_slice(&buf[..n]),
             }
         }
-        Ok(all)
+        Ok(body)
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
         #[test]
-        fn the_bytes_are_those_of_base64_and_serde_json(
+        fn body_equals_the_output_of_base64_and_serde_json(
             len in prop_oneof![24usize..400, 73_500usize..74_000, 147_400usize..147_500],
             sizes in prop::collection::vec(prop_oneof![1usize..9, 1usize..70_000], 1..6),
             from_file: bool,
         ) {
             let data = png(len);
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("picture");
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("image");
             std::fs::write(&path, &data).unwrap();
             let image = if from_file { Image::file(&path) } else { Image::bytes(data.clone()) };
             let mut body = body_of(image);
-            let mut seen = Seen::default();
-            let mut reader = body.reader(&mut seen).unwrap();
+            let mut observer = RecordingObserver::default();
+            let mut reader = body.reader(&mut observer).unwrap();
             let total = reader.total();
-            let sent = read_in_steps(&mut reader, &sizes).unwrap();
+            let sent = read_in_chunks(&mut reader, &sizes).unwrap();
             let expected = format!(
                 r#"{{"model":{},"type":"image-to-video","prompt":{},"image_url":{}}}"#,
                 serde_json::to_string(crate::MODEL).unwrap(),
@@ -315,41 +327,41 @@ mod tests {
             );
             prop_assert!(sent == expected.as_bytes());
             prop_assert_eq!(total, expected.len() as u64);
-            prop_assert_eq!(seen.commits, 1);
-            prop_assert_eq!(seen.sent.last(), Some(&total));
+            prop_assert_eq!(observer.commits, 1);
+            prop_assert_eq!(observer.sent.last(), Some(&total));
         }
     }
 
     #[test]
-    fn the_last_piece_waits_for_the_hook() {
+    fn body_suffix_is_held_back_until_before_commit_returns() {
         let mut body = body_of(Image::url("https://example.com/cat.jpg"));
-        let mut seen = Seen { refuse: true, ..Seen::default() };
-        let mut reader = body.reader(&mut seen).unwrap();
+        let mut observer = RecordingObserver { abort: true, ..RecordingObserver::default() };
+        let mut reader = body.reader(&mut observer).unwrap();
         let mut buf = [0; 1024];
         let n = reader.read(&mut buf).unwrap();
         assert!(buf[..n].ends_with(b"https://example.com/cat.jpg"));
-        assert_eq!(reader.progress(), Progress::Begun);
+        assert_eq!(reader.state(), UploadState::InProgress);
         assert!(reader.read(&mut buf).is_err());
-        assert_eq!(reader.progress(), Progress::Begun);
-        assert_eq!(reader.take_stop().unwrap().kind(), crate::ErrorKind::Cancelled);
-        assert_eq!(seen.commits, 1);
+        assert_eq!(reader.state(), UploadState::InProgress);
+        assert_eq!(reader.take_error().unwrap().kind(), crate::ErrorKind::Cancelled);
+        assert_eq!(observer.commits, 1);
     }
 
     #[test]
-    fn a_file_that_changes_its_size_stops_the_body() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("picture.png");
-        for new_length in [150_000, 250_000] {
+    fn file_that_changes_its_size_aborts_the_upload() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image.png");
+        for new_len in [150_000, 250_000] {
             std::fs::write(&path, png(200_000)).unwrap();
             let mut body = body_of(Image::file(&path));
-            std::fs::write(&path, png(new_length)).unwrap();
-            let mut seen = Seen::default();
-            let mut reader = body.reader(&mut seen).unwrap();
-            assert!(read_in_steps(&mut reader, &[65_536]).is_err());
-            assert_eq!(reader.progress(), Progress::Begun);
-            let stop = reader.take_stop().unwrap();
-            assert_eq!(stop.kind(), crate::ErrorKind::Io);
-            assert!(stop.to_string().contains("picture.png"), "{stop}");
+            std::fs::write(&path, png(new_len)).unwrap();
+            let mut observer = RecordingObserver::default();
+            let mut reader = body.reader(&mut observer).unwrap();
+            assert!(read_in_chunks(&mut reader, &[65_536]).is_err());
+            assert_eq!(reader.state(), UploadState::InProgress);
+            let error = reader.take_error().unwrap();
+            assert_eq!(error.kind(), crate::ErrorKind::Io);
+            assert!(error.to_string().contains("image.png"), "{error}");
         }
     }
 }

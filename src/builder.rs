@@ -1,26 +1,26 @@
-//! How a client is set up: settings with documented defaults, checked once.
+//! The client's settings, with documented defaults, validated once.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::client::{Client, Shared};
+use crate::client::{Client, ClientInner};
 use crate::endpoint::Route;
 use crate::error::{Error, Result};
-use crate::event::{Event, Watcher};
+use crate::event::{Event, EventHandler};
 use crate::key::ApiKey;
 use crate::poll::WaitOptions;
 use crate::retry::RetryPolicy;
-use crate::submit::Budget;
-use crate::transport::{ProxyChoice, Settings, Tls, Transport};
+use crate::submit::CreateQuota;
+use crate::transport::{ProxyChoice, Tls, Transport, TransportConfig};
 
 const BASE_URL: &str = "https://api.aimlapi.com";
 const USER_AGENT: &str = concat!("kling-video/", env!("CARGO_PKG_VERSION"));
 
-/// Where the API key is looked for, in this order: the first two are the vendor's own SDK's.
-const KEY_VARIABLES: [&str; 3] = ["AIML_API_KEY", "AIMLAPI_API_KEY", "AIMLAPI_KEY"];
+/// In order of precedence; the vendor's own SDK reads the first two.
+const API_KEY_ENV_VARS: [&str; 3] = ["AIML_API_KEY", "AIMLAPI_API_KEY", "AIMLAPI_KEY"];
 
-/// Sets up a [`Client`]. Nothing is checked or connected before [`build`](Self::build).
+/// The settings of a [`Client`]. Nothing is validated or connected before [`build`](Self::build).
 ///
 /// ```
 /// use kling_video::{Client, RetryPolicy};
@@ -28,175 +28,208 @@ const KEY_VARIABLES: [&str; 3] = ["AIML_API_KEY", "AIMLAPI_API_KEY", "AIMLAPI_KE
 ///
 /// let client = Client::builder("key")
 ///     .idle_timeout(Duration::from_secs(30))
-///     .retry(RetryPolicy::new().max_retries(8))
-///     .max_creates(20)
+///     .retry_policy(RetryPolicy::new().max_retries(8))
+///     .max_generations(20)
 ///     .build()?;
 /// # Ok::<(), kling_video::Error>(())
 /// ```
-#[must_use = "a builder does nothing until it builds a client"]
+#[derive(Clone)]
+#[must_use = "a builder has no effect until it builds a client"]
 pub struct ClientBuilder {
-    key: String,
+    api_key: String,
     base_url: String,
     route: Route,
     user_agent: String,
     proxy: ProxyChoice,
-    tls: Option<Result<Tls>>,
+    root_certificates: Option<RootCertificates>,
     connect_timeout: Duration,
     idle_timeout: Duration,
-    retry: RetryPolicy,
-    wait: WaitOptions,
-    max_creates: Option<u32>,
-    watcher: Option<Arc<Watcher>>,
+    retry_policy: RetryPolicy,
+    wait_options: WaitOptions,
+    max_generations: Option<u32>,
+    event_handler: Option<Arc<EventHandler>>,
+}
+
+/// PEM with its parser, so that programs that do not set any are linked without one.
+#[derive(Clone)]
+struct RootCertificates {
+    pem: Arc<[u8]>,
+    parse: fn(&[u8]) -> Result<Tls>,
 }
 
 impl Client {
-    /// Begins to set up a client. See [`ClientBuilder`] for the settings and their defaults.
+    /// Starts building a client with this API key; [`ClientBuilder`] has the settings.
+    ///
+    /// ```
+    /// use kling_video::{Client, Route};
+    ///
+    /// let client = Client::builder("key").route(Route::Universal).build()?;
+    /// # Ok::<(), kling_video::Error>(())
+    /// ```
     pub fn builder(api_key: impl Into<String>) -> ClientBuilder {
         ClientBuilder {
-            key: api_key.into(),
+            api_key: api_key.into(),
             base_url: BASE_URL.to_owned(),
             route: Route::default(),
             user_agent: USER_AGENT.to_owned(),
             proxy: ProxyChoice::default(),
-            tls: None,
+            root_certificates: None,
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
-            retry: RetryPolicy::new(),
-            wait: WaitOptions::new(),
-            max_creates: None,
-            watcher: None,
+            retry_policy: RetryPolicy::new(),
+            wait_options: WaitOptions::new(),
+            max_generations: None,
+            event_handler: None,
         }
     }
 
-    /// The same with the key from the environment, where [`from_env`](Self::from_env) looks for it.
+    /// Starts building a client with the API key from the environment.
+    ///
+    /// Reads the variables that [`from_env`](Self::from_env) reads.
     ///
     /// # Errors
-    /// [`Config`](crate::ErrorKind::Config) when none of the variables is set.
+    /// [`Config`](crate::ErrorKind::Config) if none of the variables is set.
     ///
     /// ```no_run
     /// use kling_video::Client;
     ///
-    /// let client = Client::builder_from_env()?.on_event(|event| eprintln!("{event:?}")).build()?;
+    /// let builder = Client::builder_from_env()?;
+    /// let client = builder.event_handler(|event| eprintln!("{event:?}")).build()?;
     /// # Ok::<(), kling_video::Error>(())
     /// ```
     pub fn builder_from_env() -> Result<ClientBuilder> {
         let set = |name: &&str| std::env::var(name).ok().filter(|key| !key.is_empty());
-        KEY_VARIABLES.iter().find_map(set).map(Self::builder).ok_or_else(|| {
-            let names = KEY_VARIABLES.join(", ");
-            Error::config(format!("no API key in the environment: set one of {names}"))
+        API_KEY_ENV_VARS.iter().find_map(set).map(Self::builder).ok_or_else(|| {
+            let names = API_KEY_ENV_VARS.join(", ");
+            Error::config(format!("no API key in the environment; set one of {names}"))
         })
     }
 }
 
 impl ClientBuilder {
-    /// Where the API is: an `https` URL without a user name or a query; `http` only on the
-    /// loopback. Default: `https://api.aimlapi.com`.
+    /// Sets the URL of the API. Defaults to `https://api.aimlapi.com`.
+    ///
+    /// It must be an `https` URL, or `http` on the loopback, without credentials and query.
     pub fn base_url(self, url: impl Into<String>) -> Self {
         Self { base_url: url.into(), ..self }
     }
 
-    /// Which path of the API to use. Default: [`Route::Kling`].
+    /// Sets which of the API's routes to use. Defaults to [`Route::Kling`].
     pub fn route(self, route: Route) -> Self {
         Self { route, ..self }
     }
 
-    /// The `User-Agent` of every request. Default: this crate's name and version.
+    /// Sets the `User-Agent` of every request. Defaults to `kling-video/` and this crate's version.
     pub fn user_agent(self, value: impl Into<String>) -> Self {
         Self { user_agent: value.into(), ..self }
     }
 
-    /// An `http://` or `https://` proxy for everything but loopback hosts, with a name and a
-    /// password if it asks for them. Default: the first of `HTTPS_PROXY`, `ALL_PROXY` and
-    /// `HTTP_PROXY` in the environment, in upper or lower case, with the exceptions of `NO_PROXY`.
+    /// Sets the proxy for all hosts but the loopback. Defaults to the environment's.
+    ///
+    /// The URL is `http://` or `https://`, with credentials if the proxy needs them. The default is
+    /// the first of `HTTPS_PROXY`, `ALL_PROXY` and `HTTP_PROXY`, in upper or lower case, with the
+    /// exceptions in `NO_PROXY`.
     pub fn proxy(self, url: impl Into<String>) -> Self {
         Self { proxy: ProxyChoice::Url(url.into()), ..self }
     }
 
-    /// No proxy, whatever the environment says.
+    /// Uses no proxy, whatever the environment says. Defaults to the environment's proxy.
     pub fn no_proxy(self) -> Self {
         Self { proxy: ProxyChoice::None, ..self }
     }
 
-    /// Trusts these certificate authorities, in PEM, *instead* of the others, for the API and for
-    /// downloads. Default: Mozilla's, bundled. (With the feature `platform-verifier`, or with
-    /// `native-tls` alone, the system's, where a company's own usually is installed already.)
+    /// Sets the certificate authorities to trust, in PEM, *instead of* the default ones, for the
+    /// API and for downloads.
+    ///
+    /// Defaults to Mozilla's, bundled; with the feature `platform-verifier`, or with `native-tls`
+    /// alone, to the system trust store, where a company's own is usually installed already.
     pub fn root_certificates_pem(self, pem: &[u8]) -> Self {
-        // Read here and not in `build`, so that programs without this call need no parser for it.
-        Self { tls: Some(Tls::trusting(pem)), ..self }
+        let certificates = RootCertificates { pem: pem.into(), parse: Tls::with_root_certs };
+        Self { root_certificates: Some(certificates), ..self }
     }
 
-    /// How long a name look-up may take, and again how long connecting and the TLS handshake may.
-    /// Default: 10 s.
-    pub fn connect_timeout(self, d: Duration) -> Self {
-        Self { connect_timeout: d, ..self }
+    /// Sets the maximum time for a DNS lookup, and again for connecting including the TLS
+    /// handshake. Defaults to 10 s.
+    pub fn connect_timeout(self, timeout: Duration) -> Self {
+        Self { connect_timeout: timeout, ..self }
     }
 
-    /// How long the other side may be silent. A reply of the API also has it for its headers as a
-    /// whole, and for its body as a whole. Default: 60 s.
-    pub fn idle_timeout(self, d: Duration) -> Self {
-        Self { idle_timeout: d, ..self }
+    /// Sets the maximum time without data from the server. Defaults to 60 s.
+    ///
+    /// For API responses it also bounds receiving the complete headers, and separately the complete
+    /// body.
+    pub fn idle_timeout(self, timeout: Duration) -> Self {
+        Self { idle_timeout: timeout, ..self }
     }
 
-    /// When failed requests are tried again. Default: [`RetryPolicy::new`].
-    pub fn retry(self, policy: RetryPolicy) -> Self {
-        Self { retry: policy, ..self }
+    /// Sets when failed requests are retried. Defaults to [`RetryPolicy::new`].
+    pub fn retry_policy(self, policy: RetryPolicy) -> Self {
+        Self { retry_policy: policy, ..self }
     }
 
-    /// What `wait`, `generate` and `generate_to` wait like. Default: [`WaitOptions::new`].
-    pub fn wait(self, options: WaitOptions) -> Self {
-        Self { wait: options, ..self }
+    /// Sets how `wait`, `wait_all`, `generate` and `generate_to` poll. Defaults to
+    /// [`WaitOptions::new`].
+    pub fn wait_options(self, options: WaitOptions) -> Self {
+        Self { wait_options: options, ..self }
     }
 
-    /// A guard against a bug that spends: this client and its clones create no more than `n`
-    /// generations, and then fail with [`CreateLimit`](crate::ErrorKind::CreateLimit) before
-    /// anything is sent. A create that is certainly refused does not count. Default: unlimited.
-    pub fn max_creates(self, n: u32) -> Self {
-        Self { max_creates: Some(n), ..self }
+    /// Limits how many generations this client, its clones and its views create. Defaults to no
+    /// limit.
+    ///
+    /// A guard against a bug that spends: at the limit, creates fail with
+    /// [`GenerationLimit`](crate::ErrorKind::GenerationLimit) before anything is sent. A create that
+    /// is rejected does not count.
+    pub fn max_generations(self, limit: u32) -> Self {
+        Self { max_generations: Some(limit), ..self }
     }
 
-    /// Is called with everything that happens, on the thread it happens on. Default: nobody
-    /// watches. A panic of `f` ends the call and reaches its caller.
-    pub fn on_event(self, f: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
-        Self { watcher: Some(Arc::new(f)), ..self }
+    /// Sets a function to call with every [`Event`], on the thread that makes the call. Defaults to
+    /// none.
+    ///
+    /// If it panics, the call ends and the panic reaches the caller.
+    pub fn event_handler(self, handler: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        Self { event_handler: Some(Arc::new(handler)), ..self }
     }
 
-    /// Checks the settings and makes the client. Nothing is sent.
+    /// Validates the settings and creates the client. Nothing is sent.
     ///
     /// # Errors
-    /// [`Config`](crate::ErrorKind::Config), naming the setting: a key that no header can carry; a
-    /// base URL that is not `https`, or for which no TLS feature is on; a proxy URL of an unknown
-    /// kind; certificates that are none; a time-out of zero.
+    /// [`Config`](crate::ErrorKind::Config), naming the setting: an API key that is not a valid
+    /// header value; a base URL that is not `https`, or for which no TLS feature is enabled; an
+    /// unsupported proxy; invalid certificates; a timeout of zero.
     pub fn build(self) -> Result<Client> {
-        let transport = Transport::new(Settings {
+        let transport = Transport::new(TransportConfig {
             base_url: self.base_url,
-            key: ApiKey::new(self.key)?,
+            key: ApiKey::new(self.api_key)?,
             user_agent: self.user_agent,
             proxy: self.proxy,
-            tls: self.tls.unwrap_or_else(|| Ok(Tls::usual()))?,
+            tls: match self.root_certificates {
+                Some(RootCertificates { pem, parse }) => parse(&pem)?,
+                None => Tls::default(),
+            },
             connect_timeout: self.connect_timeout,
             idle_timeout: self.idle_timeout,
         })?;
-        Ok(Client::from_shared(Shared {
+        let inner = ClientInner {
             transport,
             route: self.route,
-            retry: self.retry,
-            wait: self.wait,
-            budget: Budget::new(self.max_creates),
-            watcher: self.watcher,
-        }))
+            retry_policy: self.retry_policy,
+            quota: CreateQuota::new(self.max_generations),
+        };
+        Ok(Client::from_parts(inner, self.wait_options, self.event_handler))
     }
 }
 
 impl fmt::Debug for ClientBuilder {
-    /// Shows neither the key nor what may hold a password.
+    /// Omits the API key and whatever may contain a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientBuilder")
             .field("route", &self.route)
             .field("connect_timeout", &self.connect_timeout)
             .field("idle_timeout", &self.idle_timeout)
-            .field("retry", &self.retry)
-            .field("wait", &self.wait)
-            .field("max_creates", &self.max_creates)
+            .field("retry_policy", &self.retry_policy)
+            .field("wait_options", &self.wait_options)
+            .field("max_generations", &self.max_generations)
             .finish_non_exhaustive()
     }
 }

@@ -1,35 +1,59 @@
-//! What one call of the client has at hand, and reads of the API that are tried again.
+//! The context of one client call, and reads of the API with retries.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cancel;
 use crate::endpoint::{Route, billing, logs, retrieve};
 use crate::error::{Error, Result};
-use crate::event::{Event, Watcher};
+use crate::event::{Event, EventHandler, EventKind};
 use crate::generation::{Balance, Generation, GenerationId, Video};
-use crate::http::Reply;
-use crate::poll::{self, Driver, WaitOptions};
+use crate::http::Response;
+use crate::operation::Operation;
+use crate::poll::{self, Poller, WaitOptions};
 use crate::poll_all;
 use crate::random::random;
 use crate::retry::RetryPolicy;
 use crate::transport::Session;
 
-/// One call: its connections, its policy, and who watches it.
-pub(crate) struct Call<'a> {
+/// The connections, the settings and the event handler of one call.
+pub(crate) struct RequestContext<'a> {
     pub(crate) session: Session<'a>,
     pub(crate) route: Route,
-    pub(crate) retry: &'a RetryPolicy,
-    pub(crate) watcher: Option<&'a Watcher>,
+    pub(crate) retry_policy: &'a RetryPolicy,
+    pub(crate) event_handler: Option<&'a EventHandler>,
+    /// The output file, for events.
+    pub(crate) path: Option<&'a Path>,
 }
 
-impl Call<'_> {
-    pub(crate) fn report(&self, event: &Event<'_>) {
-        if let Some(watcher) = self.watcher {
-            watcher(event);
+impl RequestContext<'_> {
+    /// An event about a generation.
+    pub(crate) fn emit(&self, id: &GenerationId, kind: EventKind<'_>) {
+        self.emit_with(Some(id), None, kind);
+    }
+
+    /// An event about an attempt to create one.
+    pub(crate) fn emit_create(
+        &self,
+        id: Option<&GenerationId>,
+        client_request_id: &str,
+        kind: EventKind<'_>,
+    ) {
+        self.emit_with(id, Some(client_request_id), kind);
+    }
+
+    fn emit_with(
+        &self,
+        generation_id: Option<&GenerationId>,
+        client_request_id: Option<&str>,
+        kind: EventKind<'_>,
+    ) {
+        if let Some(handler) = self.event_handler {
+            handler(&Event { path: self.path, generation_id, client_request_id, kind });
         }
     }
 
-    /// Sleeps, and says whether it slept to the end.
+    /// Returns false if the call was cancelled before the time was up.
     pub(crate) fn sleep(&self, duration: Duration) -> bool {
         cancel::sleep(self.session.token(), duration)
     }
@@ -38,19 +62,19 @@ impl Call<'_> {
         cancel::is_cancelled(self.session.token())
     }
 
-    /// Looks at a generation once.
-    pub(crate) fn look(&self, id: &GenerationId) -> Result<Generation> {
-        let reply = self.get("retrieve", &retrieve::target(self.route, id));
-        reply.and_then(|reply| retrieve::read(reply, id)).map_err(|error| error.with_id(id))
+    pub(crate) fn retrieve_once(&self, id: &GenerationId) -> Result<Generation> {
+        let response = self.get(Operation::Retrieve, &retrieve::target(self.route, id));
+        response
+            .and_then(|response| retrieve::parse_response(response, id))
+            .map_err(|error| error.with_id(id))
     }
 
-    /// Looks at a generation, again if that fails for a reason that may pass.
     pub(crate) fn retrieve(&self, id: &GenerationId) -> Result<Generation> {
-        self.retrying("retrieve", Some(id), || self.look(id))
+        self.with_retries(Operation::Retrieve, Some(id), || self.retrieve_once(id))
     }
 
     pub(crate) fn wait(&self, id: &GenerationId, options: &WaitOptions) -> Result<Video> {
-        self.drive(|driver| poll::wait(id, options, self.retry, driver))
+        self.with_poller(|poller| poll::wait(id, options, self.retry_policy, poller))
     }
 
     pub(crate) fn wait_all(
@@ -58,62 +82,67 @@ impl Call<'_> {
         ids: &[GenerationId],
         options: &WaitOptions,
     ) -> Vec<Result<Video>> {
-        self.drive(|driver| poll_all::wait_all(ids, options, self.retry, driver))
+        self.with_poller(|poller| poll_all::wait_all(ids, options, self.retry_policy, poller))
     }
 
-    fn drive<T>(&self, wait: impl FnOnce(&Driver<'_>) -> T) -> T {
-        let begun = Instant::now();
-        wait(&Driver {
-            fetch: &|id| self.look(id),
+    fn with_poller<T>(&self, wait: impl FnOnce(&Poller<'_>) -> T) -> T {
+        let started = Instant::now();
+        wait(&Poller {
+            retrieve: &|id| self.retrieve_once(id),
             sleep: &|duration| self.sleep(duration),
-            now: &|| begun.elapsed(),
-            watch: &|event| self.report(event),
+            now: &|| started.elapsed(),
+            emit: &|id, kind| self.emit(id, kind),
         })
     }
 
     pub(crate) fn balance(&self) -> Result<Balance> {
-        self.retrying("balance", None, || billing::read(self.get("balance", billing::TARGET)?))
+        self.with_retries(Operation::Balance, None, || {
+            billing::parse_response(self.get(Operation::Balance, billing::TARGET)?)
+        })
     }
 
-    /// The logged request with this client request id, and whether it succeeded.
+    /// The generation of the logged request with this client request id, and whether the request
+    /// succeeded.
     ///
-    /// New requests push the rows down while they are read, so that one can be seen twice; pages
-    /// overlap, so that none is missed where some go.
+    /// New requests shift the entries while they are paged through. Pages overlap, so that an entry
+    /// may be read twice but none is skipped.
     pub(crate) fn find(
         &self,
         client_request_id: &str,
         days: u64,
     ) -> Result<Option<(GenerationId, bool)>> {
         const OVERLAP: u64 = 10;
-        const MOST_PAGES: u64 = 10_000;
+        const MAX_PAGES: u64 = 10_000;
         let days = days.clamp(1, logs::MAX_DAYS);
         let mut failed = None;
         let mut offset = 0;
-        for _ in 0..MOST_PAGES {
+        for _ in 0..MAX_PAGES {
             let target = logs::target(days, offset);
-            let page = self.retrying("find", None, || logs::read(self.get("find", &target)?))?;
-            match logs::pick(&page.rows, client_request_id) {
+            let page = self.with_retries(Operation::Find, None, || {
+                logs::parse_response(self.get(Operation::Find, &target)?)
+            })?;
+            match logs::find_match(&page.entries, client_request_id) {
                 Some((id, true)) => return Ok(Some((id, true))),
                 found => failed = failed.or(found),
             }
-            let rows = page.rows.len() as u64;
-            if !page.has_more || rows == 0 {
+            let count = page.entries.len() as u64;
+            if !page.has_more || count == 0 {
                 return Ok(failed);
             }
-            // By what came: a server may send fewer rows than it was asked for.
-            offset += rows - OVERLAP.min(rows / 2);
+            // By what was received: a server may send fewer entries than requested.
+            offset += count - OVERLAP.min(count / 2);
         }
-        Err(Error::decode("find", "the server's log does not end"))
+        Err(Error::decode(Operation::Find, "log pagination did not terminate"))
     }
 
-    fn get(&self, operation: &'static str, target: &str) -> Result<Reply> {
-        self.session.get(target).map_err(|failure| failure.into_error(operation))
+    fn get(&self, operation: Operation, target: &str) -> Result<Response> {
+        self.session.get(target).map_err(|error| error.into_error(operation))
     }
 
-    /// Does a read until it succeeds, cannot succeed, or has failed often enough.
-    fn retrying<T>(
+    /// Repeats a read until it succeeds, fails for good, or its retries are used up.
+    fn with_retries<T>(
         &self,
-        operation: &'static str,
+        operation: Operation,
         id: Option<&GenerationId>,
         mut read: impl FnMut() -> Result<T>,
     ) -> Result<T> {
@@ -123,17 +152,13 @@ impl Call<'_> {
                 Ok(value) => return Ok(value),
                 Err(error) => error.with_attempts(attempt),
             };
-            let again = error.is_transient().then(|| self.retry.delay(attempt, &error, random()));
-            let Some(after) = again.flatten() else { return Err(error) };
-            self.report(&Event::Retrying {
-                operation,
-                id,
-                client_request_id: None,
-                attempt,
-                after,
-                error: &error,
-            });
-            if !self.sleep(after) {
+            let delay = error
+                .is_transient()
+                .then(|| self.retry_policy.next_delay(attempt, &error, random()));
+            let Some(delay) = delay.flatten() else { return Err(error) };
+            let kind = EventKind::Retrying { operation, attempt, delay, error: &error };
+            self.emit_with(id, None, kind);
+            if !self.sleep(delay) {
                 let error = Error::cancelled(operation).with_attempts(attempt);
                 return Err(match id {
                     Some(id) => error.with_id(id),

@@ -1,23 +1,25 @@
-//! Stopping a call from another thread.
+//! Cancels calls from another thread.
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Cancels the calls that were given it: wakes their sleep at once and stops their requests.
+/// Cancels calls from another thread: their sleeps end at once and their connections are closed.
 ///
-/// Cancelling is for good. The generation itself goes on, since the API has no way to stop one.
-/// A create whose last byte was handed over is finished first, so that its id is not lost.
+/// Give it to calls with [`Client::with_cancel_token`](crate::Client::with_cancel_token). A token
+/// cannot be reset. The generation itself continues, since the API cannot stop one; a create whose
+/// last byte was sent is completed first, so that its id is not lost.
 ///
 /// ```
-/// use kling_video::{CancelToken, WaitOptions};
+/// use kling_video::{CancelToken, Client};
 ///
 /// let token = CancelToken::new();
-/// let options = WaitOptions::new().cancel(token.clone());
-/// token.cancel(); // from a Ctrl-C handler, another thread, …
+/// let client = Client::new("key")?.with_cancel_token(token.clone());
+/// token.cancel(); // in a Ctrl-C handler or another thread
 /// assert!(token.is_cancelled());
-/// # let _ = options;
+/// # let _ = client;
+/// # Ok::<(), kling_video::Error>(())
 /// ```
 #[derive(Clone, Default)]
 pub struct CancelToken(Arc<Shared>);
@@ -32,63 +34,65 @@ struct Shared {
 struct State {
     cancelled: bool,
     next_key: u64,
-    /// Few: one or two a call.
-    interrupts: Vec<(u64, Interrupt)>,
+    /// A list, since a call registers one or two.
+    callbacks: Vec<(u64, CancelCallback)>,
 }
 
-type Interrupt = Box<dyn FnOnce() + Send>;
+type CancelCallback = Box<dyn FnOnce() + Send>;
 
 impl CancelToken {
-    /// A token that is not cancelled.
+    /// Creates a token that is not cancelled.
+    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Cancels every call that uses this token or a clone of it, now and later.
+    /// Cancels every call that uses this token or a clone of it, now and in the future.
     pub fn cancel(&self) {
-        let interrupts = {
+        let callbacks = {
             let mut state = self.lock();
             state.cancelled = true;
-            std::mem::take(&mut state.interrupts)
+            std::mem::take(&mut state.callbacks)
         };
         self.0.cancelled.notify_all();
-        // Outside the lock: an interrupt closes sockets.
-        interrupts.into_iter().for_each(|(_, interrupt)| interrupt());
+        // Not under the lock, since a callback closes sockets.
+        callbacks.into_iter().for_each(|(_, callback)| callback());
     }
 
     /// Whether [`cancel`](Self::cancel) was called.
+    #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.lock().cancelled
     }
 
-    /// Has `interrupt` called when the token is cancelled, until the guard is dropped.
-    pub(crate) fn on_cancel(&self, interrupt: Interrupt) -> Armed {
+    /// Calls `callback` when the token is cancelled, unless the registration is dropped first.
+    pub(crate) fn register(&self, callback: CancelCallback) -> CancelRegistration {
         let mut state = self.lock();
         let key = state.next_key;
         state.next_key += 1;
         if state.cancelled {
             drop(state);
-            interrupt();
+            callback();
         } else {
-            state.interrupts.push((key, interrupt));
+            state.callbacks.push((key, callback));
         }
-        Armed { token: self.clone(), key }
+        CancelRegistration { token: self.clone(), key }
     }
 
     fn sleep(&self, duration: Duration) -> bool {
-        // So that no deadline has to be added up, which a huge duration would overflow.
-        const LONGEST: Duration = Duration::from_secs(3600);
-        let begun = Instant::now();
+        // `Instant + Duration::MAX` would overflow, so there is no deadline to compute.
+        const MAX_WAIT: Duration = Duration::from_secs(3600);
+        let started = Instant::now();
         let mut state = self.lock();
         loop {
             if state.cancelled {
                 return false;
             }
-            let left = duration.saturating_sub(begun.elapsed());
-            if left.is_zero() {
+            let remaining = duration.saturating_sub(started.elapsed());
+            if remaining.is_zero() {
                 return true;
             }
-            let woken = self.0.cancelled.wait_timeout(state, left.min(LONGEST));
+            let woken = self.0.cancelled.wait_timeout(state, remaining.min(MAX_WAIT));
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -104,33 +108,32 @@ impl fmt::Debug for CancelToken {
     }
 }
 
-/// An interrupt that is in place.
-pub(crate) struct Armed {
+/// A registered callback, unregistered on drop.
+pub(crate) struct CancelRegistration {
     token: CancelToken,
     key: u64,
 }
 
-impl Armed {
-    /// Takes the interrupt away for good, or says that the token was cancelled before.
-    pub(crate) fn disarm(&self) -> bool {
+impl CancelRegistration {
+    /// Returns false if the token was cancelled before.
+    pub(crate) fn unregister(&self) -> bool {
         let mut state = self.token.lock();
-        state.interrupts.retain(|(key, _)| *key != self.key);
+        state.callbacks.retain(|(key, _)| *key != self.key);
         !state.cancelled
     }
 }
 
-impl Drop for Armed {
+impl Drop for CancelRegistration {
     fn drop(&mut self) {
-        self.disarm();
+        self.unregister();
     }
 }
 
-/// Whether a call with this token, if it has one, is cancelled.
 pub(crate) fn is_cancelled(token: Option<&CancelToken>) -> bool {
     token.is_some_and(CancelToken::is_cancelled)
 }
 
-/// Sleeps, and says whether it slept to the end.
+/// Returns false if the token was cancelled before the time was up.
 pub(crate) fn sleep(token: Option<&CancelToken>, duration: Duration) -> bool {
     match token {
         Some(token) => token.sleep(duration),
@@ -146,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sleep_ends_when_another_thread_cancels() {
+    fn sleep_ends_when_another_thread_cancels() {
         let token = CancelToken::new();
         let sleeper = thread::spawn({
             let token = token.clone();
@@ -157,22 +160,22 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_runs_once_and_only_while_armed() {
+    fn callback_runs_once_and_only_while_registered() {
         let runs = Arc::new(Mutex::new(0));
-        let count = |runs: &Arc<Mutex<i32>>| -> Interrupt {
+        let count = |runs: &Arc<Mutex<i32>>| -> CancelCallback {
             let runs = Arc::clone(runs);
             Box::new(move || *runs.lock().unwrap() += 1)
         };
         let token = CancelToken::new();
-        let kept = token.on_cancel(count(&runs));
-        let disarmed = token.on_cancel(count(&runs));
-        assert!(disarmed.disarm());
-        drop(token.on_cancel(count(&runs)));
+        let kept = token.register(count(&runs));
+        let unregistered = token.register(count(&runs));
+        assert!(unregistered.unregister());
+        drop(token.register(count(&runs)));
         token.cancel();
         token.cancel();
         assert_eq!(*runs.lock().unwrap(), 1);
-        assert!(!kept.disarm());
-        let _late = token.on_cancel(count(&runs));
+        assert!(!kept.unregister());
+        let _late = token.register(count(&runs));
         assert_eq!(*runs.lock().unwrap(), 2);
     }
 }

@@ -1,99 +1,100 @@
-//! The video to a file: resumed where it broke off, checked, and put in place at once.
+//! Downloads a video to a file: resumed after interruptions, validated, and renamed into place.
 
 use std::path::Path;
 use std::time::Instant;
 
-use crate::call::Call;
+use crate::call::RequestContext;
 use crate::error::{Error, Result};
-use crate::event::Event;
+use crate::event::EventKind;
 use crate::generation::Video;
-use crate::http::{Failure, FailureKind};
-use crate::part::Part;
+use crate::http::{TransportError, TransportErrorKind};
+use crate::operation::Operation;
+use crate::part::PartialFile;
 use crate::random::random;
-use crate::transport::{LONGEST_DOWNLOAD, Range, Stream};
+use crate::transport::{DOWNLOAD_TIMEOUT, DownloadResponse, ResumeRange};
 
-const OPERATION: &str = "download";
+const OPERATION: Operation = Operation::Download;
 
-/// No video is larger, whatever a server says.
-const MOST_BYTES: u64 = 1024 * 1024 * 1024;
+/// No video comes close to this size, so a larger response is not one.
+const MAX_BYTES: u64 = 1024 * 1024 * 1024;
 
-/// An idle period that brings less than this is as good as silence.
-const LEAST_PROGRESS: u64 = 4 * 1024;
+/// A server that sends less than this within the idle timeout counts as idle.
+const MIN_PROGRESS: u64 = 4 * 1024;
 
-const CHUNK: usize = 128 * 1024;
+const CHUNK_SIZE: usize = 128 * 1024;
 
-/// Writes the video to `target`, which stays as it is until the whole video is there.
-pub(crate) fn download(call: &Call<'_>, video: &Video, target: &Path) -> Result<u64> {
-    let dress = |error: Error| error.during(OPERATION).with_id(&video.id);
-    let part = Part::open(target).map_err(dress)?;
+/// Downloads the video to `target`, which is not touched until the video is complete.
+pub(crate) fn download(context: &RequestContext<'_>, video: &Video, target: &Path) -> Result<u64> {
+    let with_context = |error: Error| error.with_operation(OPERATION).with_id(&video.id);
+    let partial_file = PartialFile::open(target).map_err(with_context)?;
     let mut download = Download {
-        call,
+        context,
         video,
-        part,
-        link: video.url.clone(),
-        renewed: false,
+        partial_file,
+        url: video.url.clone(),
+        url_refreshed: false,
         received: 0,
-        furthest: 0,
+        max_received: 0,
         total: None,
         validator: None,
-        begun: Instant::now(),
+        started_at: Instant::now(),
         failures: 0,
     };
     match download.run() {
         Ok(()) => {
             let length = download.received;
-            download.part.publish().map_err(dress)?;
+            download.partial_file.persist().map_err(with_context)?;
             Ok(length)
         }
         Err(error) => {
-            download.part.discard();
-            Err(dress(error))
+            download.partial_file.discard();
+            Err(with_context(error))
         }
     }
 }
 
 struct Download<'a> {
-    call: &'a Call<'a>,
+    context: &'a RequestContext<'a>,
     video: &'a Video,
-    part: Part,
-    link: String,
-    renewed: bool,
+    partial_file: PartialFile,
+    url: String,
+    url_refreshed: bool,
     received: u64,
-    /// The most that was received so far: less is no progress.
-    furthest: u64,
+    /// The high-water mark of `received` across restarts. Only bytes beyond it count as progress.
+    max_received: u64,
     total: Option<u64>,
-    /// By what the server tells that the file is still the same.
+    /// The validator for `If-Range`, by which the server tells whether the file is still the same.
     validator: Option<String>,
-    begun: Instant,
-    /// Attempts in a row that brought no progress.
+    started_at: Instant,
+    /// The number of consecutive attempts without progress.
     failures: u32,
 }
 
-/// Why an attempt did not bring the rest of the video.
-enum Setback {
-    /// Another attempt cannot help.
-    Final(Error),
-    /// Go on from where it broke off.
-    Resume(Error),
-    /// What there is does not fit: begin again.
-    Restart(Error),
-    /// The link has expired.
-    Expired(Error),
+/// Why an attempt did not complete the video.
+enum AttemptError {
+    /// Another attempt would fail in the same way.
+    Permanent(Error),
+    /// The next attempt can resume at the first missing byte.
+    Interrupted(Error),
+    /// The received bytes are unusable: the next attempt must start from the beginning.
+    RestartRequired(Error),
+    /// The URL has expired.
+    UrlExpired(Error),
 }
 
-impl From<Error> for Setback {
+impl From<Error> for AttemptError {
     fn from(error: Error) -> Self {
-        Self::Final(error)
+        Self::Permanent(error)
     }
 }
 
-impl From<Failure> for Setback {
-    fn from(failure: Failure) -> Self {
-        match failure.kind {
-            FailureKind::Cancelled | FailureKind::Unusable => {
-                Self::Final(failure.into_error(OPERATION))
+impl From<TransportError> for AttemptError {
+    fn from(error: TransportError) -> Self {
+        match error.kind {
+            TransportErrorKind::Cancelled | TransportErrorKind::InvalidResponse => {
+                Self::Permanent(error.into_error(OPERATION))
             }
-            _ => Self::Resume(failure.into_error(OPERATION)),
+            _ => Self::Interrupted(error.into_error(OPERATION)),
         }
     }
 }
@@ -101,180 +102,180 @@ impl From<Failure> for Setback {
 impl Download<'_> {
     fn run(&mut self) -> Result<()> {
         loop {
-            let before = self.furthest;
+            let before = self.max_received;
             match self.attempt() {
                 Ok(()) => return Ok(()),
-                Err(Setback::Final(error)) => return Err(error),
-                Err(Setback::Expired(error)) if self.renewed => return Err(error),
-                Err(Setback::Expired(_)) => self.renew()?,
-                Err(Setback::Resume(error)) => self.pause(error, before)?,
-                Err(Setback::Restart(error)) => {
+                Err(AttemptError::Permanent(error)) => return Err(error),
+                Err(AttemptError::UrlExpired(error)) if self.url_refreshed => return Err(error),
+                Err(AttemptError::UrlExpired(_)) => self.refresh_url()?,
+                Err(AttemptError::Interrupted(error)) => self.back_off(error, before)?,
+                Err(AttemptError::RestartRequired(error)) => {
                     self.restart()?;
-                    self.pause(error, before)?;
+                    self.back_off(error, before)?;
                 }
             }
         }
     }
 
-    fn attempt(&mut self) -> Result<(), Setback> {
+    fn attempt(&mut self) -> Result<(), AttemptError> {
         let range = match &self.validator {
             Some(validator) if self.received > 0 => {
-                Some(Range { from: self.received, validator: validator.clone() })
+                Some(ResumeRange { from: self.received, validator: validator.clone() })
             }
             _ => None,
         };
-        let mut stream = self.call.session.fetch(&self.link, range.as_ref())?;
-        match (stream.status, range) {
+        let mut response = self.context.session.download(&self.url, range.as_ref())?;
+        match (response.status, range) {
             (200, _) => self.restart()?,
-            (206, Some(range)) => self.check_range(&stream, &range)?,
-            (_, range) => return Err(refused(stream, range.is_some())),
+            (206, Some(range)) => self.check_range(&response, &range)?,
+            (_, range) => return Err(classify_status(response, range.is_some())),
         }
-        self.take_length(&stream)?;
-        self.receive(&mut stream)?;
+        self.record_length(&response)?;
+        self.receive(&mut response)?;
         if self.total.is_some_and(|total| total != self.received) {
-            let error = Error::decode(OPERATION, "the video is not as long as the server said");
-            return Err(Setback::Restart(error));
+            let error = Error::decode(OPERATION, "video length does not match Content-Length");
+            return Err(AttemptError::RestartRequired(error));
         }
-        match self.part.flaw(self.received)? {
-            Some(flaw) => {
-                let problem = format!("what was received is no whole MP4: {flaw}");
-                Err(Setback::Restart(Error::decode(OPERATION, problem)))
-            }
-            None => Ok(()),
-        }
+        let Some(problem) = self.partial_file.validate(self.received)? else { return Ok(()) };
+        let message = match self.partial_file.is_html()? {
+            true => "the URL served HTML, not a video".to_owned(),
+            false => format!("not a complete MP4: {problem}"),
+        };
+        Err(AttemptError::RestartRequired(Error::decode(OPERATION, message)))
     }
 
-    /// A part of the file has to go on where this side broke off, in a file of the same length.
-    fn check_range(&self, stream: &Stream, range: &Range) -> Result<(), Setback> {
-        let content_range = stream.headers.get("content-range").and_then(parse_content_range);
+    /// Checks that the response starts at the requested byte and is part of a file of the same
+    /// length.
+    fn check_range(
+        &self,
+        response: &DownloadResponse,
+        range: &ResumeRange,
+    ) -> Result<(), AttemptError> {
+        let content_range = response.headers.get("content-range").and_then(parse_content_range);
         match content_range {
             Some((from, total)) if from == range.from && total == self.total => Ok(()),
             _ => {
-                let problem = "the server sent another part of the video than was asked for";
-                Err(Setback::Restart(Error::decode(OPERATION, problem)))
+                let message = "Content-Range does not match the requested range";
+                Err(AttemptError::RestartRequired(Error::decode(OPERATION, message)))
             }
         }
     }
 
-    fn take_length(&mut self, stream: &Stream) -> Result<(), Setback> {
-        if stream.status == 200 {
-            self.total = stream.length;
-            self.validator = validator(stream);
+    fn record_length(&mut self, response: &DownloadResponse) -> Result<(), AttemptError> {
+        if response.status == 200 {
+            self.total = response.length;
+            self.validator = validator(response);
         }
         match self.total {
-            Some(total) if total > MOST_BYTES => Err(Setback::Final(too_large())),
+            Some(total) if total > MAX_BYTES => Err(AttemptError::Permanent(too_large())),
             _ => Ok(()),
         }
     }
 
-    fn receive(&mut self, stream: &mut Stream) -> Result<(), Setback> {
-        let idle = self.call.session.idle_timeout();
-        let mut buf = vec![0; CHUNK];
-        let (mut period, mut in_period) = (Instant::now(), 0);
+    fn receive(&mut self, response: &mut DownloadResponse) -> Result<(), AttemptError> {
+        let idle = self.context.session.idle_timeout();
+        let mut buf = vec![0; CHUNK_SIZE];
+        let (mut window_start, mut window_bytes) = (Instant::now(), 0);
         loop {
-            let read = stream.read(&mut buf)?;
+            let read = response.read(&mut buf)?;
             let Some(data) = buf.get(..read).filter(|data| !data.is_empty()) else { return Ok(()) };
-            if self.received + read as u64 > MOST_BYTES {
-                return Err(Setback::Final(too_large()));
+            if self.received + read as u64 > MAX_BYTES {
+                return Err(AttemptError::Permanent(too_large()));
             }
-            self.part.append(data)?;
+            self.partial_file.append(data)?;
             self.received += read as u64;
-            self.furthest = self.furthest.max(self.received);
-            self.call.report(&Event::Downloading {
-                id: &self.video.id,
-                received: self.received,
-                total: self.total,
-            });
-            in_period += read as u64;
-            if self.begun.elapsed() > LONGEST_DOWNLOAD {
-                let late = too_slow("the video took longer than an hour");
-                return Err(Setback::Final(late.into_error(OPERATION)));
+            self.max_received = self.max_received.max(self.received);
+            let kind = EventKind::Downloading { received: self.received, total: self.total };
+            self.context.emit(&self.video.id, kind);
+            window_bytes += read as u64;
+            if self.started_at.elapsed() > DOWNLOAD_TIMEOUT {
+                let error = timeout("download took longer than an hour");
+                return Err(AttemptError::Permanent(error.into_error(OPERATION)));
             }
-            if period.elapsed() >= idle {
-                if in_period < LEAST_PROGRESS {
-                    return Err(too_slow("less than 4 KiB came in an idle period").into());
+            if window_start.elapsed() >= idle {
+                if window_bytes < MIN_PROGRESS {
+                    let message = "received less than 4 KiB within the idle timeout";
+                    return Err(timeout(message).into());
                 }
-                (period, in_period) = (Instant::now(), 0);
+                (window_start, window_bytes) = (Instant::now(), 0);
             }
         }
     }
 
     fn restart(&mut self) -> Result<()> {
         (self.received, self.validator, self.total) = (0, None, None);
-        self.part.clear()
+        self.partial_file.truncate()
     }
 
-    /// Links expire; the generation has a fresh one.
-    fn renew(&mut self) -> Result<()> {
-        self.renewed = true;
-        let generation = self.call.retrieve(&self.video.id)?;
+    /// Retrieves the generation to get a fresh URL after the first one expired.
+    fn refresh_url(&mut self) -> Result<()> {
+        self.url_refreshed = true;
+        let generation = self.context.retrieve(&self.video.id)?;
         match generation.video {
             Some(video) => {
-                self.link = video.url;
+                self.url = video.url;
                 Ok(())
             }
             None => {
-                let problem = "the link has expired and the generation has no other";
-                Err(Error::decode(OPERATION, problem).with_generation(Box::new(generation)))
+                let message = "URL expired and no new URL is available";
+                Err(Error::decode(OPERATION, message).with_generation(Box::new(generation)))
             }
         }
     }
 
-    /// Waits before the next attempt, or gives up after too many that brought nothing.
-    fn pause(&mut self, error: Error, before: u64) -> Result<()> {
-        self.failures = match self.furthest >= before.saturating_add(LEAST_PROGRESS) {
+    /// Sleeps before the next attempt, or returns the error after too many without progress.
+    fn back_off(&mut self, error: Error, before: u64) -> Result<()> {
+        self.failures = match self.max_received >= before.saturating_add(MIN_PROGRESS) {
             true => 1,
             false => self.failures.saturating_add(1),
         };
         let error = error.with_attempts(self.failures);
-        let late = self.begun.elapsed() > LONGEST_DOWNLOAD;
-        let after = self.call.retry.delay(self.failures, &error, random()).filter(|_| !late);
-        let Some(after) = after else { return Err(error) };
-        self.call.report(&Event::Retrying {
-            operation: OPERATION,
-            id: Some(&self.video.id),
-            client_request_id: None,
-            attempt: self.failures,
-            after,
-            error: &error,
-        });
-        match self.call.sleep(after) {
+        let timed_out = self.started_at.elapsed() > DOWNLOAD_TIMEOUT;
+        let attempt = self.failures;
+        let delay = self.context.retry_policy.next_delay(attempt, &error, random());
+        let Some(delay) = delay.filter(|_| !timed_out) else { return Err(error) };
+        let operation = OPERATION;
+        let kind = EventKind::Retrying { operation, attempt, delay, error: &error };
+        self.context.emit(&self.video.id, kind);
+        match self.context.sleep(delay) {
             true => Ok(()),
             false => Err(Error::cancelled(OPERATION)),
         }
     }
 }
 
-fn refused(stream: Stream, asked_for_rest: bool) -> Setback {
-    let status = stream.status;
-    let error = stream.into_reply().refusal(OPERATION);
+fn classify_status(response: DownloadResponse, resuming: bool) -> AttemptError {
+    let status = response.status;
+    let error = response.into_response().api_error(OPERATION);
     match status {
-        403 | 404 | 410 => Setback::Expired(error),
-        // There is no rest of the video, although it was announced to be longer.
-        416 if asked_for_rest => Setback::Restart(Error::decode(
+        403 | 404 | 410 => AttemptError::UrlExpired(error),
+        // The file ends at or before the requested byte, although Content-Length went beyond it.
+        416 if resuming => AttemptError::RestartRequired(Error::decode(
             OPERATION,
-            "the server has less of the video than it has announced",
+            "range not satisfiable: file is shorter than announced",
         )),
-        _ if error.is_transient() => Setback::Resume(error),
-        _ => Setback::Final(error),
+        _ if error.is_transient() => AttemptError::Interrupted(error),
+        _ => AttemptError::Permanent(error),
     }
 }
 
 fn too_large() -> Error {
-    Error::decode(OPERATION, "the video is larger than 1 GiB, which none is")
+    Error::decode(OPERATION, "video exceeds the 1 GiB limit")
 }
 
-fn too_slow(why: &'static str) -> Failure {
-    Failure::new(FailureKind::Silent, why)
+fn timeout(message: &'static str) -> TransportError {
+    TransportError::new(TransportErrorKind::Timeout, message)
 }
 
-/// A strong validator: a weak one may stand for different bytes (HTTP).
-fn validator(stream: &Stream) -> Option<String> {
-    let etag = stream.headers.get("etag").filter(|etag| etag.starts_with('"'));
-    etag.or_else(|| stream.headers.get("last-modified")).map(str::to_owned)
+/// A validator that `If-Range` accepts: a strong entity tag, or else the date. A weak tag may stand
+/// for different bytes (RFC 9110).
+fn validator(response: &DownloadResponse) -> Option<String> {
+    let etag = response.headers.get("etag").filter(|etag| etag.starts_with('"'));
+    etag.or_else(|| response.headers.get("last-modified")).map(str::to_owned)
 }
 
-/// `bytes 100-199/200` as where it begins and the whole length, if that is told.
+/// Parses `bytes 100-199/200` into the position of the first byte and the complete length, which
+/// may be unknown (`*`).
 fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (from, _) = range.split_once('-')?;

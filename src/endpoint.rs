@@ -1,12 +1,12 @@
-//! The API's endpoints: one module each, a pair without I/O that builds the request's target and
-//! reads the reply.
+//! The API's endpoints, one module each: a function that builds the request target and one that
+//! parses the response, both without I/O.
 
 pub(crate) mod billing;
 pub(crate) mod create;
 pub(crate) mod logs;
 pub(crate) mod retrieve;
 
-/// Which of the API's two routes to use. Both take and answer the same JSON.
+/// Which of the API's two equivalent routes to use; requests and responses are the same on both.
 ///
 /// ```
 /// use kling_video::{Client, Route};
@@ -17,15 +17,15 @@ pub(crate) mod retrieve;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Route {
-    /// `/v2/generate/video/kling/generation`, the route of the vendor's Kling models.
+    /// `/v2/generate/video/kling/generation`, for the vendor's Kling models only.
     #[default]
     Kling,
-    /// `/v2/video/generations`, the route of all the vendor's video models.
+    /// `/v2/video/generations`, for all of the vendor's video models.
     Universal,
 }
 
 impl Route {
-    /// The path of both create and retrieve.
+    /// The path for both creating and retrieving.
     pub(crate) fn path(self) -> &'static str {
         match self {
             Self::Kling => "/v2/generate/video/kling/generation",

@@ -1,5 +1,6 @@
-//! What can go wrong: one opaque error with a kind to branch on and accessors for the rest.
+//! The crate's error: opaque, with a kind to branch on and accessors for the details.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -7,63 +8,88 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::generation::{Generation, GenerationId, Status};
-use crate::text::shorten;
+use crate::operation::Operation;
+use crate::text::sanitize;
 
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The cause as another library or layer of this crate gave it.
+/// The underlying error, from another library or from a lower layer of this crate.
 pub(crate) type Source = Box<dyn StdError + Send + Sync + 'static>;
 
-/// What kind of failure an [`Error`] is: the thing to branch on.
+/// The category of an [`Error`], to branch on.
 ///
 /// ```
 /// use kling_video::{Client, ErrorKind};
 ///
-/// let refused = Client::new("a key\nin two lines").unwrap_err();
-/// assert_eq!(refused.kind(), ErrorKind::Config);
+/// let error = Client::new("a key\nin two lines").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Config);
+/// assert_eq!(ErrorKind::Config.to_string(), "invalid configuration");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The client cannot be built like this: the message names the setting.
+    /// A client setting is invalid; the message names it. Nothing was sent.
     Config,
-    /// The request breaks a documented rule: [`Error::field`] names the field. Nothing was sent.
+    /// The request violates a documented rule; [`Error::field`] names the field. Nothing was sent.
     InvalidRequest,
-    /// [`max_creates`](crate::ClientBuilder::max_creates) is used up. Nothing was sent.
-    CreateLimit,
-    /// No connection could be made: name look-up, TCP, proxy or TLS.
+    /// The limit set by [`max_generations`](crate::ClientBuilder::max_generations) is reached.
+    /// Nothing was sent.
+    GenerationLimit,
+    /// No connection could be established: DNS lookup, TCP, proxy or TLS failed.
     Connect,
-    /// The connection broke.
+    /// The connection was lost.
     Transport,
-    /// The other side was silent, or too slow, for the idle time-out.
+    /// No data, or too little, was received within the idle timeout.
     Timeout,
-    /// The server refused, with [`Error::status`].
+    /// The server returned an error response, with [`Error::status`].
     Api,
-    /// The server answered something that cannot be used.
+    /// The response, or the downloaded file, is not what the API documents.
     Decode,
-    /// A create was sent but its answer never came or cannot be read: a generation may exist and
-    /// may be billed. Look it up by [`Error::client_request_id`] before creating again.
+    /// A create was sent, but no usable response was received: a generation may exist and be
+    /// billed. Search for it with [`Client::find`](crate::Client::find) and
+    /// [`Error::client_request_id`] before creating again.
     CreateUnknown,
-    /// The API ended the generation with an error. It is not charged.
+    /// The API reports that the generation failed. It is not charged.
     GenerationFailed,
-    /// The generation was not finished in the time allowed. It goes on.
+    /// The generation did not finish within the wait's timeout. It is still running.
     WaitTimeout,
     /// The call was cancelled by its [`CancelToken`](crate::CancelToken).
     Cancelled,
-    /// The journal beside the output file cannot be used as it is.
+    /// The journal next to the output file cannot be used as it is.
     Journal,
     /// A file could not be read or written.
     Io,
 }
 
-/// Why a call failed.
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Config => "invalid configuration",
+            Self::InvalidRequest => "invalid request",
+            Self::GenerationLimit => "generation limit reached",
+            Self::Connect => "connection failed",
+            Self::Transport => "connection lost",
+            Self::Timeout => "timeout",
+            Self::Api => "error response",
+            Self::Decode => "invalid response",
+            Self::CreateUnknown => "create outcome unknown",
+            Self::GenerationFailed => "generation failed",
+            Self::WaitTimeout => "wait timed out",
+            Self::Cancelled => "cancelled",
+            Self::Journal => "journal unusable",
+            Self::Io => "file error",
+        })
+    }
+}
+
+/// An error of this crate.
 ///
-/// One word in size. Branch on [`kind`](Self::kind); the accessors tell the rest, and
-/// [`source`](StdError::source) leads to the cause. After a create, every error carries the
-/// [`generation_id`](Self::generation_id), so that what was paid for can be fetched later.
+/// It is one word in size. Branch on [`kind`](Self::kind); the accessors have the details, and
+/// [`source`](StdError::source) leads to the cause. Every error that occurs after a create carries
+/// the [`generation_id`](Self::generation_id), so that what was paid for can be fetched later.
 ///
-/// Server text in it is cut at 2 KiB, and the API key and pictures never are in it.
+/// Server text is limited to 2 KiB and never contains the API key or image data.
 ///
 /// ```
 /// use kling_video::{Image, ImageToVideo};
@@ -76,53 +102,55 @@ pub enum ErrorKind {
 pub struct Error(Box<Inner>);
 
 struct Inner {
-    cause: Cause,
-    operation: &'static str,
+    repr: ErrorRepr,
+    operation: Operation,
     id: Option<GenerationId>,
     generation: Option<Box<Generation>>,
     client_request_id: Option<String>,
     attempts: u32,
-    /// A create is behind this call, so that the same call would pay again.
-    paid: bool,
+    /// The call has committed a create, so repeating it would pay again.
+    not_idempotent: bool,
+    /// The create was rejected or never completed.
+    not_created: bool,
+    /// The call keeps a journal, so repeating it continues the same run.
+    resumable: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Cause {
-    #[error("{problem}")]
-    Config { problem: String, source: Option<Source> },
-    #[error("`{field}` {problem}")]
-    InvalidRequest { field: String, problem: String },
-    #[error("the limit of {limit} creates for this client is used up; nothing was sent")]
-    CreateLimit { limit: u32 },
-    #[error("no connection could be made")]
-    Connect { source: Source },
-    #[error("{problem}")]
-    Transport { problem: &'static str, source: Source },
-    #[error("the server was silent or too slow for too long")]
+enum ErrorRepr {
+    #[error("{message}")]
+    Config { message: String, source: Option<Source> },
+    #[error("{message}")]
+    InvalidRequest { field: String, message: String },
+    #[error("this client's limit of {limit} generations is reached; nothing was sent")]
+    GenerationLimit { limit: u32 },
+    #[error("cannot connect to {peer}")]
+    Connect { peer: String, source: Source },
+    #[error("{message}")]
+    Transport { message: &'static str, source: Source },
+    #[error("timed out waiting for the server")]
     Timeout { source: Source },
-    #[error("{}", Refused(.0))]
-    Api(Box<Refusal>),
-    #[error("{problem}")]
-    Decode { problem: String, status: Option<u16>, body: String, source: Option<Source> },
-    #[error(
-        "the request was sent but its answer is not known, so a generation may exist and may be billed"
-    )]
+    #[error("{}", DisplayApiError(.0))]
+    Api(Box<ApiError>),
+    #[error("{message}")]
+    Decode { message: String, status: Option<u16>, body: String, source: Option<Source> },
+    #[error("no usable response was received; the generation may exist and be billed")]
     CreateUnknown { source: Error },
     #[error("the generation failed and is not charged: {message}")]
     GenerationFailed { message: String },
-    #[error("not finished after {}{}", Seconds(*.waited), LastSeen(.status))]
-    WaitTimeout { waited: Duration, status: Option<Status>, source: Option<Error> },
+    #[error("timed out after {}", DisplayDuration(*.elapsed))]
+    WaitTimeout { elapsed: Duration, status: Option<Status>, source: Option<Error> },
     #[error("cancelled")]
     Cancelled,
-    #[error("journal {}: {problem}", .path.display())]
-    Journal { path: PathBuf, problem: String, source: Option<Source> },
-    #[error("{}{problem}", At(.path))]
-    Io { path: Option<PathBuf>, problem: &'static str, source: io::Error },
+    #[error("journal {}: {message}", .path.display())]
+    Journal { path: PathBuf, message: String, source: Option<Source> },
+    #[error("{}{message}", DisplayPath(.path))]
+    Io { path: Option<PathBuf>, message: Cow<'static, str>, source: io::Error },
 }
 
-/// A status other than success, with what the server said about it.
+/// An error response: its status and what its body and headers say.
 #[derive(Debug, Default)]
-pub(crate) struct Refusal {
+pub(crate) struct ApiError {
     pub(crate) status: u16,
     pub(crate) message: Option<String>,
     pub(crate) name: Option<String>,
@@ -132,61 +160,46 @@ pub(crate) struct Refusal {
     pub(crate) body: String,
 }
 
-impl Refusal {
-    /// 403 has several meanings; the vendor's kind (with its spelling) and name tell this one.
+impl ApiError {
+    /// A 403 has several meanings; the vendor's kind (in its spelling) or name identifies this one.
     fn is_out_of_credits(&self) -> bool {
         self.kind.as_deref().is_some_and(|kind| kind.starts_with("err_insuff"))
             || self.name.as_deref() == Some("OutOfFundsException")
     }
 }
 
-struct Refused<'a>(&'a Refusal);
+struct DisplayApiError<'a>(&'a ApiError);
 
-impl fmt::Display for Refused<'_> {
+impl fmt::Display for DisplayApiError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let refusal = self.0;
-        write!(f, "the server answered {}", refusal.status)?;
-        if let Some(message) = &refusal.message {
+        let error = self.0;
+        write!(f, "server returned HTTP {}", error.status)?;
+        if let Some(message) = &error.message {
             write!(f, ": {message}")?;
         }
-        if let Some(id) = &refusal.request_id {
+        if let Some(id) = &error.request_id {
             write!(f, " (request id `{id}`)")?;
         }
-        match refusal.status {
-            401 => f.write_str("; check the API key"),
-            _ if refusal.is_out_of_credits() => f.write_str("; top up the account"),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
-struct LastSeen<'a>(&'a Option<Status>);
+struct DisplayDuration(Duration);
 
-impl fmt::Display for LastSeen<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(status) => write!(f, " (last status: {})", shorten(status.as_str())),
-            None => f.write_str(" (no status seen)"),
-        }
-    }
-}
-
-struct Seconds(Duration);
-
-impl fmt::Display for Seconds {
+impl fmt::Display for DisplayDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_secs() {
-            seconds @ 0..10 => {
-                write!(f, "{} ms", seconds * 1000 + u64::from(self.0.subsec_millis()))
-            }
-            seconds => write!(f, "{seconds} s"),
+            0..10 => write!(f, "{} ms", self.0.as_millis()),
+            secs if secs.is_multiple_of(3600) => write!(f, "{} h", secs / 3600),
+            secs if secs.is_multiple_of(60) => write!(f, "{} min", secs / 60),
+            secs => write!(f, "{secs} s"),
         }
     }
 }
 
-struct At<'a>(&'a Option<PathBuf>);
+struct DisplayPath<'a>(&'a Option<PathBuf>);
 
-impl fmt::Display for At<'_> {
+impl fmt::Display for DisplayPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(path) => write!(f, "{}: ", path.display()),
@@ -195,129 +208,134 @@ impl fmt::Display for At<'_> {
     }
 }
 
-/// Where errors are made.
 impl Error {
     #[cold]
-    fn new(operation: &'static str, cause: Cause) -> Self {
+    fn new(operation: Operation, repr: ErrorRepr) -> Self {
         Self(Box::new(Inner {
-            cause,
+            repr,
             operation,
             id: None,
             generation: None,
             client_request_id: None,
             attempts: 1,
-            paid: false,
+            not_idempotent: false,
+            not_created: false,
+            resumable: false,
         }))
     }
 
-    pub(crate) fn config(problem: impl Into<String>) -> Self {
-        Self::new("build", Cause::Config { problem: problem.into(), source: None })
+    pub(crate) fn config(message: impl Into<String>) -> Self {
+        Self::new(Operation::Build, ErrorRepr::Config { message: message.into(), source: None })
     }
 
-    pub(crate) fn config_from(problem: impl Into<String>, source: impl Into<Source>) -> Self {
+    pub(crate) fn config_with_source(
+        message: impl Into<String>,
+        source: impl Into<Source>,
+    ) -> Self {
         let source = Some(source.into());
-        Self::new("build", Cause::Config { problem: problem.into(), source })
+        Self::new(Operation::Build, ErrorRepr::Config { message: message.into(), source })
     }
 
-    /// `problem` reads on from the field's name: what was given, and what is allowed.
-    pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        let (field, problem) = (field.into(), problem.into());
-        Self::new("validate", Cause::InvalidRequest { field, problem })
+    /// `message` is a complete sentence: it names the thing, what is wrong, and what is allowed.
+    pub(crate) fn invalid_request(field: impl Into<String>, message: impl Into<String>) -> Self {
+        let (field, message) = (field.into(), message.into());
+        Self::new(Operation::Validate, ErrorRepr::InvalidRequest { field, message })
     }
 
-    pub(crate) fn create_limit(limit: u32) -> Self {
-        Self::new("create", Cause::CreateLimit { limit })
+    pub(crate) fn generation_limit(limit: u32) -> Self {
+        Self::new(Operation::Create, ErrorRepr::GenerationLimit { limit })
     }
 
-    pub(crate) fn connect(operation: &'static str, source: Source) -> Self {
-        Self::new(operation, Cause::Connect { source })
+    pub(crate) fn connect(operation: Operation, peer: impl Into<String>, source: Source) -> Self {
+        Self::new(operation, ErrorRepr::Connect { peer: peer.into(), source })
     }
 
-    pub(crate) fn transport(operation: &'static str, source: Source) -> Self {
-        Self::new(operation, Cause::Transport { problem: "the connection broke", source })
+    pub(crate) fn transport(operation: Operation, source: Source) -> Self {
+        Self::new(operation, ErrorRepr::Transport { message: "connection lost", source })
     }
 
-    /// A server that refuses a large body often just closes, and its answer is lost.
-    pub(crate) fn upload_broken(operation: &'static str, source: Source) -> Self {
-        let problem = "the connection broke during the upload, which the server may have refused; \
-                       nothing was created";
-        Self::new(operation, Cause::Transport { problem, source })
+    /// A server that rejects a large upload often just closes the connection, and its response is
+    /// lost.
+    pub(crate) fn upload_interrupted(operation: Operation, source: Source) -> Self {
+        let message = "connection lost during the upload; the server may have rejected it";
+        Self::new(operation, ErrorRepr::Transport { message, source })
     }
 
-    pub(crate) fn timeout(operation: &'static str, source: Source) -> Self {
-        Self::new(operation, Cause::Timeout { source })
+    pub(crate) fn timeout(operation: Operation, source: Source) -> Self {
+        Self::new(operation, ErrorRepr::Timeout { source })
     }
 
-    pub(crate) fn api(operation: &'static str, refusal: Refusal) -> Self {
-        Self::new(operation, Cause::Api(Box::new(refusal)))
+    pub(crate) fn api(operation: Operation, error: ApiError) -> Self {
+        Self::new(operation, ErrorRepr::Api(Box::new(error)))
     }
 
-    pub(crate) fn decode(operation: &'static str, problem: impl Into<String>) -> Self {
-        let problem = problem.into();
+    pub(crate) fn decode(operation: Operation, message: impl Into<String>) -> Self {
+        let message = message.into();
         Self::new(
             operation,
-            Cause::Decode { problem, status: None, body: String::new(), source: None },
+            ErrorRepr::Decode { message, status: None, body: String::new(), source: None },
         )
     }
 
-    /// An answer that cannot be read, with the start of its body.
-    pub(crate) fn unreadable(
-        operation: &'static str,
-        problem: impl Into<String>,
+    /// A response that cannot be used, with the start of its body.
+    pub(crate) fn invalid_response(
+        operation: Operation,
+        message: impl Into<String>,
         status: u16,
         body: String,
         source: Option<serde_json::Error>,
     ) -> Self {
         let source = source.map(Source::from);
-        let (problem, status) = (problem.into(), Some(status));
-        Self::new(operation, Cause::Decode { problem, status, body, source })
+        let (message, status) = (message.into(), Some(status));
+        Self::new(operation, ErrorRepr::Decode { message, status, body, source })
     }
 
     pub(crate) fn create_unknown(source: Error) -> Self {
-        Self::new("create", Cause::CreateUnknown { source }).paid()
+        Self::new(Operation::Create, ErrorRepr::CreateUnknown { source }).not_idempotent()
     }
 
-    pub(crate) fn generation_failed(operation: &'static str, message: String) -> Self {
-        Self::new(operation, Cause::GenerationFailed { message })
+    pub(crate) fn generation_failed(operation: Operation, message: String) -> Self {
+        Self::new(operation, ErrorRepr::GenerationFailed { message })
     }
 
     pub(crate) fn wait_timeout(
-        waited: Duration,
+        elapsed: Duration,
         status: Option<Status>,
         source: Option<Error>,
     ) -> Self {
-        Self::new("wait", Cause::WaitTimeout { waited, status, source })
+        Self::new(Operation::Wait, ErrorRepr::WaitTimeout { elapsed, status, source })
     }
 
-    pub(crate) fn cancelled(operation: &'static str) -> Self {
-        Self::new(operation, Cause::Cancelled)
+    pub(crate) fn cancelled(operation: Operation) -> Self {
+        Self::new(operation, ErrorRepr::Cancelled)
     }
 
-    pub(crate) fn journal(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
-        let (path, problem) = (path.into(), problem.into());
-        Self::new("generate_to", Cause::Journal { path, problem, source: None })
+    pub(crate) fn journal(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
+        let (path, message) = (path.into(), message.into());
+        Self::new(Operation::GenerateTo, ErrorRepr::Journal { path, message, source: None })
     }
 
-    pub(crate) fn journal_from(
+    pub(crate) fn journal_with_source(
         path: impl Into<PathBuf>,
-        problem: impl Into<String>,
+        message: impl Into<String>,
         source: impl Into<Source>,
     ) -> Self {
-        let (path, problem, source) = (path.into(), problem.into(), Some(source.into()));
-        Self::new("generate_to", Cause::Journal { path, problem, source })
+        let (path, message, source) = (path.into(), message.into(), Some(source.into()));
+        Self::new(Operation::GenerateTo, ErrorRepr::Journal { path, message, source })
     }
 
-    /// `problem` says what could not be done; the reason follows as the source.
+    /// `message` says what could not be done; the operating system's reason is the source.
     pub(crate) fn io(
-        operation: &'static str,
+        operation: Operation,
         path: Option<PathBuf>,
-        problem: &'static str,
+        message: impl Into<Cow<'static, str>>,
         source: io::Error,
     ) -> Self {
-        Self::new(operation, Cause::Io { path, problem, source })
+        let message = message.into();
+        Self::new(operation, ErrorRepr::Io { path, message, source })
     }
 
-    pub(crate) fn during(mut self, operation: &'static str) -> Self {
+    pub(crate) fn with_operation(mut self, operation: Operation) -> Self {
         self.0.operation = operation;
         self
     }
@@ -343,151 +361,161 @@ impl Error {
         self
     }
 
-    /// The same call would pay again, so it is never to be retried blindly.
-    pub(crate) fn paid(mut self) -> Self {
-        self.0.paid = true;
+    /// Repeating the call would pay again, so it must never be retried blindly.
+    pub(crate) fn not_idempotent(mut self) -> Self {
+        self.0.not_idempotent = true;
         self
     }
 
-    /// The same call is safe once more: what was paid for is on record.
+    /// No generation was created, which the message then says.
+    pub(crate) fn not_created(mut self) -> Self {
+        self.0.not_created = true;
+        self
+    }
+
+    /// Repeating the call is safe: its journal has recorded what was paid for.
     pub(crate) fn resumable(mut self) -> Self {
-        self.0.paid = false;
+        self.0.not_idempotent = false;
+        self.0.resumable = true;
         self
     }
 
-    /// Whether it lies in the way to the server, or on the server and may pass.
+    /// Whether the failure is transient: a network error, or a status that may succeed later.
     pub(crate) fn is_transient(&self) -> bool {
-        match &self.0.cause {
-            Cause::Connect { .. } | Cause::Transport { .. } | Cause::Timeout { .. } => true,
-            Cause::Api(refusal) => is_transient_status(refusal.status),
+        match &self.0.repr {
+            ErrorRepr::Connect { .. } | ErrorRepr::Transport { .. } | ErrorRepr::Timeout { .. } => {
+                true
+            }
+            ErrorRepr::Api(error) => is_transient_status(error.status),
             _ => false,
         }
     }
 }
 
-/// The statuses after which the same read may succeed (HTTP, and 524 of the vendor's gateway).
+/// Statuses after which a repeated read may succeed (HTTP, and 524 from the vendor's gateway).
 fn is_transient_status(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500..=599)
 }
 
-/// What a caller asks an error.
+/// The public accessors.
 impl Error {
-    /// What kind of failure this is.
+    /// The category of the error, to branch on.
     pub fn kind(&self) -> ErrorKind {
-        match &self.0.cause {
-            Cause::Config { .. } => ErrorKind::Config,
-            Cause::InvalidRequest { .. } => ErrorKind::InvalidRequest,
-            Cause::CreateLimit { .. } => ErrorKind::CreateLimit,
-            Cause::Connect { .. } => ErrorKind::Connect,
-            Cause::Transport { .. } => ErrorKind::Transport,
-            Cause::Timeout { .. } => ErrorKind::Timeout,
-            Cause::Api(_) => ErrorKind::Api,
-            Cause::Decode { .. } => ErrorKind::Decode,
-            Cause::CreateUnknown { .. } => ErrorKind::CreateUnknown,
-            Cause::GenerationFailed { .. } => ErrorKind::GenerationFailed,
-            Cause::WaitTimeout { .. } => ErrorKind::WaitTimeout,
-            Cause::Cancelled => ErrorKind::Cancelled,
-            Cause::Journal { .. } => ErrorKind::Journal,
-            Cause::Io { .. } => ErrorKind::Io,
+        match &self.0.repr {
+            ErrorRepr::Config { .. } => ErrorKind::Config,
+            ErrorRepr::InvalidRequest { .. } => ErrorKind::InvalidRequest,
+            ErrorRepr::GenerationLimit { .. } => ErrorKind::GenerationLimit,
+            ErrorRepr::Connect { .. } => ErrorKind::Connect,
+            ErrorRepr::Transport { .. } => ErrorKind::Transport,
+            ErrorRepr::Timeout { .. } => ErrorKind::Timeout,
+            ErrorRepr::Api(_) => ErrorKind::Api,
+            ErrorRepr::Decode { .. } => ErrorKind::Decode,
+            ErrorRepr::CreateUnknown { .. } => ErrorKind::CreateUnknown,
+            ErrorRepr::GenerationFailed { .. } => ErrorKind::GenerationFailed,
+            ErrorRepr::WaitTimeout { .. } => ErrorKind::WaitTimeout,
+            ErrorRepr::Cancelled => ErrorKind::Cancelled,
+            ErrorRepr::Journal { .. } => ErrorKind::Journal,
+            ErrorRepr::Io { .. } => ErrorKind::Io,
         }
     }
 
-    /// What was being done: `"create"`, `"retrieve"`, `"wait"`, `"download"`, ….
-    pub fn operation(&self) -> &'static str {
+    /// The call, or the step of a longer call, that failed.
+    pub fn operation(&self) -> Operation {
         self.0.operation
     }
 
-    /// The generation, on every failure after its create: with it, nothing is lost.
+    /// The generation's id, on every error that occurs after its create was accepted.
     pub fn generation_id(&self) -> Option<&GenerationId> {
         self.0.id.as_ref()
     }
 
-    /// The last state seen of the generation.
+    /// The last state of the generation that was received.
     pub fn generation(&self) -> Option<&Generation> {
         self.0.generation.as_deref()
     }
 
-    /// The id that the create was sent with: what [`Client::find`](crate::Client::find) takes.
+    /// The `X-Client-Request-Id` that the create was sent with, which
+    /// [`Client::find`](crate::Client::find) takes.
     pub fn client_request_id(&self) -> Option<&str> {
         self.0.client_request_id.as_deref()
     }
 
-    /// The HTTP status, where an answer came.
+    /// The HTTP status, if a response was received.
     pub fn status(&self) -> Option<u16> {
-        match self.answer() {
-            Some(Cause::Api(refusal)) => Some(refusal.status),
-            Some(Cause::Decode { status, .. }) => *status,
+        match self.response() {
+            Some(ErrorRepr::Api(error)) => Some(error.status),
+            Some(ErrorRepr::Decode { status, .. }) => *status,
             _ => None,
         }
     }
 
-    /// The server's own words, or why the generation failed.
-    pub fn api_message(&self) -> Option<&str> {
-        match self.answer() {
-            Some(Cause::Api(refusal)) => refusal.message.as_deref(),
-            Some(Cause::GenerationFailed { message }) => Some(message),
+    /// The server's message, or the reason it gives for a failed generation.
+    pub fn server_message(&self) -> Option<&str> {
+        match self.response() {
+            Some(ErrorRepr::Api(error)) => error.message.as_deref(),
+            Some(ErrorRepr::GenerationFailed { message }) => Some(message),
             _ => None,
         }
     }
 
-    /// The server's id of the call, for its support.
+    /// The server's id of the request, to quote to the vendor's support.
     pub fn request_id(&self) -> Option<&str> {
-        let of_refusal = match self.answer() {
-            Some(Cause::Api(refusal)) => refusal.request_id.as_deref(),
+        let from_response = match self.response() {
+            Some(ErrorRepr::Api(error)) => error.request_id.as_deref(),
             _ => None,
         };
-        of_refusal.or_else(|| self.generation()?.trace.request_id.as_deref())
+        from_response.or_else(|| self.generation()?.metadata.request_id.as_deref())
     }
 
-    /// How long the server asks to wait before the next try.
+    /// The delay that the server asks for before the next attempt (`Retry-After`).
     pub fn retry_after(&self) -> Option<Duration> {
-        match self.answer() {
-            Some(Cause::Api(refusal)) => refusal.retry_after,
+        match self.response() {
+            Some(ErrorRepr::Api(error)) => error.retry_after,
             _ => None,
         }
     }
 
-    /// With [`ErrorKind::InvalidRequest`]: which field of the request it is.
+    /// The name of the request's invalid field, with [`ErrorKind::InvalidRequest`].
     pub fn field(&self) -> Option<&str> {
-        match &self.0.cause {
-            Cause::InvalidRequest { field, .. } => Some(field),
+        match &self.0.repr {
+            ErrorRepr::InvalidRequest { field, .. } => Some(field),
             _ => None,
         }
     }
 
-    /// The start of an unreadable or refusing reply.
+    /// The start of the body of an error response, or of a response that could not be parsed.
     pub fn body(&self) -> Option<&str> {
-        match self.answer() {
-            Some(Cause::Api(refusal)) => Some(refusal.body.as_str()),
-            Some(Cause::Decode { body, status: Some(_), .. }) => Some(body.as_str()),
+        match self.response() {
+            Some(ErrorRepr::Api(error)) => Some(error.body.as_str()),
+            Some(ErrorRepr::Decode { body, status: Some(_), .. }) => Some(body.as_str()),
             _ => None,
         }
     }
 
-    /// How many requests were made before giving up, at least 1.
+    /// The number of requests made before giving up, at least 1.
     pub fn attempts(&self) -> u32 {
         self.0.attempts
     }
 
-    /// Whether the same call again may succeed and cannot pay twice.
+    /// Whether repeating the call may succeed and cannot pay twice.
     ///
-    /// Always false from `create`, `generate` and `generate_with` once the last byte of a create
-    /// was handed over, so that `while e.is_retryable() { generate() }` cannot pay twice.
+    /// Always false from `create` and `generate` once the last byte of a create was sent, so
+    /// `while error.is_retryable() { generate() }` never pays twice.
     ///
-    /// `generate_to` never pays twice, and can be called again after every error: this says whether
-    /// that may help at once. After a `CreateUnknown` it may take the API's log some time.
+    /// `generate_to` never pays twice and can be called again after any error; there this says
+    /// whether calling it again at once may help. After `CreateUnknown` it usually takes a while
+    /// until the API's log lists the request.
     pub fn is_retryable(&self) -> bool {
-        !self.0.paid && (self.is_transient() || self.kind() == ErrorKind::WaitTimeout)
+        !self.0.not_idempotent && (self.is_transient() || self.kind() == ErrorKind::WaitTimeout)
     }
 
-    /// Whether the account has too little credit for this request.
+    /// Whether the account's credits are too low for this request.
     pub fn is_out_of_credits(&self) -> bool {
-        matches!(self.answer(), Some(Cause::Api(refusal)) if refusal.is_out_of_credits())
+        matches!(self.response(), Some(ErrorRepr::Api(error)) if error.is_out_of_credits())
     }
 
-    /// Whether money may have been spent although this is an error: always with
-    /// [`ErrorKind::CreateUnknown`], and whenever there is a
-    /// [`generation_id`](Self::generation_id), except with [`ErrorKind::GenerationFailed`].
+    /// Whether money may have been spent: true for [`ErrorKind::CreateUnknown`], and for every
+    /// error with a [`generation_id`](Self::generation_id) but [`ErrorKind::GenerationFailed`].
     pub fn may_have_been_billed(&self) -> bool {
         match self.kind() {
             ErrorKind::CreateUnknown => true,
@@ -496,74 +524,131 @@ impl Error {
         }
     }
 
-    /// The server's answer that this is about, also where it only left a create unknown.
-    fn answer(&self) -> Option<&Cause> {
-        match &self.0.cause {
-            Cause::CreateUnknown { source } => source.answer(),
-            own => Some(own),
+    /// The response behind the error, also if all it did was leave a create unknown.
+    fn response(&self) -> Option<&ErrorRepr> {
+        match &self.0.repr {
+            ErrorRepr::CreateUnknown { source } => source.response(),
+            repr => Some(repr),
+        }
+    }
+}
+
+/// The message: what was being done, what is wrong, and the next step.
+impl Error {
+    /// What was being done, where the rest of the message does not imply it.
+    fn write_activity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use ErrorRepr as E;
+        match self.0.repr {
+            E::Config { .. } | E::InvalidRequest { .. } | E::GenerationLimit { .. } => Ok(()),
+            E::Connect { .. } | E::Cancelled | E::Journal { .. } | E::Io { .. } => Ok(()),
+            _ => match (self.0.operation, &self.0.id) {
+                (Operation::Create, None) => f.write_str("creating a generation: "),
+                (Operation::Create, Some(id)) => write!(f, "creating generation `{id}`: "),
+                (Operation::Retrieve, Some(id)) => write!(f, "retrieving generation `{id}`: "),
+                (Operation::Wait, Some(id)) => write!(f, "waiting for generation `{id}`: "),
+                (Operation::Download, Some(id)) => write!(f, "downloading generation `{id}`: "),
+                (Operation::Find, _) => f.write_str("searching the request log: "),
+                (Operation::Balance, _) => f.write_str("reading the balance: "),
+                (operation, Some(id)) => write!(f, "{operation}, generation `{id}`: "),
+                (operation, None) => write!(f, "{operation}: "),
+            },
         }
     }
 
-    /// What there is to do next, where the cause does not say it.
-    fn advice(&self) -> Option<String> {
-        let quoted = |id: &GenerationId| format!("`{id}`");
-        match (&self.0.cause, &self.0.id) {
-            (Cause::CreateUnknown { .. }, Some(id)) => {
-                Some(format!("; wait for {} to get it", quoted(id)))
+    fn write_attempts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let attempts = self.0.attempts;
+        match (&self.0.repr, &self.0.id) {
+            (ErrorRepr::Cancelled, _) => Ok(()),
+            (ErrorRepr::WaitTimeout { status, .. }, Some(_)) => {
+                match status {
+                    Some(status) => write!(f, " (last status: {}", sanitize(status.as_str()))?,
+                    None => f.write_str(" (no status received")?,
+                }
+                write!(f, ", {attempts} {})", if attempts == 1 { "poll" } else { "polls" })
             }
-            // Of a run with a journal, which looks it up by itself.
-            (Cause::CreateUnknown { .. }, None) if !self.0.paid => Some(
-                "; run the same again later to have it looked up, or delete its journal to pay \
-                 for a new one"
-                    .to_owned(),
+            _ if attempts > 1 => write!(f, " (after {attempts} attempts)"),
+            _ => Ok(()),
+        }
+    }
+
+    fn write_next_step(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let resumable = self.0.resumable;
+        let again = if resumable { "call generate_to again" } else { "call wait again" };
+        match (&self.0.repr, &self.0.id) {
+            (ErrorRepr::Api(error), _) => {
+                if error.status == 401 && self.0.operation != Operation::Download {
+                    f.write_str("; check the API key")?;
+                } else if error.is_out_of_credits() {
+                    f.write_str("; top up the account")?;
+                }
+                match error.retry_after {
+                    Some(delay) => write!(f, "; try again in {}", DisplayDuration(delay)),
+                    None => Ok(()),
+                }
+            }
+            (ErrorRepr::CreateUnknown { .. }, Some(id)) if !resumable => {
+                write!(f, "; wait for generation `{id}`")
+            }
+            (ErrorRepr::CreateUnknown { .. }, Some(_)) => write!(f, "; {again}"),
+            (ErrorRepr::CreateUnknown { .. }, None) if resumable => f.write_str(
+                "; call generate_to again later to search for it, or delete the journal to pay \
+                 for a new generation",
             ),
-            (Cause::CreateUnknown { .. }, None) => {
-                let request = self.client_request_id()?;
-                Some(format!("; look it up with find(\"{request}\") before creating again"))
+            (ErrorRepr::CreateUnknown { .. }, None) => match &self.0.client_request_id {
+                Some(id) => write!(f, "; search for it with find(\"{id}\") before creating again"),
+                None => Ok(()),
+            },
+            (ErrorRepr::WaitTimeout { .. }, Some(_)) => {
+                write!(f, "; it is still running and may be billed; {again}")
             }
-            (Cause::WaitTimeout { .. } | Cause::Cancelled, Some(id)) => Some(format!(
-                "; the generation goes on and may be billed: wait for {} to resume",
-                quoted(id)
-            )),
-            _ => None,
+            (ErrorRepr::WaitTimeout { .. }, None) => write!(f, "; {again}"),
+            (ErrorRepr::Cancelled, Some(id)) if self.0.operation == Operation::Download => {
+                let again = if resumable { again } else { "call download again" };
+                write!(f, "; generation `{id}` is complete: {again}")
+            }
+            (ErrorRepr::Cancelled, Some(id)) => {
+                write!(f, "; generation `{id}` is still running and may be billed: {again}")
+            }
+            _ => Ok(()),
         }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let inner = &*self.0;
-        f.write_str(inner.operation)?;
-        if let Some(id) = &inner.id {
-            write!(f, " of `{id}`")?;
+        self.write_activity(f)?;
+        let message = self.0.repr.to_string();
+        f.write_str(&message)?;
+        self.write_attempts(f)?;
+        if let (ErrorKind::Connect | ErrorKind::Journal | ErrorKind::Io, Some(id)) =
+            (self.kind(), &self.0.id)
+            && !message.contains(id.as_str())
+        {
+            write!(f, " (generation `{id}`)")?;
         }
-        write!(f, ": {}", inner.cause)?;
-        if let Some(advice) = self.advice() {
-            f.write_str(&advice)?;
+        if self.0.not_created {
+            f.write_str("; nothing was created")?;
         }
-        if inner.attempts > 1 {
-            write!(f, " (after {} attempts)", inner.attempts)?;
-        }
-        Ok(())
+        self.write_next_step(f)
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = f.debug_struct("Error");
-        shown.field("kind", &self.kind()).field("message", &self.to_string());
+        let mut output = f.debug_struct("Error");
+        output.field("kind", &self.kind()).field("message", &self.to_string());
         if let Some(id) = self.client_request_id() {
-            shown.field("client_request_id", &id);
+            output.field("client_request_id", &id);
         }
         if let Some(source) = self.source() {
-            shown.field("source", &source);
+            output.field("source", &source);
         }
-        shown.finish()
+        output.finish()
     }
 }
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.cause.source()
+        self.0.repr.source()
     }
 }

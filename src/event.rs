@@ -1,80 +1,119 @@
-//! What a caller can watch while a call is under way.
+//! Events: what happens during a call, for progress displays and logs.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::generation::{Generation, GenerationId};
+use crate::operation::Operation;
 
-/// Something that happened during a call, as [`on_event`](crate::ClientBuilder::on_event) sees it.
+/// Something that happened during a call, and what it happened to.
+///
+/// Passed to the handler set with [`ClientBuilder::event_handler`] or
+/// [`Client::with_event_handler`], on the thread that makes the call.
 ///
 /// ```no_run
-/// use kling_video::{Client, Event};
+/// use kling_video::{Client, EventKind};
 ///
 /// let client = Client::builder("key")
-///     .on_event(|event| match event {
-///         Event::Created { generation, .. } => eprintln!("created {}", generation.id),
-///         Event::Polled { generation, waited, .. } => {
-///             eprintln!("{} after {waited:?}", generation.status);
+///     .event_handler(|event| match event.kind {
+///         EventKind::Created { generation, .. } => eprintln!("created {}", generation.id),
+///         EventKind::Polled { generation, elapsed, .. } => {
+///             eprintln!("{} after {} s", generation.status, elapsed.as_secs());
 ///         }
 ///         _ => {}
 ///     })
 ///     .build()?;
 /// # Ok::<(), kling_video::Error>(())
 /// ```
+///
+/// [`ClientBuilder::event_handler`]: crate::ClientBuilder::event_handler
+/// [`Client::with_event_handler`]: crate::Client::with_event_handler
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub enum Event<'a> {
-    /// A part of a create's body was handed over to be sent.
+pub struct Event<'a> {
+    /// The output file, for calls that write one: `generate_to` and `download`.
+    pub path: Option<&'a Path>,
+    /// The generation, once it is known.
+    pub generation_id: Option<&'a GenerationId>,
+    /// The `X-Client-Request-Id` of the create, for events of a create.
+    pub client_request_id: Option<&'a str>,
+    /// What happened.
+    pub kind: EventKind<'a>,
+}
+
+/// What happened.
+///
+/// ```
+/// use kling_video::{Event, EventKind};
+///
+/// fn describe(event: &Event<'_>) -> Option<String> {
+///     match event.kind {
+///         EventKind::Uploading { sent, total, .. } => Some(format!("{sent} of {total} bytes sent")),
+///         EventKind::Saved { bytes, .. } => Some(format!("{bytes} bytes saved")),
+///         _ => None,
+///     }
+/// }
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum EventKind<'a> {
+    /// Part of a create's body was sent.
     #[non_exhaustive]
     Uploading {
-        /// The id that the create is sent with.
-        client_request_id: &'a str,
-        /// Bytes of the body so far.
+        /// Bytes of the body sent so far.
         sent: u64,
-        /// Bytes of the whole body.
+        /// Size of the body in bytes.
         total: u64,
     },
-    /// The API accepted a create.
+    /// The API accepted a create. From here on the generation costs money.
     #[non_exhaustive]
     Created {
         /// The new generation.
         generation: &'a Generation,
     },
-    /// A waiting call has looked at a generation.
+    /// `generate_to` found the generation of a create whose response was lost.
+    #[non_exhaustive]
+    Recovered,
+    /// A generation that is being waited for was retrieved.
     #[non_exhaustive]
     Polled {
         /// Its state.
         generation: &'a Generation,
-        /// For how long it has been waited for.
-        waited: Duration,
+        /// The time since the wait started.
+        elapsed: Duration,
+        /// The time until the next poll; `None` if this was the last one.
+        next_poll: Option<Duration>,
     },
-    /// A request failed and is tried again.
+    /// A request failed and will be retried.
     #[non_exhaustive]
     Retrying {
-        /// What is being done: `"create"`, `"wait"`, ….
-        operation: &'static str,
-        /// The generation, where there is one.
-        id: Option<&'a GenerationId>,
-        /// The id of the create that failed, where it is one.
-        client_request_id: Option<&'a str>,
-        /// How many tries have failed so far, from 1.
+        /// The operation that failed.
+        operation: Operation,
+        /// The number of failed attempts so far, from 1.
         attempt: u32,
-        /// The next try is made after so long.
-        after: Duration,
-        /// Why it failed.
+        /// The delay before the next attempt.
+        delay: Duration,
+        /// Why the attempt failed.
         error: &'a Error,
     },
-    /// A part of a video arrived.
+    /// Part of a video was received.
     #[non_exhaustive]
     Downloading {
-        /// The generation.
-        id: &'a GenerationId,
-        /// Bytes of the video so far.
+        /// Bytes of the video received so far.
         received: u64,
-        /// Bytes of the whole video, where the server told.
+        /// Size of the video in bytes, if the server announces it.
         total: Option<u64>,
+    },
+    /// `generate_to` found the finished video and made no request.
+    #[non_exhaustive]
+    Reused,
+    /// A video is complete and in place.
+    #[non_exhaustive]
+    Saved {
+        /// Size of the file in bytes.
+        bytes: u64,
     },
 }
 
-/// What the layers below the client report to.
-pub(crate) type Watcher = dyn Fn(&Event<'_>) + Send + Sync;
+pub(crate) type EventHandler = dyn Fn(&Event<'_>) + Send + Sync;

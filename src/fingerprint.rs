@@ -1,66 +1,68 @@
-//! Whether a request is the one that a journal was begun for.
+//! Request fingerprints, which tell whether a journal belongs to a request.
 //!
-//! Two FNV-1a hashes of 128 bits: one of everything but the picture, one of the picture's bytes.
-//! They tell requests apart; they are no protection against somebody who wants them to collide.
+//! A fingerprint consists of two 128-bit FNV-1a hashes: one of everything but the image, and one of
+//! the image's bytes. FNV is not cryptographic: it does not resist deliberate collisions.
 
-use serde::{Deserialize, Serialize};
 use std::io::{self, Read};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
-use crate::image::{Opened, Picture};
+use crate::image::{ImageReader, OpenImage};
+use crate::operation::Operation;
 use crate::request::ImageToVideo;
 
-/// Goes into the hash: another way of writing requests down is another version.
+/// Part of the hash. It changes whenever the canonical form of requests does.
 const VERSION: &str = "kling-video 1";
 
-/// What a journal keeps of a request.
+/// Identifies a request in a journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Fingerprint {
     request: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    picture: Option<String>,
+    image: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     source: Option<String>,
 }
 
 impl Fingerprint {
-    /// `route` is the address that the request goes to: the same request elsewhere is another.
-    pub(crate) fn of(request: &ImageToVideo, route: &str) -> Result<Self> {
+    /// `endpoint_url` is included, so the same request to another endpoint does not match.
+    pub(crate) fn compute(request: &ImageToVideo, endpoint_url: &str) -> Result<Self> {
         let mut hash = Fnv::new();
-        for part in [VERSION.as_bytes(), route.as_bytes(), &request.canonical_fields()?] {
+        for part in [VERSION.as_bytes(), endpoint_url.as_bytes(), &request.canonical_fields()?] {
             hash.update(part);
-            // So that no two lists of parts run together into the same bytes.
+            // Without the lengths, different lists of parts could hash as the same bytes.
             hash.update(&(part.len() as u64).to_be_bytes());
         }
-        // A picture that is gone or cannot be read has no hash; whether that matters depends on
-        // how far the run is.
-        let picture = match request.image().open("image_url") {
-            Ok(Opened::Picture(mut picture)) => hash_of(&mut picture).ok(),
-            Ok(Opened::Link(_)) | Err(_) => None,
+        // An image that is missing or unreadable has no hash. Whether that matters depends on the
+        // state of the run.
+        let image = match request.image().open("image_url") {
+            Ok(OpenImage::Data(mut image)) => hash_reader(&mut image).ok(),
+            Ok(OpenImage::Url(_)) | Err(_) => None,
         };
-        Ok(Self { request: hash.hex(), picture, source: request.image().name() })
+        Ok(Self { request: hash.hex(), image, source: request.image().journal_name() })
     }
 
-    /// The same with the hash of this very picture, which is read to its end.
-    pub(crate) fn with_picture(self, picture: &mut Picture) -> Result<Self> {
-        let failed = |name: String, e| {
-            Error::io("generate_to", Some(name.into()), "the picture cannot be read", e)
-        };
-        let hash = hash_of(picture).map_err(|e| failed(picture.name(), e))?;
-        Ok(Self { picture: Some(hash), ..self })
+    /// Replaces the image hash by that of `image`, which is read to EOF.
+    pub(crate) fn with_image(self, image: &mut ImageReader) -> Result<Self> {
+        let hash = hash_reader(image).map_err(|e| {
+            let name = image.display_name().into();
+            Error::io(Operation::GenerateTo, Some(name), "failed to read the image", e)
+        })?;
+        Ok(Self { image: Some(hash), ..self })
     }
 
-    /// The picture's bytes decide while both are known, where it comes from otherwise.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
+    /// Compares the images by hash if both hashes are known, and by path or URL otherwise.
+    pub(crate) fn matches(&self, other: &Self) -> bool {
         self.request == other.request
-            && match (&self.picture, &other.picture) {
-                (Some(own), Some(other)) => own == other,
+            && match (&self.image, &other.image) {
+                (Some(image), Some(other)) => image == other,
                 _ => self.source == other.source,
             }
     }
 }
 
-fn hash_of(data: &mut impl Read) -> io::Result<String> {
+fn hash_reader(data: &mut impl Read) -> io::Result<String> {
     let mut hash = Fnv::new();
     let mut buf = vec![0; 64 * 1024];
     loop {
@@ -73,7 +75,7 @@ fn hash_of(data: &mut impl Read) -> io::Result<String> {
     }
 }
 
-/// FNV-1a of 128 bits, as its authors publish it.
+/// 128-bit FNV-1a with the published parameters.
 struct Fnv(u128);
 
 impl Fnv {
@@ -99,27 +101,26 @@ mod tests {
     use crate::Image;
 
     #[test]
-    fn the_hash_is_fnv_1a() {
-        // The test vectors of the hash's authors.
+    fn hash_matches_published_fnv_1a_vectors() {
         for (text, hash) in [
             ("", "6c62272e07bb014262b821756295c58d"),
             ("a", "d228cb696f1a8caf78912b704e4a8964"),
             ("foobar", "343e1662793c64bf6f0d3597ba446f18"),
         ] {
-            assert_eq!(hash_of(&mut text.as_bytes()).unwrap(), hash);
+            assert_eq!(hash_reader(&mut text.as_bytes()).unwrap(), hash);
         }
     }
 
     #[test]
-    fn what_is_asked_for_counts_and_who_asks_does_not() {
+    fn fingerprint_depends_on_the_request_but_not_on_its_client_request_id() {
         let request = || ImageToVideo::new(Image::url("https://example.com/cat.jpg")).prompt("x");
-        let of = |request: ImageToVideo, route| Fingerprint::of(&request, route).unwrap();
-        let first = of(request(), "https://a/v2");
-        assert!(first.is_same(&of(request().client_request_id("mine"), "https://a/v2")));
-        assert!(!first.is_same(&of(request(), "https://b/v2")));
-        assert!(!first.is_same(&of(request().prompt("y"), "https://a/v2")));
-        let other_picture =
-            ImageToVideo::new(Image::url("https://example.com/dog.jpg")).prompt("x");
-        assert!(!first.is_same(&of(other_picture, "https://a/v2")));
+        let compute =
+            |request: ImageToVideo, endpoint| Fingerprint::compute(&request, endpoint).unwrap();
+        let first = compute(request(), "https://a/v2");
+        assert!(first.matches(&compute(request().client_request_id("mine"), "https://a/v2")));
+        assert!(!first.matches(&compute(request(), "https://b/v2")));
+        assert!(!first.matches(&compute(request().prompt("y"), "https://a/v2")));
+        let other_image = ImageToVideo::new(Image::url("https://example.com/dog.jpg")).prompt("x");
+        assert!(!first.matches(&compute(other_image, "https://a/v2")));
     }
 }

@@ -1,10 +1,12 @@
-//! What the API answers: a generation, its status, its video, and what it cost.
+//! The API's results: a generation, its status, its video and its cost.
 //!
-//! Replies are read tolerantly, because the vendor's samples, schemas and recorded replies differ:
-//! see each type for the forms it takes. What is not known here is kept and written back.
+//! Parsing is lenient, because the vendor's samples, schemas and recorded responses differ; each
+//! type documents the forms it accepts. Unknown fields are preserved and written back.
 
 mod json;
 
+use std::borrow::Borrow;
+use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
@@ -13,49 +15,53 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 pub(crate) use self::json::GenerationFields;
-use crate::text::{Shown, shorten};
+use crate::text::{Sanitized, sanitize};
 
-type Fields = Map<String, Value>;
+type JsonObject = Map<String, Value>;
 
-/// The id of a generation: all that is needed to wait for it and download it, from any process.
+/// The id of a generation: all that any process needs to wait for it and download its video.
 ///
-/// Ids of several shapes are in use (18 digits, UUIDs, `uuid:vendor/model/path`), so this is a
-/// string that is never empty and holds no control characters.
+/// Ids come in several formats (18 digits, UUIDs, `uuid:vendor/model/path`), so this is an opaque
+/// string. It is never empty and contains no control characters.
 ///
 /// ```
 /// use kling_video::GenerationId;
 ///
 /// let id: GenerationId = "789392067490349060".parse()?;
-/// assert_eq!(id.as_ref(), "789392067490349060");
+/// assert_eq!(id.as_str(), "789392067490349060");
 /// assert!("".parse::<GenerationId>().is_err());
 /// # Ok::<(), kling_video::InvalidGenerationId>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GenerationId(String);
 
-/// The text is no generation id: it is empty or holds control characters.
+/// The error for a string that is not a valid [`GenerationId`]: it is empty or contains control
+/// characters.
 ///
 /// ```
 /// use kling_video::{GenerationId, InvalidGenerationId};
 ///
-/// let refused: Result<GenerationId, InvalidGenerationId> = "two\nlines".parse();
-/// assert!(refused.is_err());
+/// let result: Result<GenerationId, InvalidGenerationId> = "two\nlines".parse();
+/// assert_eq!(result, Err(InvalidGenerationId));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a generation id is not empty and holds no control characters")]
+#[error("generation id must not be empty or contain control characters")]
 pub struct InvalidGenerationId;
 
 impl GenerationId {
-    fn new(text: String) -> Result<Self, InvalidGenerationId> {
-        if Self::is_valid(&text) { Ok(Self(text)) } else { Err(InvalidGenerationId) }
+    /// The id as a string slice.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 
     fn is_valid(text: &str) -> bool {
         !text.is_empty() && !text.contains(char::is_control)
     }
 
-    /// Numeric ids are seen too; one over 2^64 has lost its digits in parsing and is no id. What is
-    /// no id is given back.
+    /// The id in a JSON string or number, or the value itself if that is not a valid id.
+    ///
+    /// A number that does not fit a 64-bit integer is not valid, since parsing has rounded it.
     pub(crate) fn from_value(value: Value) -> Result<Self, Value> {
         match value {
             Value::String(text) if Self::is_valid(&text) => Ok(Self(text)),
@@ -67,6 +73,12 @@ impl GenerationId {
 
 impl AsRef<str> for GenerationId {
     fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for GenerationId {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }
@@ -87,7 +99,21 @@ impl FromStr for GenerationId {
     type Err = InvalidGenerationId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::new(text.to_owned())
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl TryFrom<String> for GenerationId {
+    type Error = InvalidGenerationId;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if Self::is_valid(&text) { Ok(Self(text)) } else { Err(InvalidGenerationId) }
+    }
+}
+
+impl From<GenerationId> for String {
+    fn from(id: GenerationId) -> Self {
+        id.0
     }
 }
 
@@ -99,11 +125,13 @@ impl Serialize for GenerationId {
 
 impl<'de> Deserialize<'de> for GenerationId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(String::deserialize(deserializer)?).map_err(D::Error::custom)
+        Self::try_from(String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
-/// How far a generation is.
+/// The status of a generation.
+///
+/// Parsing never fails: a status that is not known becomes [`Other`](Self::Other).
 ///
 /// ```
 /// use kling_video::Status;
@@ -115,39 +143,42 @@ impl<'de> Deserialize<'de> for GenerationId {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Status {
-    /// Accepted, not begun.
+    /// Accepted, but not started.
     Queued,
-    /// In the works.
+    /// In progress.
     Generating,
-    /// The video is ready. Also read from `succeeded`, which sibling models answer.
+    /// The video is ready. Also parsed from `succeeded`, which sibling models return.
     Completed,
-    /// It failed and is not charged. Also read from `failed`, which sibling models answer.
+    /// The generation failed and is not charged. Also parsed from `failed`, which sibling models
+    /// return.
     Error,
-    /// Anything else (seen: `waiting`, `active`, `unknown`): taken as still pending.
+    /// Any other status (seen: `waiting`, `active`, `unknown`), which is treated as pending.
     Other(String),
 }
 
 impl Status {
     /// The status as the API spells it.
+    #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
             Self::Queued => "queued",
             Self::Generating => "generating",
             Self::Completed => "completed",
             Self::Error => "error",
-            Self::Other(word) => word,
+            Self::Other(status) => status,
         }
     }
 
-    /// Whether the generation has ended, well or badly.
+    /// Whether the generation has ended, successfully or not.
+    #[must_use]
     pub fn is_terminal(&self) -> bool {
         matches!(self, Self::Completed | Self::Error)
     }
 }
 
 impl From<&str> for Status {
-    fn from(word: &str) -> Self {
-        match word {
+    fn from(status: &str) -> Self {
+        match status {
             "queued" => Self::Queued,
             "generating" => Self::Generating,
             "completed" | "succeeded" => Self::Completed,
@@ -157,48 +188,68 @@ impl From<&str> for Status {
     }
 }
 
+impl FromStr for Status {
+    type Err = Infallible;
+
+    fn from_str(status: &str) -> Result<Self, Self::Err> {
+        Ok(Self::from(status))
+    }
+}
+
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
 }
 
-/// Why a generation failed, in the API's words.
+impl Serialize for Status {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Status {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|status| Self::from(status.as_str()))
+    }
+}
+
+/// Why a generation failed, as reported by the API.
 ///
-/// Read from an object with `name` and `message`, from a string, and from any other JSON (its
-/// `detail` messages, or the JSON itself as the message).
+/// Parsed from an object with `name` and `message`, from a string, and from any other JSON, whose
+/// message is taken from `detail` or else is the JSON itself.
 ///
 /// ```
 /// use kling_video::Generation;
 ///
-/// let reply = r#"{"id":"42","status":"error","error":{"name":"Policy","message":"refused"}}"#;
-/// let generation: Generation = serde_json::from_str(reply)?;
-/// let why = generation.error.unwrap();
-/// assert_eq!((why.name.as_deref(), why.message.as_str()), (Some("Policy"), "refused"));
+/// let json = r#"{"id":"42","status":"error","error":{"name":"Policy","message":"rejected"}}"#;
+/// let generation: Generation = serde_json::from_str(json)?;
+/// let error = generation.error.unwrap();
+/// assert_eq!((error.name.as_deref(), error.message.as_str()), (Some("Policy"), "rejected"));
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct GenerationError {
-    /// The error's name, where one is given.
+    /// The error's name, if it has one.
     pub name: Option<String>,
-    /// What happened.
+    /// A description of the error.
     pub message: String,
-    /// The `error` field as it came.
+    /// The `error` field as received.
     pub raw: Value,
 }
 
 impl fmt::Debug for GenerationError {
-    /// Short, and without a picture that the server may have echoed.
+    /// Omits the raw JSON and image data that the server may have echoed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GenerationError")
-            .field("name", &self.name.as_deref().map(shorten))
-            .field("message", &shorten(&self.message))
+            .field("name", &self.name.as_deref().map(sanitize))
+            .field("message", &sanitize(&self.message))
             .finish_non_exhaustive()
     }
 }
 
-/// What a generation cost. 2,000,000 credits are 1 USD (the API's docs).
+/// The cost of a generation. According to the API's documentation, 1 USD is 2,000,000 credits.
 ///
 /// ```
 /// let usage: kling_video::Usage = serde_json::from_str(r#"{"credits_used":840000}"#)?;
@@ -209,107 +260,135 @@ impl fmt::Debug for GenerationError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Usage {
-    /// Credits, in newer replies.
+    /// The cost in credits, in newer responses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credits_used: Option<f64>,
-    /// Tokens, in older replies.
+    /// The cost in tokens, in older responses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_used: Option<f64>,
-    /// US dollars.
+    /// The cost in US dollars.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usd_spent: Option<f64>,
 }
 
-/// Where a finished video is. Links expire within days or minutes: download it soon, or retrieve
-/// the generation again for a fresh link.
+/// The URL and metadata of a finished video.
+///
+/// URLs expire, some within days and some within minutes: download the video soon, or retrieve the
+/// generation again to get a new URL.
 ///
 /// ```
 /// use kling_video::Video;
 ///
-/// let row = r#"{"id":"42","url":"https://cdn.example/42.mp4","duration":5}"#;
-/// let video: Video = serde_json::from_str(row)?;
+/// let json = r#"{"id":"42","url":"https://cdn.example/42.mp4","duration":5}"#;
+/// let video: Video = serde_json::from_str(json)?;
 /// assert_eq!(video.duration, Some(5.0));
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Video {
-    /// The generation it belongs to.
+    /// The generation that the video belongs to.
     pub id: GenerationId,
-    /// The link, to be used as it is: it may be signed.
+    /// The video's URL. It may be signed, so use it unchanged.
     pub url: String,
-    /// Length in seconds.
+    /// The duration in seconds.
     pub duration: Option<f64>,
-    /// Media type, usually `video/mp4`.
+    /// The media type, usually `video/mp4`.
     pub content_type: Option<String>,
-    /// The name the server gives the file.
+    /// The file name that the API suggests.
     pub file_name: Option<String>,
-    /// Size in bytes, as announced: informative only.
+    /// The size in bytes as reported by the API. It is informative only.
     pub file_size: Option<u64>,
-    /// What the generation cost.
+    /// The cost of the generation.
     pub usage: Option<Usage>,
-    /// Fields that this crate does not know.
-    pub extra: Fields,
+    /// Fields that this crate does not know or cannot parse.
+    pub extra: JsonObject,
+}
+
+impl Video {
+    /// A video with this id and URL, for example from a database, to pass to
+    /// [`download`](crate::Client::download). All other fields are empty.
+    ///
+    /// ```
+    /// use kling_video::Video;
+    ///
+    /// let video = Video::new("42".parse()?, "https://cdn.example/42.mp4");
+    /// assert_eq!(video.duration, None);
+    /// # Ok::<(), kling_video::InvalidGenerationId>(())
+    /// ```
+    #[must_use]
+    pub fn new(id: GenerationId, url: impl Into<String>) -> Self {
+        Self {
+            id,
+            url: url.into(),
+            duration: None,
+            content_type: None,
+            file_name: None,
+            file_size: None,
+            usage: None,
+            extra: JsonObject::new(),
+        }
+    }
 }
 
 impl fmt::Debug for Video {
-    /// Without a picture that the server may have echoed.
+    /// Omits image data that the server may have echoed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Video")
             .field("id", &self.id)
-            .field("url", &shorten(&self.url))
+            .field("url", &sanitize(&self.url))
             .field("duration", &self.duration)
-            .field("content_type", &self.content_type.as_deref().map(shorten))
-            .field("file_name", &self.file_name.as_deref().map(shorten))
+            .field("content_type", &self.content_type.as_deref().map(sanitize))
+            .field("file_name", &self.file_name.as_deref().map(sanitize))
             .field("file_size", &self.file_size)
             .field("usage", &self.usage)
-            .field("extra", &Shown(&self.extra))
+            .field("extra", &Sanitized(&self.extra))
             .finish()
     }
 }
 
-/// What identifies a call on the server's side, and what it cost: read from the reply's headers.
+/// The ids and the cost of an API call, from the response headers.
 ///
-/// It is not part of the reply's JSON, so serde neither reads nor writes it.
+/// They are not part of the response's JSON, so serde neither reads nor writes them.
 ///
 /// ```
 /// # fn main() -> kling_video::Result<()> {
-/// # let sandbox = kling_video::Sandbox::start()?;
+/// # let sandbox = kling_video::sandbox::Sandbox::start()?;
 /// # let client = sandbox.client_builder().build()?;
 /// # let request = kling_video::ImageToVideo::new(kling_video::Image::url("https://example.com/cat.jpg"));
 /// let generation = client.create(&request)?;
-/// println!("for the vendor's support: {:?}", generation.trace.request_id);
+/// println!("request id for the vendor's support: {:?}", generation.metadata.request_id);
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
-pub struct Trace {
-    /// `x-client-request-id`: the id that the create was sent with.
+pub struct ResponseMetadata {
+    /// `x-client-request-id`: the client request id that the create request was sent with.
     pub client_request_id: Option<String>,
-    /// `x-inference-id`: the generation's id once more.
+    /// `x-inference-id`: the generation's id.
     pub inference_id: Option<String>,
-    /// The server's id of this call, for its support.
+    /// `x-request-id`: the server's id of this call, for the vendor's support.
     pub request_id: Option<String>,
-    /// `x-aimlapi-credits-used`.
+    /// `x-aimlapi-credits-used`: the cost in credits.
     pub credits_used: Option<f64>,
-    /// `x-aimlapi-usd-spent`, in US dollars.
+    /// `x-aimlapi-usd-spent`: the cost in US dollars.
     pub usd_spent: Option<f64>,
 }
 
-/// A generation as the API last described it.
+/// A generation as last reported by the API.
 ///
-/// Serde reads and writes it as the API's JSON. Tolerated: an id that is a number or is called
-/// `generation_id`; a `video` that is absent, `null`, an object or an array (its first object is
-/// [`video`](Self::video), the rest stays in [`extra`](Self::extra)); an `error` of any shape;
-/// usage in tokens or credits; unknown fields.
+/// Serde reads and writes it as the API's JSON. These forms are accepted: an id that is a number or
+/// is named `generation_id`; a `video` that is absent, `null`, an object or an array (its first
+/// object becomes [`video`](Self::video), the rest stays in [`extra`](Self::extra)); an `error` of
+/// any type; usage in tokens or credits; unknown fields.
 ///
 /// ```
 /// use kling_video::{Generation, Status};
 ///
-/// let reply = r#"{"id":789392067490349060,"status":"queued","queue_position":3}"#;
-/// let generation: Generation = serde_json::from_str(reply)?;
-/// assert_eq!(generation.id.as_ref(), "789392067490349060");
+/// let json = r#"{"id":789392067490349060,"status":"queued","queue_position":3}"#;
+/// let generation: Generation = serde_json::from_str(json)?;
+/// assert_eq!(generation.id.as_str(), "789392067490349060");
 /// assert_eq!(generation.status, Status::Queued);
 /// assert_eq!(generation.extra["queue_position"], 3);
 /// # Ok::<(), serde_json::Error>(())
@@ -317,42 +396,42 @@ pub struct Trace {
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Generation {
-    /// Its id.
+    /// The generation's id.
     pub id: GenerationId,
-    /// How far it is.
+    /// The status.
     pub status: Status,
-    /// The video, once there is one.
+    /// The video, once it is available.
     pub video: Option<Video>,
-    /// What went wrong. Acted on only with [`Status::Error`].
+    /// Why the generation failed. It counts as failed only with [`Status::Error`].
     pub error: Option<GenerationError>,
-    /// What it cost, once that is known.
+    /// The cost, once it is known.
     pub usage: Option<Usage>,
-    /// From the reply's headers.
-    pub trace: Trace,
-    /// The reply's other fields, but for those that are `null`.
-    pub extra: Fields,
+    /// Ids and cost from the response headers.
+    pub metadata: ResponseMetadata,
+    /// The other fields of the response, except those that are `null`.
+    pub extra: JsonObject,
 }
 
 impl fmt::Debug for Generation {
-    /// Without a picture that the server may have echoed.
+    /// Omits image data that the server may have echoed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Generation")
             .field("id", &self.id)
-            .field("status", &shorten(self.status.as_str()))
+            .field("status", &sanitize(self.status.as_str()))
             .field("video", &self.video)
             .field("error", &self.error)
             .field("usage", &self.usage)
-            .field("trace", &self.trace)
-            .field("extra", &Shown(&self.extra))
+            .field("metadata", &self.metadata)
+            .field("extra", &Sanitized(&self.extra))
             .finish()
     }
 }
 
-/// What is left on the account.
+/// The account's remaining credit.
 ///
 /// ```
 /// # fn main() -> kling_video::Result<()> {
-/// # let sandbox = kling_video::Sandbox::start()?;
+/// # let sandbox = kling_video::sandbox::Sandbox::start()?;
 /// # let client = sandbox.client_builder().build()?;
 /// let balance = client.balance()?;
 /// println!("{:.2} {} left", balance.amount, balance.currency);
@@ -362,8 +441,87 @@ impl fmt::Debug for Generation {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Balance {
-    /// How much, in [`currency`](Self::currency).
+    /// The amount, in [`currency`](Self::currency).
     pub amount: f64,
     /// The currency's code, usually `USD`.
     pub currency: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{BTreeMap, HashMap};
+
+    const IDS: [&str; 3] =
+        ["789392067490349060", "60ac7c34-3224-4b14-8e7d-0aa0db708325", "60ac7c34:kling-video/v2.1"];
+
+    #[test]
+    fn generation_id_converts_to_and_from_strings() {
+        for text in IDS {
+            let id: GenerationId = text.parse().unwrap();
+            assert_eq!(GenerationId::try_from(text.to_owned()), Ok(id.clone()));
+            let (as_ref, borrowed): (&str, &str) = (id.as_ref(), id.borrow());
+            assert_eq!((id.as_str(), as_ref, borrowed), (text, text, text));
+            assert_eq!(id.to_string(), text);
+            assert_eq!(String::from(id), text);
+        }
+        for invalid in ["", "a\n", "\0"] {
+            assert_eq!(GenerationId::try_from(invalid.to_owned()), Err(InvalidGenerationId));
+        }
+    }
+
+    #[test]
+    fn generation_id_as_map_key_is_found_by_str() {
+        let ids = || IDS.iter().map(|id| id.parse::<GenerationId>().unwrap()).zip(0..);
+        let (hashed, sorted): (HashMap<_, _>, BTreeMap<_, _>) = (ids().collect(), ids().collect());
+        for (id, index) in IDS.iter().zip(0..) {
+            assert_eq!((hashed.get(*id), sorted.get(*id)), (Some(&index), Some(&index)));
+        }
+    }
+
+    #[test]
+    fn generation_id_round_trips_through_json() {
+        for text in IDS {
+            let json = format!("\"{text}\"");
+            let id: GenerationId = serde_json::from_str(&json).unwrap();
+            assert_eq!(id.as_str(), text);
+            assert_eq!(serde_json::to_string(&id).unwrap(), json);
+        }
+        assert!(serde_json::from_str::<GenerationId>("\"\"").is_err());
+    }
+
+    #[test]
+    fn status_round_trips_through_str_and_json() {
+        for (text, status) in [
+            ("queued", Status::Queued),
+            ("generating", Status::Generating),
+            ("completed", Status::Completed),
+            ("error", Status::Error),
+            ("waiting", Status::Other("waiting".to_owned())),
+            ("", Status::Other(String::new())),
+        ] {
+            assert_eq!(text.parse(), Ok(status.clone()));
+            assert_eq!((status.as_str(), status.to_string().as_str()), (text, text));
+            let json = serde_json::to_string(&status).unwrap();
+            assert_eq!(json, format!("\"{text}\""));
+            assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+        }
+    }
+
+    #[test]
+    fn status_synonym_is_written_as_its_canonical_form() {
+        for (synonym, canonical) in [("succeeded", "completed"), ("failed", "error")] {
+            let status: Status = serde_json::from_value(synonym.into()).unwrap();
+            assert_eq!(synonym.parse(), Ok(status.clone()));
+            assert_eq!(serde_json::to_value(&status).unwrap(), canonical);
+        }
+    }
+
+    #[test]
+    fn video_with_only_id_and_url_round_trips_through_json() {
+        let video = Video::new("42".parse().unwrap(), "https://cdn.example/42.mp4");
+        let json = serde_json::to_value(&video).unwrap();
+        assert_eq!(json, serde_json::json!({"id": "42", "url": "https://cdn.example/42.mp4"}));
+        assert_eq!(serde_json::from_value::<Video>(json).unwrap(), video);
+    }
 }

@@ -1,17 +1,18 @@
-//! Request and reply as plain values, and what a reply's status means.
+//! An HTTP response as a plain value, and its classification as a result or an error.
 
 use std::time::{Duration, SystemTime};
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
 
-use crate::error::{Error, Refusal, Result, Source};
-use crate::generation::Trace;
+use crate::error::{ApiError, Error, Result, Source};
+use crate::generation::ResponseMetadata;
+use crate::operation::Operation;
 use crate::retry::parse_retry_after;
-use crate::text::{shorten, snippet};
+use crate::text::{sanitize, snippet};
 
-/// The response headers that mean something to this crate.
-pub(crate) const HEADERS: [&str; 10] = [
+/// The response headers that this crate reads.
+pub(crate) const RESPONSE_HEADERS: [&str; 10] = [
     "x-inference-id",
     "x-client-request-id",
     "x-request-id",
@@ -24,26 +25,29 @@ pub(crate) const HEADERS: [&str; 10] = [
     "last-modified",
 ];
 
-/// Those of [`HEADERS`] that a reply has.
+/// The headers of a response, limited to [`RESPONSE_HEADERS`].
 #[derive(Debug, Default)]
 pub(crate) struct Headers(pub(crate) Vec<(&'static str, String)>);
 
 impl Headers {
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(own, _)| *own == name).map(|(_, value)| value.as_str())
+        self.0.iter().find(|(header, _)| *header == name).map(|(_, value)| value.as_str())
     }
 
     fn take(&mut self, name: &str) -> Option<String> {
-        self.0.iter_mut().find(|(own, _)| *own == name).map(|(_, value)| std::mem::take(value))
+        self.0
+            .iter_mut()
+            .find(|(header, _)| *header == name)
+            .map(|(_, value)| std::mem::take(value))
     }
 
     fn number(&self, name: &str) -> Option<f64> {
-        // JSON's numbers are finite, and their parser is in the program already.
+        // As JSON, which has no infinities and no NaN, and whose parser is linked in anyway.
         serde_json::from_str(self.get(name)?.trim()).ok()
     }
 
-    pub(crate) fn into_trace(mut self) -> Trace {
-        Trace {
+    pub(crate) fn into_metadata(mut self) -> ResponseMetadata {
+        ResponseMetadata {
             credits_used: self.number("x-aimlapi-credits-used"),
             usd_spent: self.number("x-aimlapi-usd-spent"),
             client_request_id: self.take("x-client-request-id"),
@@ -57,142 +61,155 @@ impl Headers {
     }
 }
 
-/// An answer whose status line and headers arrived. Its body may be cut short: then `end` says why.
+/// A response whose status line and headers arrived. If its body is incomplete, `body_result` says
+/// why.
 #[derive(Debug)]
-pub(crate) struct Reply {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: Headers,
     pub(crate) body: Vec<u8>,
-    pub(crate) end: Result<(), Failure>,
+    pub(crate) body_result: Result<(), TransportError>,
 }
 
-impl Reply {
+impl Response {
     pub(crate) fn is_success(&self) -> bool {
         matches!(self.status, 200..=299)
     }
 
-    /// The JSON object of a successful reply.
-    pub(crate) fn object<T: DeserializeOwned>(&mut self, operation: &'static str) -> Result<T> {
+    /// The body of a successful response as JSON. Any other response is an error.
+    pub(crate) fn parse_json<T: DeserializeOwned>(&mut self, operation: Operation) -> Result<T> {
         if !self.is_success() {
-            return Err(self.refusal(operation));
+            return Err(self.api_error(operation));
         }
-        if let Err(failure) = std::mem::replace(&mut self.end, Ok(())) {
-            return Err(failure.into_error(operation));
+        if let Err(error) = std::mem::replace(&mut self.body_result, Ok(())) {
+            return Err(error.into_error(operation));
         }
-        self.json().map_err(|e| self.not_the_object(operation, e))
+        self.json().map_err(|e| self.invalid_json(operation, e))
     }
 
     fn json<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        // Checked as a whole, which is cheaper than each string by itself.
+        // Validating UTF-8 once for the complete body is cheaper than for each string in it.
         serde_json::from_str(std::str::from_utf8(&self.body).map_err(serde_json::Error::custom)?)
     }
 
-    fn not_the_object(&self, operation: &'static str, e: serde_json::Error) -> Error {
-        let problem = match self.body.is_empty() {
-            true => "the server answered nothing",
-            false => "the server's answer is not the JSON object it should be",
+    fn invalid_json(&self, operation: Operation, e: serde_json::Error) -> Error {
+        let message = match self.body.is_empty() {
+            true => "empty response body",
+            false => "response is not a JSON object",
         };
-        Error::unreadable(operation, problem, self.status, snippet(&self.body), Some(e))
+        Error::invalid_response(operation, message, self.status, snippet(&self.body), Some(e))
     }
 
-    /// The error that a successful reply is which lacks what matters.
-    pub(crate) fn unreadable(&self, operation: &'static str, problem: &str) -> Error {
-        Error::unreadable(operation, problem, self.status, snippet(&self.body), None)
+    /// The error for a successful response that lacks a required field.
+    pub(crate) fn invalid_response(&self, operation: Operation, message: &str) -> Error {
+        Error::invalid_response(operation, message, self.status, snippet(&self.body), None)
     }
 
-    /// The error that a status other than success is.
-    pub(crate) fn refusal(&self, operation: &'static str) -> Error {
-        Error::api(operation, self.read_refusal())
+    /// The error for a response with an error status.
+    pub(crate) fn api_error(&self, operation: Operation) -> Error {
+        Error::api(operation, self.parse_api_error())
     }
 
-    /// Whether the vendor's own service refused, and not a gateway before it.
-    pub(crate) fn has_vendor_body(&self) -> bool {
-        let refusal = self.read_refusal();
-        refusal.message.is_some() || refusal.kind.is_some() || refusal.name.is_some()
+    /// Whether an error response comes from the vendor's service and not from a gateway in front of
+    /// it.
+    pub(crate) fn has_api_error_body(&self) -> bool {
+        let error = self.parse_api_error();
+        error.message.is_some() || error.kind.is_some() || error.name.is_some()
     }
 
-    /// Reads every error body of the API's that was seen: `message` as a text or a list, at the
-    /// top or in `error`, with `requestId` and the kind of what happened.
-    fn read_refusal(&self) -> Refusal {
+    /// Parses every known form of the API's error bodies. The message is in `message` or in
+    /// `error.message`, as a string or a list of strings, or it is `error` itself.
+    fn parse_api_error(&self) -> ApiError {
         let body: Value = self.json().unwrap_or_default();
         let error = body.get("error").unwrap_or(&Value::Null);
-        let text = |value: Option<&Value>| value.and_then(Value::as_str).map(shorten);
+        let string = |value: Option<&Value>| value.and_then(Value::as_str).map(sanitize);
         let message = body
             .get("message")
-            .and_then(message_text)
-            .or_else(|| error.get("message").and_then(message_text))
-            .or_else(|| text(Some(error)));
-        Refusal {
+            .and_then(parse_message)
+            .or_else(|| error.get("message").and_then(parse_message))
+            .or_else(|| string(Some(error)));
+        ApiError {
             status: self.status,
             message,
-            name: text(error.get("name")),
-            kind: text(error.get("data").and_then(|data| data.get("kind"))),
-            request_id: text(body.get("requestId"))
-                .or_else(|| self.headers.get("x-request-id").map(shorten)),
+            name: string(error.get("name")),
+            kind: string(error.get("data").and_then(|data| data.get("kind"))),
+            request_id: string(body.get("requestId"))
+                .or_else(|| self.headers.get("x-request-id").map(sanitize)),
             retry_after: self.headers.retry_after(),
             body: snippet(&self.body),
         }
     }
 }
 
-fn message_text(message: &Value) -> Option<String> {
+fn parse_message(message: &Value) -> Option<String> {
     match message {
-        Value::String(text) => Some(shorten(text)),
+        Value::String(text) => Some(sanitize(text)),
         Value::Array(items) => {
             let lines: Vec<&str> = items.iter().filter_map(Value::as_str).collect();
-            (!lines.is_empty()).then(|| shorten(&lines.join("; ")))
+            (!lines.is_empty()).then(|| sanitize(&lines.join("; ")))
         }
         _ => None,
     }
 }
 
-/// Why no whole answer came, as the transport saw it.
+/// Why no complete response was received.
 #[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) kind: FailureKind,
+pub(crate) struct TransportError {
+    pub(crate) kind: TransportErrorKind,
+    /// The host that the transport could not connect to, and the proxy if one is used for it.
+    peer: Option<Box<str>>,
     pub(crate) source: Source,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum FailureKind {
-    /// No connection was made: nothing was sent.
+pub(crate) enum TransportErrorKind {
+    /// No connection was established, so no request was sent.
     Connect,
-    /// The connection broke, or what came was no HTTP.
-    Broken,
-    /// Nothing, or too little, came for the idle time-out.
-    Silent,
-    /// What came, or where it leads, cannot be used; asking again would bring the same.
-    Unusable,
-    /// The caller's token stopped it.
+    /// The connection was lost, or the data received is not valid HTTP.
+    ConnectionLost,
+    /// No data, or too little of it, was received within the idle timeout.
+    Timeout,
+    /// The response, or the URL it redirects to, is unusable, and a retry would not change that.
+    InvalidResponse,
+    /// The caller's token was cancelled.
     Cancelled,
 }
 
-impl Failure {
-    pub(crate) fn new(kind: FailureKind, source: impl Into<Source>) -> Self {
-        Self { kind, source: source.into() }
+impl TransportError {
+    pub(crate) fn new(kind: TransportErrorKind, source: impl Into<Source>) -> Self {
+        Self { kind, peer: None, source: source.into() }
     }
 
-    pub(crate) fn into_error(self, operation: &'static str) -> Error {
+    pub(crate) fn with_peer(self, peer: String) -> Self {
+        Self { peer: Some(peer.into()), ..self }
+    }
+
+    pub(crate) fn into_error(self, operation: Operation) -> Error {
         match self.kind {
-            FailureKind::Connect => Error::connect(operation, self.source),
-            FailureKind::Broken => Error::transport(operation, self.source),
-            FailureKind::Silent => Error::timeout(operation, self.source),
-            FailureKind::Unusable => Error::decode(operation, self.source.to_string()),
-            FailureKind::Cancelled => Error::cancelled(operation),
+            TransportErrorKind::Connect => {
+                let peer = self.peer.unwrap_or_else(|| "the server".into());
+                Error::connect(operation, peer, self.source)
+            }
+            TransportErrorKind::ConnectionLost => Error::transport(operation, self.source),
+            TransportErrorKind::Timeout => Error::timeout(operation, self.source),
+            TransportErrorKind::InvalidResponse => {
+                Error::decode(operation, self.source.to_string())
+            }
+            TransportErrorKind::Cancelled => Error::cancelled(operation),
         }
     }
 }
 
-/// Percent-encodes what is not unreserved in a query (RFC 3986): ids with `:` and `/` are seen.
-pub(crate) fn encode_query(value: &str, into: &mut String) {
+/// Percent-encodes a query value (RFC 3986). Ids with `:` and `/` are in use.
+pub(crate) fn encode_query(value: &str, out: &mut String) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for byte in value.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            into.push(byte.into());
+            out.push(byte.into());
         } else {
-            into.push('%');
+            out.push('%');
             for digit in [byte >> 4, byte & 0xF] {
-                into.extend(HEX.get(usize::from(digit)).map(|&digit| char::from(digit)));
+                out.extend(HEX.get(usize::from(digit)).map(|&digit| char::from(digit)));
             }
         }
     }
@@ -202,36 +219,39 @@ pub(crate) fn encode_query(value: &str, into: &mut String) {
 mod tests {
     use super::*;
     use crate::ErrorKind;
-    use crate::arbitrary::{self, Seed, cases, is_presentable};
+    use crate::arbitrary::{self, Seed, cases, is_sanitized};
     use proptest::prelude::*;
 
-    fn reply(status: u16, body: &str) -> Reply {
-        Reply { status, headers: Headers::default(), body: body.into(), end: Ok(()) }
+    fn response(status: u16, body: &str) -> Response {
+        Response { status, headers: Headers::default(), body: body.into(), body_result: Ok(()) }
     }
 
     #[test]
-    fn only_json_with_the_vendors_fields_is_the_vendors() {
+    fn api_error_body_needs_json_with_the_vendors_fields() {
         assert!(
-            reply(500, r#"{"message":"under maintenance","statusCode":500}"#).has_vendor_body()
+            response(500, r#"{"message":"under maintenance","statusCode":500}"#)
+                .has_api_error_body()
         );
         for gateway in ["", "<html>524</html>", "{}", "[]", "\"x\"", r#"{"message":5}"#] {
-            assert!(!reply(500, gateway).has_vendor_body(), "{gateway}");
+            assert!(!response(500, gateway).has_api_error_body(), "{gateway}");
         }
     }
 
     #[test]
-    fn a_cut_success_is_a_transport_error_and_a_cut_refusal_stays_one() {
-        let cut = |status| Reply {
-            end: Err(Failure::new(FailureKind::Broken, "cut")),
-            ..reply(status, r#"{"mess"#)
+    fn truncated_success_is_a_transport_error_and_truncated_error_response_an_api_error() {
+        let truncated = |status| Response {
+            body_result: Err(TransportError::new(TransportErrorKind::ConnectionLost, "truncated")),
+            ..response(status, r#"{"mess"#)
         };
-        assert_eq!(cut(200).object::<Value>("retrieve").unwrap_err().kind(), ErrorKind::Transport);
-        let refused = cut(401).object::<Value>("retrieve").unwrap_err();
-        assert_eq!((refused.kind(), refused.status()), (ErrorKind::Api, Some(401)));
+        let parse =
+            |status| truncated(status).parse_json::<Value>(Operation::Retrieve).unwrap_err();
+        assert_eq!(parse(200).kind(), ErrorKind::Transport);
+        let unauthorized = parse(401);
+        assert_eq!((unauthorized.kind(), unauthorized.status()), (ErrorKind::Api, Some(401)));
     }
 
     #[test]
-    fn ids_are_encoded_for_a_query() {
+    fn query_value_is_percent_encoded() {
         let mut encoded = String::new();
         encode_query("60ac7c34:kling/v2 é&=-._~", &mut encoded);
         assert_eq!(encoded, "60ac7c34%3Akling%2Fv2%20%C3%A9%26%3D-._~");
@@ -241,14 +261,15 @@ mod tests {
         #![proptest_config(cases(10_000))]
 
         #[test]
-        fn any_reply_can_be_a_refusal(parts in arbitrary::reply(Seed::body)) {
-            let vendors = parts.reply().has_vendor_body();
-            let error = parts.reply().refusal("retrieve");
+        fn api_error_is_made_from_any_response(parts in arbitrary::response(Seed::body)) {
+            let has_vendor_body = parts.response().has_api_error_body();
+            let error = parts.response().api_error(Operation::Retrieve);
             prop_assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(parts.status)));
-            prop_assert!(error.body().is_some_and(is_presentable));
-            prop_assert!(error.api_message().is_none_or(is_presentable));
-            // Without a word of the vendor's there is nothing to show or to act on.
-            prop_assert!(vendors || error.api_message().is_none() && !error.is_out_of_credits());
+            prop_assert!(error.body().is_some_and(is_sanitized));
+            prop_assert!(error.server_message().is_none_or(is_sanitized));
+            // A gateway's body must not be reported or acted on as a message of the API.
+            let has_api_message = error.server_message().is_some() || error.is_out_of_credits();
+            prop_assert!(has_vendor_body || !has_api_message);
         }
     }
 }

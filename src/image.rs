@@ -1,7 +1,7 @@
-//! Where a picture comes from: a link, a file or bytes; what it must be like.
+//! The image to send: a URL, a file or bytes, and the rules that it must follow.
 //!
-//! Media type and size are read from the data itself, never from a name: the first bytes, and the
-//! header that holds the dimensions.
+//! Format and dimensions are read from the data itself, never from a file name: the format from the
+//! first bytes, the dimensions from the header.
 
 use std::fmt;
 use std::fs::File;
@@ -13,42 +13,47 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::error::{Error, Result};
+use crate::operation::Operation;
 
-/// Kling's limits: 10 MB (taken as MiB), at least 300 px a side, no slimmer than 1:2.5.
+/// Kling's limits: 10 MB (read as MiB), at least 300 px on each side, a ratio of at most 2.5:1.
 const MAX_BYTES: u64 = 10 * 1024 * 1024;
-const MIN_SIDE: u32 = 300;
+const MIN_DIMENSION: u32 = 300;
 const MAX_RATIO: f64 = 2.5;
 
-/// A picture to send: a link the server fetches, a file, or bytes in memory.
+/// An image to send: a URL that the server fetches, a file, or bytes in memory.
 ///
-/// Files and bytes must be JPEG or PNG, at most 10 MiB, at least 300 pixels on each side and with
-/// a ratio between 1:2.5 and 2.5:1 (Kling's docs). A file is streamed from disk when it is sent.
+/// Files and bytes must be JPEG or PNG, at most 10 MiB, at least 300 pixels on each side, and have
+/// an aspect ratio between 1:2.5 and 2.5:1 (Kling's docs).
 ///
-/// There is no conversion from a string, since it could be a link or a path.
+/// There is no conversion from strings, because a string could be a URL or a path.
 ///
 /// ```
-/// use kling_video::Image;
+/// use kling_video::{Image, ImageToVideo};
 /// use std::path::Path;
 ///
-/// let link = Image::url("https://example.com/cat.jpg");
-/// let file = Image::file("cat.jpg");
-/// assert_eq!(file, Image::from(Path::new("cat.jpg")));
-/// let bytes = Image::bytes(vec![0xFF, 0xD8, 0xFF]);
-/// assert_eq!(format!("{bytes:?}"), "Image::bytes(3 bytes)");
-/// # let _ = link;
+/// let from_url = ImageToVideo::new(Image::url("https://example.com/cat.jpg"));
+/// let from_file = ImageToVideo::new(Image::file("cat.jpg"));
+/// let from_path = ImageToVideo::new(Path::new("cat.jpg"));
+/// assert_eq!(from_file, from_path);
+/// assert_ne!(from_file, from_url);
+///
+/// // A URL given as a path, or a path given as a URL, is an error that says what to use instead.
+/// let mistaken = ImageToVideo::new(Image::file("https://example.com/cat.jpg"));
+/// let error = mistaken.validate().unwrap_err();
+/// assert_eq!(error.to_string(), "https://example.com/cat.jpg is a URL: use Image::url");
 /// ```
-#[derive(Clone, PartialEq)]
-pub struct Image(Origin);
+#[derive(Clone, PartialEq, Eq)]
+pub struct Image(ImageSource);
 
-#[derive(Clone, PartialEq)]
-enum Origin {
+#[derive(Clone, PartialEq, Eq)]
+enum ImageSource {
     Url(String),
     File(PathBuf),
     Bytes(Bytes),
 }
 
-/// Shared, so that clones of a request and its retries copy no picture.
-#[derive(Clone, PartialEq)]
+/// Shared, so that clones of a request and its retries do not copy the image.
+#[derive(Clone, PartialEq, Eq)]
 struct Bytes(Arc<Vec<u8>>);
 
 impl AsRef<[u8]> for Bytes {
@@ -58,69 +63,110 @@ impl AsRef<[u8]> for Bytes {
 }
 
 impl Image {
-    /// A picture that the server fetches itself: a direct `http` or `https` link.
-    pub fn url(link: impl Into<String>) -> Image {
-        Self(Origin::Url(link.into()))
+    /// Creates an image from an `http` or `https` URL, which the server fetches.
+    ///
+    /// The URL must lead directly to the image (the API's docs).
+    ///
+    /// ```
+    /// use kling_video::{Image, ImageToVideo};
+    ///
+    /// let image = Image::url("https://example.com/cat.jpg");
+    /// ImageToVideo::new(image).validate()?;
+    /// # Ok::<(), kling_video::Error>(())
+    /// ```
+    #[must_use]
+    pub fn url(url: impl Into<String>) -> Image {
+        Self(ImageSource::Url(url.into()))
     }
 
-    /// A JPEG or PNG file. It is opened when the request is checked or sent.
+    /// Creates an image from a JPEG or PNG file.
+    ///
+    /// The file is opened when the request is validated or sent, and streamed from disk when it is
+    /// sent.
+    ///
+    /// ```no_run
+    /// use kling_video::{Image, ImageToVideo};
+    ///
+    /// let image = Image::file("images/cat.jpg");
+    /// ImageToVideo::new(image).validate()?;
+    /// # Ok::<(), kling_video::Error>(())
+    /// ```
+    #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> Image {
-        Self(Origin::File(path.into()))
+        Self(ImageSource::File(path.into()))
     }
 
-    /// The bytes of a JPEG or PNG. Clones share them.
+    /// Creates an image from the bytes of a JPEG or PNG, which clones share.
+    ///
+    /// ```
+    /// use kling_video::{Image, ImageToVideo};
+    ///
+    /// let png = b"\x89PNG\r\n\x1A\n\0\0\0\x0DIHDR\0\0\x01\x90\0\0\x01\x2C";
+    /// let image = Image::bytes(png);
+    /// assert_eq!(format!("{image:?}"), "Image::bytes(24 bytes)");
+    /// ImageToVideo::new(image).validate()?;
+    /// # Ok::<(), kling_video::Error>(())
+    /// ```
+    #[must_use]
     pub fn bytes(data: impl Into<Vec<u8>>) -> Image {
-        Self(Origin::Bytes(Bytes(Arc::new(data.into()))))
+        Self(ImageSource::Bytes(Bytes(Arc::new(data.into()))))
     }
 
-    /// Checks the picture for the request's `field` and opens it.
-    pub(crate) fn open(&self, field: &str) -> Result<Opened> {
-        self.open_with(field, check_size)
+    /// Validates the image of the request's `field` and opens it.
+    pub(crate) fn open(&self, field: &str) -> Result<OpenImage> {
+        self.open_with(field, validate_header)
     }
 
-    /// The same for a mask, whose dimensions are not documented. It is small, so that it goes into
-    /// memory, as a link or a data URI. (The API's docs speak of links only.)
+    /// Like [`open`](Self::open), for a mask: any dimensions are accepted, since none are
+    /// documented. Returns its URL, or a data URI, for which the mask is read into memory since
+    /// it is small. (The API's docs mention only URLs.)
     pub(crate) fn open_mask(&self, field: &str) -> Result<String> {
         match self.open_with(field, |_, _, _, _| Ok(()))? {
-            Opened::Link(link) => Ok(link),
-            Opened::Picture(mut picture) => {
+            OpenImage::Url(url) => Ok(url),
+            OpenImage::Data(mut image) => {
                 let mut data = Vec::new();
-                picture.read_to_end(&mut data).map_err(|e| cannot_read(&picture.name(), e))?;
-                Ok(format!("{}{}", picture.media.data_uri_head(), STANDARD.encode(data)))
+                image.read_to_end(&mut data).map_err(|e| read_error(&image.display_name(), e))?;
+                Ok(format!("{}{}", image.format.data_uri_prefix(), STANDARD.encode(data)))
             }
         }
     }
 
-    /// Opens it at its start, after a look at its header.
-    fn open_with(&self, field: &str, check: CheckHeader) -> Result<Opened> {
+    /// Opens the image at its start, after validating its header.
+    fn open_with(&self, field: &str, validate_header: HeaderValidator) -> Result<OpenImage> {
         let (mut source, len) = match &self.0 {
-            Origin::Url(link) => {
-                check_link(field, link)?;
-                return Ok(Opened::Link(link.clone()));
+            ImageSource::Url(url) => {
+                validate_url(field, url)?;
+                return Ok(OpenImage::Url(url.clone()));
             }
-            Origin::File(path) => open_file(field, path)?,
-            Origin::Bytes(data) => {
-                (Source::Bytes(Cursor::new(data.clone())), data.as_ref().len() as u64)
+            ImageSource::File(path) => open_file(field, path)?,
+            ImageSource::Bytes(data) => {
+                (ImageData::Bytes(Cursor::new(data.clone())), data.as_ref().len() as u64)
             }
         };
-        let name = source.name();
-        check_length(field, &name, len)?;
-        let mut header = Header::with_capacity(HEADER, &mut source);
-        let start = peek(&mut header).map_err(|e| cannot_read(&name, e))?;
-        let media = Media::of(&start).map_err(|found| {
-            Error::invalid(field, format!("{name} is {found}: allowed is a JPEG or PNG"))
+        let name = match &source {
+            ImageData::File { .. } => source.display_name(),
+            // Bytes have no name of their own: the field says which image of the request is meant.
+            ImageData::Bytes(_) => format!("{} for `{field}`", source.display_name()),
+        };
+        validate_length(field, &name, len)?;
+        let mut header = HeaderReader::with_capacity(HEADER_BUFFER, &mut source);
+        let magic = read_magic(&mut header).map_err(|e| read_error(&name, e))?;
+        let format = ImageFormat::detect(&magic).map_err(|detected| {
+            let detected = detected.map(|other| format!("{other}, ")).unwrap_or_default();
+            let message = format!("{name} is {detected}not a JPEG or PNG image");
+            Error::invalid_request(field, message)
         })?;
-        check(field, &name, media, &mut header)?;
-        source.rewind().map_err(|e| cannot_read(&name, e))?;
-        Ok(Opened::Picture(Picture { media, len, source }))
+        validate_header(field, &name, format, &mut header)?;
+        source.rewind().map_err(|e| read_error(&name, e))?;
+        Ok(OpenImage::Data(ImageReader { format, len, source }))
     }
 
-    /// How a journal names it: the link, the path, or nothing for bytes.
-    pub(crate) fn name(&self) -> Option<String> {
+    /// The name that a journal records: the URL or the path; bytes have none.
+    pub(crate) fn journal_name(&self) -> Option<String> {
         match &self.0 {
-            Origin::Url(link) => Some(link.clone()),
-            Origin::File(path) => Some(path.display().to_string()),
-            Origin::Bytes(_) => None,
+            ImageSource::Url(url) => Some(url.clone()),
+            ImageSource::File(path) => Some(path.display().to_string()),
+            ImageSource::Bytes(_) => None,
         }
     }
 }
@@ -140,155 +186,179 @@ impl From<PathBuf> for Image {
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Origin::Url(link) => write!(f, "Image::url({:?})", shorten(link)),
-            Origin::File(path) => write!(f, "Image::file({path:?})"),
-            Origin::Bytes(data) => write!(f, "Image::bytes({} bytes)", data.as_ref().len()),
+            ImageSource::Url(url) => write!(f, "Image::url({:?})", redact_data_uri(url)),
+            ImageSource::File(path) => write!(f, "Image::file({path:?})"),
+            ImageSource::Bytes(data) => write!(f, "Image::bytes({} bytes)", data.as_ref().len()),
         }
     }
 }
 
-/// A link as it may be shown: a `data:` URI given by mistake carries the whole picture.
-fn shorten(link: &str) -> &str {
-    match link.get(..5) {
+/// A URL for messages: a `data:` URI given by mistake contains the complete image.
+fn redact_data_uri(url: &str) -> &str {
+    match url.get(..5) {
         Some(scheme) if scheme.eq_ignore_ascii_case("data:") => "data:…",
-        _ => link,
+        _ => url,
     }
 }
 
-fn check_link(field: &str, link: &str) -> Result<()> {
-    let problem = match link.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase()) {
-        Some(scheme) if scheme == "http" || scheme == "https" => {
-            let host = link.get(scheme.len() + 3..).unwrap_or_default();
-            let sound = link.get(scheme.len()..).is_some_and(|rest| rest.starts_with("://"))
-                && !host.is_empty()
-                && !host.starts_with(['/', '?', '#', ':'])
-                && !link.chars().any(|c| c.is_control() || c.is_whitespace());
-            if sound {
+fn validate_url(field: &str, url: &str) -> Result<()> {
+    let (scheme, rest) = url.split_once(':').unwrap_or_default();
+    let requirement = match scheme.to_ascii_lowercase().as_str() {
+        "http" | "https" => {
+            let authority = rest.strip_prefix("//").unwrap_or_default();
+            if authority.is_empty() || authority.starts_with(['/', '?', '#', ':']) {
+                "must have a host"
+            } else if url.chars().any(|c| c.is_control() || c.is_whitespace()) {
+                "must not contain whitespace or control characters"
+            } else {
                 return Ok(());
             }
-            "is not a complete link"
         }
-        Some(scheme) if scheme == "data" => {
-            "is a data: URI: give the picture with Image::bytes or Image::file instead"
-        }
-        _ => "is no link: allowed is http:// or https:// (a path goes with Image::file)",
+        "data" => "must not be a data: URI: use Image::bytes or Image::file",
+        _ => "must start with http:// or https://; for a file, use Image::file",
     };
-    Err(Error::invalid(field, format!("{:?} {problem}", shorten(link))))
+    let message = format!("`{field}` is {:?}; {requirement}", redact_data_uri(url));
+    Err(Error::invalid_request(field, message))
 }
 
-fn open_file(field: &str, path: &Path) -> Result<(Source, u64)> {
-    let failed =
-        |e| Error::io("validate", Some(path.to_owned()), "the picture cannot be opened", e);
-    // Asked before it is opened: opening a FIFO would wait for a writer.
-    let kind = std::fs::metadata(path).map_err(failed)?;
-    if !kind.is_file() {
-        let what = if kind.is_dir() { "a directory" } else { "no regular file" };
-        let problem = format!("{} is {what}: allowed is a JPEG or PNG file", path.display());
-        return Err(Error::invalid(field, problem));
+fn open_file(field: &str, path: &Path) -> Result<(ImageData, u64)> {
+    let open_error =
+        |e| Error::io(Operation::Validate, Some(path.to_owned()), "failed to open the image", e);
+    // Checked before opening, because opening a FIFO blocks until it has a writer.
+    let metadata = std::fs::metadata(path).map_err(|e| {
+        if is_http_url(path) {
+            Error::invalid_request(field, format!("{} is a URL: use Image::url", path.display()))
+        } else {
+            open_error(e)
+        }
+    })?;
+    if !metadata.is_file() {
+        let kind = if metadata.is_dir() { "a directory" } else { "not a regular file" };
+        let message = format!("{} is {kind}; must be a JPEG or PNG file", path.display());
+        return Err(Error::invalid_request(field, message));
     }
-    let file = File::open(path).map_err(failed)?;
-    let len = file.metadata().map_err(failed)?.len();
-    Ok((Source::File { file, path: path.to_owned() }, len))
+    let file = File::open(path).map_err(open_error)?;
+    let len = file.metadata().map_err(open_error)?.len();
+    Ok((ImageData::File { file, path: path.to_owned() }, len))
 }
 
-fn check_length(field: &str, name: &str, len: u64) -> Result<()> {
-    let problem = match len {
-        0 => format!("{name} is empty: allowed is a JPEG or PNG"),
+fn is_http_url(path: &Path) -> bool {
+    let has_prefix = |path: &str, prefix: &str| {
+        path.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    path.to_str().is_some_and(|path| has_prefix(path, "http://") || has_prefix(path, "https://"))
+}
+
+fn validate_length(field: &str, name: &str, len: u64) -> Result<()> {
+    let message = match len {
+        0 => format!("{name} is empty; must be a JPEG or PNG image"),
         1..=MAX_BYTES => return Ok(()),
-        _ => format!("{name} has {len} bytes: allowed are at most {MAX_BYTES} (10 MiB)"),
+        _ => format!("{name} has {len} bytes; must have at most {MAX_BYTES} (10 MiB)"),
     };
-    Err(Error::invalid(field, problem))
+    Err(Error::invalid_request(field, message))
 }
 
-fn cannot_read(name: &str, e: io::Error) -> Error {
-    Error::io("validate", Some(PathBuf::from(name)), "the picture cannot be read", e)
+fn read_error(name: &str, e: io::Error) -> Error {
+    Error::io(Operation::Validate, Some(PathBuf::from(name)), "failed to read the image", e)
 }
 
-/// The first bytes, which stay to be read. Over short and interrupted reads, as any file may have.
-fn peek(header: &mut Header<'_>) -> io::Result<Vec<u8>> {
-    let mut start = Vec::with_capacity(16);
-    header.by_ref().take(16).read_to_end(&mut start)?;
-    header.seek_relative(-(start.len() as i64))?;
-    Ok(start)
+/// Reads the first bytes without consuming them. Uses `read_to_end`, because a single `read` may
+/// return fewer bytes or be interrupted.
+fn read_magic(header: &mut HeaderReader<'_>) -> io::Result<Vec<u8>> {
+    let mut magic = Vec::with_capacity(16);
+    header.by_ref().take(16).read_to_end(&mut magic)?;
+    header.seek_relative(-(magic.len() as i64))?;
+    Ok(magic)
 }
 
-/// Reads on in a header; the words are the request's field and the picture's name.
-type CheckHeader = fn(&str, &str, Media, &mut Header<'_>) -> Result<()>;
+/// Validates a header, for the request's field and the image's name in messages.
+type HeaderValidator = fn(&str, &str, ImageFormat, &mut HeaderReader<'_>) -> Result<()>;
 
-fn check_size(field: &str, name: &str, media: Media, header: &mut Header<'_>) -> Result<()> {
-    let dimensions = match media {
-        Media::Png => png_dimensions(header),
-        Media::Jpeg => jpeg_dimensions(header),
+fn validate_header(
+    field: &str,
+    name: &str,
+    format: ImageFormat,
+    header: &mut HeaderReader<'_>,
+) -> Result<()> {
+    let dimensions = match format {
+        ImageFormat::Png => png_dimensions(header),
+        ImageFormat::Jpeg => jpeg_dimensions(header),
     };
-    let (width, height) = dimensions.map_err(|problem| problem.into_error(field, name))?;
-    check_dimensions(field, width, height)
+    let (width, height) = dimensions.map_err(|error| error.into_error(field, name))?;
+    validate_dimensions(field, name, width, height)
 }
 
-fn check_dimensions(field: &str, width: u32, height: u32) -> Result<()> {
-    if width < MIN_SIDE || height < MIN_SIDE {
-        return Err(Error::invalid(
+fn validate_dimensions(field: &str, name: &str, width: u32, height: u32) -> Result<()> {
+    if width < MIN_DIMENSION || height < MIN_DIMENSION {
+        return Err(Error::invalid_request(
             field,
-            format!("is {width}x{height} pixels: allowed are at least {MIN_SIDE} on each side"),
+            format!(
+                "{name} is {width}x{height} pixels; each side must be at least {MIN_DIMENSION}"
+            ),
         ));
     }
     let (long, short) = (f64::from(width.max(height)), f64::from(width.min(height)));
     if long > short * MAX_RATIO {
-        return Err(Error::invalid(
+        return Err(Error::invalid_request(
             field,
-            format!("is {width}x{height} pixels: allowed are ratios from 1:2.5 to 2.5:1"),
+            format!(
+                "{name} is {width}x{height} pixels; its aspect ratio must be between 1:2.5 and \
+                 2.5:1"
+            ),
         ));
     }
     Ok(())
 }
 
-/// A picture that was checked: what goes into the request.
-pub(crate) enum Opened {
-    Link(String),
-    Picture(Picture),
+/// A validated image: the URL or the data that goes into the request.
+pub(crate) enum OpenImage {
+    Url(String),
+    Data(ImageReader),
 }
 
-/// An open picture, to be read from its start as often as needed.
-pub(crate) struct Picture {
-    pub(crate) media: Media,
+/// An open image, which can be read from its start any number of times.
+pub(crate) struct ImageReader {
+    pub(crate) format: ImageFormat,
     pub(crate) len: u64,
-    source: Source,
+    source: ImageData,
 }
 
-/// The start of a picture, read in one go: what is read beyond a header is read again.
-type Header<'a> = io::BufReader<&'a mut Source>;
-const HEADER: usize = 1024;
+/// Buffers the start of an image; what is buffered beyond the header is read again when it is sent.
+type HeaderReader<'a> = io::BufReader<&'a mut ImageData>;
+const HEADER_BUFFER: usize = 1024;
 
-enum Source {
+enum ImageData {
     File { file: File, path: PathBuf },
     Bytes(Cursor<Bytes>),
 }
 
-impl Source {
-    fn name(&self) -> String {
+impl ImageData {
+    fn display_name(&self) -> String {
         match self {
             Self::File { path, .. } => path.display().to_string(),
-            Self::Bytes(_) => "the picture".to_owned(),
+            Self::Bytes(_) => "image data".to_owned(),
         }
     }
 }
 
-impl Picture {
-    pub(crate) fn name(&self) -> String {
-        self.source.name()
+impl ImageReader {
+    /// The name of the image in messages.
+    pub(crate) fn display_name(&self) -> String {
+        self.source.display_name()
     }
 
     pub(crate) fn rewind(&mut self) -> Result<()> {
-        self.source.rewind().map_err(|e| cannot_read(&self.name(), e))
+        self.source.rewind().map_err(|e| read_error(&self.display_name(), e))
     }
 }
 
-impl Read for Picture {
+impl Read for ImageReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.source.read(buf)
     }
 }
 
-impl Read for Source {
+impl Read for ImageData {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::File { file, .. } => file.read(buf),
@@ -297,7 +367,7 @@ impl Read for Source {
     }
 }
 
-impl Seek for Source {
+impl Seek for ImageData {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         match self {
             Self::File { file, .. } => file.seek(to),
@@ -306,62 +376,64 @@ impl Seek for Source {
     }
 }
 
-/// The media types that Kling takes.
+/// The image formats that Kling accepts.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Media {
+pub(crate) enum ImageFormat {
     Jpeg,
     Png,
 }
 
-impl Media {
-    pub(crate) fn data_uri_head(self) -> &'static str {
+impl ImageFormat {
+    pub(crate) fn data_uri_prefix(self) -> &'static str {
         match self {
             Self::Jpeg => "data:image/jpeg;base64,",
             Self::Png => "data:image/png;base64,",
         }
     }
 
-    /// By the first bytes; the error is what it is instead.
-    fn of(start: &[u8]) -> Result<Self, &'static str> {
-        match start {
+    /// Detects the format by the first bytes. The error is another format, if it is a known one.
+    fn detect(magic: &[u8]) -> Result<Self, Option<&'static str>> {
+        match magic {
             [0xFF, 0xD8, 0xFF, ..] => Ok(Self::Jpeg),
             [0x89, b'P', b'N', b'G', 0x0D, 0x0A, 0x1A, 0x0A, ..] => Ok(Self::Png),
-            [b'G', b'I', b'F', b'8', ..] => Err("a GIF"),
-            [b'B', b'M', ..] => Err("a BMP"),
-            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Err("a WebP"),
-            [_, _, _, _, b'f', b't', b'y', b'p', b'a', b'v', b'i', b'f', ..] => Err("an AVIF"),
-            [_, _, _, _, b'f', b't', b'y', b'p', b'h', b'e', b'i', ..] => Err("a HEIC"),
-            [b'I', b'I', 0x2A, 0, ..] | [b'M', b'M', 0, 0x2A, ..] => Err("a TIFF"),
-            [b'<', ..] => Err("text (SVG or HTML)"),
-            _ => Err("no picture of a known kind"),
+            [b'G', b'I', b'F', b'8', ..] => Err(Some("a GIF")),
+            [b'B', b'M', ..] => Err(Some("a BMP")),
+            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Err(Some("a WebP")),
+            [_, _, _, _, b'f', b't', b'y', b'p', b'a', b'v', b'i', b'f', ..] => {
+                Err(Some("an AVIF"))
+            }
+            [_, _, _, _, b'f', b't', b'y', b'p', b'h', b'e', b'i', ..] => Err(Some("a HEIC")),
+            [b'I', b'I', 0x2A, 0, ..] | [b'M', b'M', 0, 0x2A, ..] => Err(Some("a TIFF")),
+            [b'<', ..] => Err(Some("text (SVG or HTML)")),
+            _ => Err(None),
         }
     }
 }
 
-/// Why a header does not tell the dimensions.
-enum BadHeader {
+/// Why the dimensions could not be read from a header.
+enum HeaderError {
     Truncated,
     Malformed(&'static str),
     Io(io::Error),
 }
 
-impl BadHeader {
+impl HeaderError {
     fn into_error(self, field: &str, name: &str) -> Error {
         match self {
-            Self::Truncated => Error::invalid(
+            Self::Truncated => Error::invalid_request(
                 field,
-                format!("{name} ends within its header: allowed is a whole JPEG or PNG"),
+                format!("{name} is truncated within its header; must be a complete JPEG or PNG"),
             ),
-            Self::Malformed(what) => Error::invalid(
+            Self::Malformed(reason) => Error::invalid_request(
                 field,
-                format!("{name} is damaged ({what}): allowed is a JPEG or PNG"),
+                format!("{name} has a malformed header: {reason}; must be a valid JPEG or PNG"),
             ),
-            Self::Io(e) => cannot_read(name, e),
+            Self::Io(e) => read_error(name, e),
         }
     }
 }
 
-impl From<io::Error> for BadHeader {
+impl From<io::Error> for HeaderError {
     fn from(e: io::Error) -> Self {
         match e.kind() {
             io::ErrorKind::UnexpectedEof => Self::Truncated,
@@ -370,18 +442,18 @@ impl From<io::Error> for BadHeader {
     }
 }
 
-/// The IHDR chunk is always the first: length, type, width, height.
-fn png_dimensions(data: &mut impl Read) -> Result<(u32, u32), BadHeader> {
+/// Reads the IHDR chunk, which always comes first: length, type, width, height.
+fn png_dimensions(data: &mut impl Read) -> Result<(u32, u32), HeaderError> {
     let mut signature = [0; 8];
     data.read_exact(&mut signature)?;
     if read_u32(data)? != 13 || read_u32(data)? != u32::from_be_bytes(*b"IHDR") {
-        return Err(BadHeader::Malformed("no IHDR chunk at its start"));
+        return Err(HeaderError::Malformed("the first chunk is not IHDR"));
     }
     Ok((read_u32(data)?, read_u32(data)?))
 }
 
-/// Walks over the segments (EXIF, colour profiles, …) to the frame header.
-fn jpeg_dimensions(data: &mut io::BufReader<impl Read + Seek>) -> Result<(u32, u32), BadHeader> {
+/// Skips segments (EXIF, color profiles, …) up to the frame header.
+fn jpeg_dimensions(data: &mut io::BufReader<impl Read + Seek>) -> Result<(u32, u32), HeaderError> {
     const START_OF_IMAGE: u8 = 0xD8;
     const END_OF_IMAGE: u8 = 0xD9;
     const START_OF_SCAN: u8 = 0xDA;
@@ -389,41 +461,42 @@ fn jpeg_dimensions(data: &mut io::BufReader<impl Read + Seek>) -> Result<(u32, u
     data.read_exact(&mut start_of_image)?;
     loop {
         match next_marker(data)? {
-            // Markers that stand alone.
+            // Markers without a segment.
             0x01 | 0xD0..=0xD7 => {}
-            // Every frame header, C4 (tables), C8 (reserved) and CC (arithmetic coding) not being any.
-            0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => return frame_size(data),
+            // All frame headers. C4 (tables), C8 (reserved) and CC (arithmetic coding) are not.
+            0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => return frame_dimensions(data),
             START_OF_IMAGE | END_OF_IMAGE | START_OF_SCAN => {
-                return Err(BadHeader::Malformed("no frame header before its data"));
+                return Err(HeaderError::Malformed("image data before the frame header"));
             }
             _ => skip_segment(data)?,
         }
     }
 }
 
-fn next_marker(data: &mut impl Read) -> Result<u8, BadHeader> {
+fn next_marker(data: &mut impl Read) -> Result<u8, HeaderError> {
     if read_u8(data)? != 0xFF {
-        return Err(BadHeader::Malformed("no marker where one belongs"));
+        return Err(HeaderError::Malformed("missing segment marker"));
     }
-    // Any number of fill bytes may stand before a marker.
+    // A marker may be preceded by any number of fill bytes.
     loop {
         match read_u8(data)? {
             0xFF => {}
-            0 => return Err(BadHeader::Malformed("no marker where one belongs")),
+            0 => return Err(HeaderError::Malformed("missing segment marker")),
             marker => return Ok(marker),
         }
     }
 }
 
-fn skip_segment(data: &mut io::BufReader<impl Read + Seek>) -> Result<(), BadHeader> {
+fn skip_segment(data: &mut io::BufReader<impl Read + Seek>) -> Result<(), HeaderError> {
     let length = read_u16(data)?;
-    let rest = length.checked_sub(2).ok_or(BadHeader::Malformed("a segment of no length"))?;
-    // Keeps what is buffered: a file can have millions of short segments.
-    data.seek_relative(rest.into())?;
+    let remaining =
+        length.checked_sub(2).ok_or(HeaderError::Malformed("invalid segment length"))?;
+    // Unlike `seek`, this keeps the buffer: a file can have millions of short segments.
+    data.seek_relative(remaining.into())?;
     Ok(())
 }
 
-fn frame_size(data: &mut impl Read) -> Result<(u32, u32), BadHeader> {
+fn frame_dimensions(data: &mut impl Read) -> Result<(u32, u32), HeaderError> {
     let _length = read_u16(data)?;
     let _precision = read_u8(data)?;
     let height = read_u16(data)?;
@@ -458,7 +531,7 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::select;
 
-    fn side() -> impl Strategy<Value = u16> {
+    fn dimension() -> impl Strategy<Value = u16> {
         prop_oneof![
             2 => select(vec![0u16, 1, 299, 300, 301, 749, 750, 751, 752, 65_535]),
             2 => 300u16..2_000,
@@ -466,13 +539,14 @@ mod tests {
         ]
     }
 
-    /// A piece of a JPEG, sound or not.
+    /// A JPEG segment, valid or not.
     fn segment() -> impl Strategy<Value = Vec<u8>> {
-        let frame = (0xC0u8..=0xCF, side(), side()).prop_map(|(marker, height, width)| {
-            let [h1, h2] = height.to_be_bytes();
-            let [w1, w2] = width.to_be_bytes();
-            vec![0xFF, marker, 0, 11, 8, h1, h2, w1, w2, 1, 1]
-        });
+        let frame =
+            (0xC0u8..=0xCF, dimension(), dimension()).prop_map(|(marker, height, width)| {
+                let [h1, h2] = height.to_be_bytes();
+                let [w1, w2] = width.to_be_bytes();
+                vec![0xFF, marker, 0, 11, 8, h1, h2, w1, w2, 1, 1]
+            });
         let tables = (
             select(vec![0xC4u8, 0xC8, 0xCC, 0xDB, 0xE0, 0xE1, 0xFE, 0x02]),
             vec(any::<u8>(), 0..9),
@@ -483,8 +557,8 @@ mod tests {
         prop_oneof![
             4 => frame,
             6 => tables,
-            2 => select(vec![0x01u8, 0xD0, 0xD7, 0xD8]).prop_map(|alone| vec![0xFF, alone]),
-            1 => select(vec![0xD9u8, 0xDA, 0x00]).prop_map(|end| vec![0xFF, end]),
+            2 => select(vec![0x01u8, 0xD0, 0xD7, 0xD8]).prop_map(|marker| vec![0xFF, marker]),
+            1 => select(vec![0xD9u8, 0xDA, 0x00]).prop_map(|marker| vec![0xFF, marker]),
             1 => (any::<u8>(), any::<u16>()).prop_map(|(marker, length)| {
                 let [high, low] = length.to_be_bytes();
                 vec![0xFF, marker, high, low]
@@ -494,19 +568,20 @@ mod tests {
         ]
     }
 
-    fn picture() -> impl Strategy<Value = Vec<u8>> {
+    fn image() -> impl Strategy<Value = Vec<u8>> {
         let jpeg = vec(segment(), 1..5)
             .prop_map(|segments| [&b"\xFF\xD8"[..], &segments.concat()].concat());
         let png = (
             select(vec![13u32, 13, 13, 12, 0]),
-            side(),
-            side(),
+            dimension(),
+            dimension(),
             any::<bool>(),
             vec(any::<u8>(), 0..4),
         )
             .prop_map(|(length, width, height, huge, rest)| {
-                let side = |side: u16| (u32::from(side) << if huge { 16 } else { 0 }).to_be_bytes();
-                let header = [*b"IHDR", side(width), side(height)].concat();
+                let field =
+                    |side: u16| (u32::from(side) << if huge { 16 } else { 0 }).to_be_bytes();
+                let header = [*b"IHDR", field(width), field(height)].concat();
                 [&b"\x89PNG\r\n\x1A\n"[..], &length.to_be_bytes(), &header, &rest].concat()
             });
         let start = select(vec![
@@ -518,17 +593,18 @@ mod tests {
         ]);
         let other =
             (start, vec(any::<u8>(), 0..40)).prop_map(|(start, rest)| [start, &rest].concat());
-        let cut = |data: Vec<u8>, at: Option<prop::sample::Index>| match at {
+        let truncate = |data: Vec<u8>, at: Option<prop::sample::Index>| match at {
             Some(at) => data[..at.index(data.len() + 1)].to_vec(),
             None => data,
         };
-        let whole = prop_oneof![5 => jpeg, 2 => png, 1 => other];
-        (whole, proptest::option::weighted(0.2, any::<prop::sample::Index>()))
-            .prop_map(move |(data, at)| cut(data, at))
+        let complete = prop_oneof![5 => jpeg, 2 => png, 1 => other];
+        (complete, proptest::option::weighted(0.2, any::<prop::sample::Index>()))
+            .prop_map(move |(data, at)| truncate(data, at))
     }
 
-    /// The size as the two standards define it, by another way than the code: over slices.
-    fn size(data: &[u8]) -> Option<(u64, u64)> {
+    /// The dimensions as the two standards define them. Independent of the code under test: it
+    /// works on slices.
+    fn expected_dimensions(data: &[u8]) -> Option<(u64, u64)> {
         let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         if let Some(rest) = data.strip_prefix(b"\x89PNG\r\n\x1A\n\0\0\0\x0DIHDR") {
             return Some((number(rest.get(..4)?), number(rest.get(4..8)?)));
@@ -553,15 +629,16 @@ mod tests {
         #![proptest_config(cases(10_000))]
 
         #[test]
-        fn a_picture_is_accepted_by_its_size_alone(data in picture()) {
+        fn image_is_accepted_if_and_only_if_its_dimensions_are_valid(data in image()) {
             let image = Image::bytes(data.clone());
-            let fits = |(width, height): (u64, u64)| {
+            let dimensions = expected_dimensions(&data);
+            let are_valid = |(width, height): (u64, u64)| {
                 width >= 300 && height >= 300 && 2 * width <= 5 * height && 2 * height <= 5 * width
             };
             match image.open("image_url") {
-                Ok(_) => prop_assert!(size(&data).is_some_and(fits), "{:?}", size(&data)),
+                Ok(_) => prop_assert!(dimensions.is_some_and(are_valid), "{:?}", dimensions),
                 Err(error) => {
-                    prop_assert!(!size(&data).is_some_and(fits), "{}", error);
+                    prop_assert!(!dimensions.is_some_and(are_valid), "{}", error);
                     prop_assert_eq!(error.kind(), ErrorKind::InvalidRequest);
                     prop_assert_eq!(error.field(), Some("image_url"));
                 }

@@ -1,119 +1,125 @@
-//! The API key: kept out of every text.
+//! The API key, and its redaction from everything that a server sends.
 
 use std::fmt;
 
 use crate::error::{Error, Result};
 
-/// A key shorter than this could be part of any word, and is not searched for in replies.
-const SHORTEST_SEARCHED: usize = 8;
+/// A shorter key could be part of any word, so it is not redacted from responses.
+const MIN_REDACTED_LEN: usize = 8;
 
-/// A key that was checked. Its `Debug` never shows it.
+/// A validated API key. Its `Debug` output is redacted.
 #[derive(Clone)]
 pub(crate) struct ApiKey {
-    text: String,
-    skip: [u8; 256],
+    key: String,
+    skip_table: [u8; 256],
 }
 
 impl ApiKey {
-    /// The messages do not quote the key: they end up in logs.
+    /// Validates the key. Error messages do not quote it, since they end up in logs.
     pub(crate) fn new(key: String) -> Result<Self> {
         let problem = if key.is_empty() {
             "is empty"
         } else if key.trim() != key {
-            "begins or ends with white space"
+            "starts or ends with whitespace"
         } else if key.chars().any(char::is_control) {
-            "holds control characters"
+            "contains control characters"
         } else if !key.is_ascii() {
-            "holds characters outside ASCII"
+            "contains non-ASCII characters"
         } else {
-            return Ok(Self { skip: skips(key.as_bytes()), text: key });
+            return Ok(Self { skip_table: skip_table(key.as_bytes()), key });
         };
-        Err(Error::config(format!("the API key {problem}: allowed is visible ASCII text")))
+        Err(Error::config(format!(
+            "the API key {problem}; must be printable ASCII without surrounding whitespace"
+        )))
     }
 
     /// The value of the `Authorization` header.
     pub(crate) fn authorization(&self) -> String {
-        format!("Bearer {}", self.text)
+        format!("Bearer {}", self.key)
     }
 
-    /// Replaces the key in a reply's body, also where JSON, whole or cut, spells it in escapes.
-    pub(crate) fn scrub_reply(&self, body: Vec<u8>) -> Vec<u8> {
-        self.scrub(if body.contains(&b'\\') { without_escapes(&body) } else { body })
+    /// Redacts the key from a response body, also where JSON escapes spell it. The JSON may be
+    /// truncated.
+    pub(crate) fn redact_json(&self, body: Vec<u8>) -> Vec<u8> {
+        self.redact(if body.contains(&b'\\') { unescape_ascii(&body) } else { body })
     }
 
-    /// Replaces the key wherever a server has echoed it.
-    pub(crate) fn scrub(&self, text: Vec<u8>) -> Vec<u8> {
+    /// Replaces every occurrence of the key, since a server may echo it.
+    pub(crate) fn redact(&self, text: Vec<u8>) -> Vec<u8> {
         let Some(first) = self.find(&text) else { return text };
-        let mut scrubbed = Vec::with_capacity(text.len());
+        let mut redacted = Vec::with_capacity(text.len());
         let (mut rest, mut found) = (text.as_slice(), Some(first));
-        while let Some((before, from_key)) = found.and_then(|at| rest.split_at_checked(at)) {
-            scrubbed.extend_from_slice(before);
-            scrubbed.extend_from_slice(b"[key]");
-            rest = from_key.get(self.text.len()..).unwrap_or_default();
+        while let Some((before, from_key)) = found.and_then(|start| rest.split_at_checked(start)) {
+            redacted.extend_from_slice(before);
+            redacted.extend_from_slice(b"[key]");
+            rest = from_key.get(self.key.len()..).unwrap_or_default();
             found = self.find(rest);
         }
-        scrubbed.extend_from_slice(rest);
-        scrubbed
+        redacted.extend_from_slice(rest);
+        redacted
     }
 
-    /// Where the key is (Horspool's search): most bytes of a text are never looked at.
+    /// Finds the key with the Boyer-Moore-Horspool algorithm, which skips most bytes of a text.
     fn find(&self, text: &[u8]) -> Option<usize> {
-        let key = self.text.as_bytes();
-        let (last, _) = key.split_last().filter(|_| key.len() >= SHORTEST_SEARCHED)?;
+        let key = self.key.as_bytes();
+        let (last, _) = key.split_last().filter(|_| key.len() >= MIN_REDACTED_LEN)?;
         let mut start = 0;
         loop {
-            let part = text.get(start..start + key.len())?;
-            let end = part.last()?;
-            if end == last && part == key {
+            let window = text.get(start..start + key.len())?;
+            let end = window.last()?;
+            if end == last && window == key {
                 return Some(start);
             }
-            start += usize::from(*self.skip.get(usize::from(*end))?);
+            start += usize::from(*self.skip_table.get(usize::from(*end))?);
         }
     }
 }
 
-/// How far the key can be moved on when this byte stands at its end: to where the key has it.
-fn skips(key: &[u8]) -> [u8; 256] {
+/// For each byte, how far the search may advance if the window ends with it: until the byte meets
+/// its last occurrence in the key before the end.
+fn skip_table(key: &[u8]) -> [u8; 256] {
     let clamped = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
-    let mut skips = [clamped(key.len()); 256];
+    let mut table = [clamped(key.len()); 256];
     let (_, before) = key.split_last().unwrap_or((&0, &[]));
-    for (at, byte) in before.iter().enumerate() {
-        if let Some(skip) = skips.get_mut(usize::from(*byte)) {
-            *skip = clamped(before.len() - at);
+    for (index, byte) in before.iter().enumerate() {
+        if let Some(skip) = table.get_mut(usize::from(*byte)) {
+            *skip = clamped(before.len() - index);
         }
     }
-    skips
+    table
 }
 
-/// Writes out what JSON need not escape: the same JSON, with visible ASCII as it is.
-fn without_escapes(json: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(json.len());
+/// Returns equivalent JSON in which printable ASCII is escaped only where it must be.
+fn unescape_ascii(json: &[u8]) -> Vec<u8> {
+    let mut unescaped = Vec::with_capacity(json.len());
     let mut rest = json;
     loop {
         rest = match rest {
             [b'\\', b'/', after @ ..] => {
-                plain.push(b'/');
+                unescaped.push(b'/');
                 after
             }
-            [b'\\', b'u', a, b, c, d, after @ ..] if visible(&[*a, *b, *c, *d]).is_some() => {
-                plain.extend(visible(&[*a, *b, *c, *d]));
+            [b'\\', b'u', a, b, c, d, after @ ..]
+                if decode_unicode_escape(&[*a, *b, *c, *d]).is_some() =>
+            {
+                unescaped.extend(decode_unicode_escape(&[*a, *b, *c, *d]));
                 after
             }
             [b'\\', next, after @ ..] => {
-                plain.extend([b'\\', *next]);
+                unescaped.extend([b'\\', *next]);
                 after
             }
             [first, after @ ..] => {
-                plain.push(*first);
+                unescaped.push(*first);
                 after
             }
-            [] => return plain,
+            [] => return unescaped,
         }
     }
 }
 
-/// The character of four hexadecimal digits, if JSON takes it as it is.
-fn visible(digits: &[u8; 4]) -> Option<u8> {
+/// Decodes four hexadecimal digits to a printable ASCII character, if JSON need not escape it.
+fn decode_unicode_escape(digits: &[u8; 4]) -> Option<u8> {
     let code =
         u8::from_str_radix(std::str::from_utf8(digits).ok()?.strip_prefix("00")?, 16).ok()?;
     ((b' '..=b'~').contains(&code) && !b"\"\\".contains(&code)).then_some(code)
@@ -130,31 +136,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_echo_is_replaced() {
+    fn api_key_is_redacted_wherever_it_is_echoed() {
         let key = ApiKey::new("0123456789abcdef".into()).unwrap();
         let echo = b"<0123456789abcdef> 0123456789abcde 0123456789abcdef".to_vec();
-        assert_eq!(key.scrub(echo), b"<[key]> 0123456789abcde [key]");
+        assert_eq!(key.redact(echo), b"<[key]> 0123456789abcde [key]");
         assert_eq!(format!("{key:?}"), "[key]");
     }
 
     #[test]
-    fn escapes_do_not_hide_it() {
+    fn api_key_is_redacted_where_json_escapes_it() {
         let key = ApiKey::new("0123456789abcde/".into()).unwrap();
-        for (echo, shown) in [
+        for (echo, expected) in [
             (r#"{"message":"\u0030123456789\u0061bcde\/"}"#, r#"{"message":"[key]"}"#),
             (r#"{"message":"\u0030123456789\u0061bcde\u002F"#, r#"{"message":"[key]"#),
             (r#"{"a":"\\u0041 \n\u0022\u005c\u00e9"}"#, r#"{"a":"\\u0041 \n\u0022\u005c\u00e9"}"#),
             (r#"\u00+1 \u004 \"#, r#"\u00+1 \u004 \"#),
         ] {
-            let scrubbed = String::from_utf8(key.scrub_reply(echo.into())).unwrap();
-            assert_eq!(scrubbed, shown);
+            let redacted = String::from_utf8(key.redact_json(echo.into())).unwrap();
+            assert_eq!(redacted, expected);
         }
     }
 
     #[test]
-    fn what_no_header_can_carry_is_refused_without_being_shown() {
-        for bad in ["", " secret", "secret\n", "sec\rret", "sec\0ret", "sécret", "secret\u{7f}"] {
-            let error = ApiKey::new(bad.into()).unwrap_err();
+    fn api_key_that_is_not_a_valid_header_value_is_rejected_without_quoting_it() {
+        for invalid in ["", " secret", "secret\n", "sec\rret", "sec\0ret", "sécret", "secret\u{7f}"]
+        {
+            let error = ApiKey::new(invalid.into()).unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::Config);
             assert!(!format!("{error:?} {error}").contains("cret"), "{error:?}");
         }

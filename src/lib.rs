@@ -1,12 +1,12 @@
-//! Turns a picture into a video with Kling 2.1 Pro (`kling-video/v2.1/pro/image-to-video`) on
-//! AI/ML API: blocking, with five small dependencies, and careful with money.
+//! Turns an image into a video with Kling 2.1 Pro (`kling-video/v2.1/pro/image-to-video`) on AI/ML
+//! API: blocking, with five small dependencies, and careful with money.
 //!
-//! A generation costs real money and takes minutes. So this crate never pays twice, never loses
-//! what was paid for, never hangs, never shows the key, and says clearly what went wrong.
+//! A generation costs money and takes minutes. This crate never pays twice, never loses what was
+//! paid for, never hangs, never leaks the API key, and says clearly what went wrong.
 //!
 //! [First program](#first-program) ·
 //! [Programs that may be killed](#programs-that-may-be-killed) ·
-//! [Pictures](#pictures) ·
+//! [Images](#images) ·
 //! [Waiting and progress](#waiting-and-progress) ·
 //! [Errors](#errors) ·
 //! [Never paying twice](#never-paying-twice) ·
@@ -19,7 +19,7 @@
 //!
 //! # First program
 //!
-//! The key comes from `AIML_API_KEY` in the environment.
+//! The API key is read from the environment variable `AIML_API_KEY`.
 //!
 //! ```no_run
 //! use kling_video::{Client, Image, ImageToVideo};
@@ -28,101 +28,107 @@
 //!     let client = Client::from_env()?;
 //!     let request = ImageToVideo::new(Image::file("cat.jpg")).prompt("the cat yawns");
 //!     let generation = client.create(&request)?; // from here on it costs money
-//!     println!("created {}", generation.id); // all that is needed to come back to it
+//!     println!("created {}", generation.id); // enough to continue from any process
 //!     let video = client.wait(&generation.id)?;
 //!     client.download(&video, "cat.mp4")?;
 //!     Ok(())
 //! }
 //! ```
 //!
-//! [`generate`](Client::generate) does the first two steps in one call. Download soon: the links
-//! expire, though [`download`](Client::download) asks for a fresh one by itself.
+//! [`generate`](Client::generate) does the first two steps in one call. Download soon: URLs expire,
+//! although [`download`](Client::download) then retrieves a fresh one.
 //!
 //! # Programs that may be killed
 //!
-//! [`generate_to`](Client::generate_to) does all three steps and keeps a journal beside the file.
-//! Run again after a crash, a reboot or Ctrl-C, it goes on where it was and **pays once**; run
-//! again after success, it makes no call at all. Build scripts and batch jobs want this one.
+//! [`generate_to`](Client::generate_to) does all three steps and keeps a journal next to the file.
+//! Called again after a crash, a reboot or Ctrl-C, it continues and **pays once**; called again
+//! after success, it makes no request at all. Use it in build scripts and batch jobs.
 //!
 //! ```
 //! # fn main() -> kling_video::Result<()> {
-//! # let sandbox = kling_video::Sandbox::start()?;
+//! # let sandbox = kling_video::sandbox::Sandbox::start()?;
 //! # let client = sandbox.client_builder().build()?;
-//! # let folder = tempfile::tempdir().unwrap();
-//! # let target = folder.path().join("cat.mp4");
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let path = dir.path().join("cat.mp4");
 //! # let request = kling_video::ImageToVideo::new(kling_video::Image::url("https://example.com/cat.jpg"));
-//! let saved = client.generate_to(&request, &target)?; // cat.mp4, and cat.mp4.kling.jsonl beside it
+//! let saved = client.generate_to(&request, &path)?; // cat.mp4, and cat.mp4.kling.jsonl next to it
 //! println!("{} bytes in {}", saved.bytes, saved.path.display());
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # Pictures
+//! # Images
 //!
-//! | | |
+//! | Source | Properties |
 //! |---|---|
-//! | [`Image::file`] | streamed from disk in small pieces: memory does not grow with the picture |
-//! | [`Image::bytes`] | the same from memory, without a copy |
-//! | [`Image::url`] | the API fetches it: the link must be public |
+//! | [`Image::file`] | streamed from disk in small chunks, so memory use does not depend on its size |
+//! | [`Image::bytes`] | streamed from memory, without a copy |
+//! | [`Image::url`] | fetched by the API, so the URL must be public |
 //!
-//! What Kling takes (JPEG or PNG, at most 10 MiB, at least 300 pixels a side, no slimmer than
-//! 1:2.5) is checked before anything is sent, as is every documented rule of a request:
-//! [`ImageToVideo::validate`] does only that.
+//! Kling's limits (JPEG or PNG, at most 10 MiB, at least 300 pixels a side, an aspect ratio between
+//! 1:2.5 and 2.5:1) are checked before anything is sent, as is every documented rule of a request.
+//! [`ImageToVideo::validate`] only checks.
 //!
 //! # Waiting and progress
 //!
-//! A video of 5 seconds takes 3 to 4 minutes, one of 10 takes 6 to 8 (Kling's documentation).
-//! [`WaitOptions`] say when to look and for how long, [`on_event`](ClientBuilder::on_event) shows
-//! what happens, and a [`CancelToken`] ends a call from another thread.
+//! A video of 5 seconds takes 3 to 4 minutes, one of 10 seconds 6 to 8 (Kling's documentation).
+//! [`WaitOptions`] say when to poll and for how long, an [event handler](ClientBuilder::event_handler)
+//! reports progress, and a [`CancelToken`] ends any call from another thread. //! return a *view*: the same client with another setting for the calls made through it.
+//!
+//! | For every call | For single calls |
+//! |---|---|
+//! | [`ClientBuilder::wait_options`] | [`Client::with_wait_options`] |
+//! | [`ClientBuilder::event_handler`] | [`Client::with_event_handler`] |
+//! | – | [`Client::with_cancel_token`] |
 //!
 //! ```
-//! use kling_video::{CancelToken, Client, Event, VideoLength, WaitOptions};
+//! use kling_video::{CancelToken, Client, EventKind, VideoDuration, WaitOptions};
 //!
-//! let token = CancelToken::new(); // token.cancel() in a Ctrl-C handler
-//! let wait = WaitOptions::for_length(VideoLength::FiveSeconds).cancel(token.clone());
 //! let client = Client::builder("key")
-//!     .wait(wait)
-//!     .on_event(|event| match event {
-//!         Event::Uploading { sent, total, .. } => eprintln!("{sent} of {total} bytes sent"),
-//!         Event::Created { generation, .. } => eprintln!("paid for: {}", generation.id),
-//!         Event::Polled { generation, waited, .. } => {
-//!             eprintln!("{} after {} s", generation.status, waited.as_secs());
+//!     .wait_options(WaitOptions::for_duration(VideoDuration::FiveSeconds))
+//!     .event_handler(|event| match event.kind {
+//!         EventKind::Uploading { sent, total, .. } => eprintln!("{sent} of {total} bytes sent"),
+//!         EventKind::Created { generation, .. } => eprintln!("created {}", generation.id),
+//!         EventKind::Polled { generation, elapsed, .. } => {
+//!             eprintln!("{} after {} s", generation.status, elapsed.as_secs());
 //!         }
-//!         Event::Retrying { error, after, .. } => eprintln!("{error}; again in {after:?}"),
+//!         EventKind::Retrying { error, delay, .. } => eprintln!("{error}; retrying in {delay:?}"),
 //!         _ => {}
 //!     })
 //!     .build()?;
+//! let token = CancelToken::new(); // call token.cancel() in a Ctrl-C handler
+//! let client = client.with_cancel_token(token.clone());
 //! # Ok::<(), kling_video::Error>(())
 //! ```
 //!
 //! # Errors
 //!
-//! Branch on [`Error::kind`]. After a create, [`Error::generation_id`] is always there: keep it,
+//! Branch on [`Error::kind`]. After a create, [`Error::generation_id`] is always present: keep it,
 //! and nothing is lost. [`source`](std::error::Error::source) leads to the cause.
 //!
-//! | [`ErrorKind`] | what it means | what to do |
+//! | [`ErrorKind`] | Meaning | What to do |
 //! |---|---|---|
-//! | `Config` | a setting of the client; nothing was sent | mend what the message names |
-//! | `InvalidRequest` | a documented rule is broken; nothing was sent | mend the [`field`](Error::field) |
-//! | `Io` | a file, of the picture or of the video | mend it; a download can be repeated |
-//! | `Connect`, `Transport`, `Timeout` | the way to the server | repeat, if [`is_retryable`](Error::is_retryable) |
-//! | `Api` | the server refused | read [`api_message`](Error::api_message); if [`is_out_of_credits`](Error::is_out_of_credits), stop creating and top up |
-//! | `Decode` | an answer, or a file, that cannot be used | look at [`body`](Error::body): a gateway, a proxy, or a new form of answer |
-//! | `CreateUnknown` | a create was sent, its answer is not known: **it may be billed** | [`find`](Client::find) it before creating again |
-//! | `CreateLimit` | [`max_creates`](ClientBuilder::max_creates) is used up; nothing was sent | it did its work |
-//! | `GenerationFailed` | the API gave up; not charged | change the request |
-//! | `WaitTimeout`, `Cancelled` | the generation, if there is one, goes on | wait for its id again |
-//! | `Journal` | the journal of [`generate_to`](Client::generate_to) is damaged, or another request's | mend or delete the file that the message names |
+//! | `Config` | a client setting is invalid; nothing was sent | fix the setting that the message names |
+//! | `InvalidRequest` | a documented rule is violated; nothing was sent | fix the [`field`](Error::field) |
+//! | `Io` | a file, of the image or of the video, cannot be read or written | fix it; a download can be repeated |
+//! | `Connect`, `Transport`, `Timeout` | network failure: could not connect, connection lost, or timed out | retry if [`is_retryable`](Error::is_retryable) |
+//! | `Api` | an error response | read [`server_message`](Error::server_message); if [`is_out_of_credits`](Error::is_out_of_credits), stop creating and top up the account |
+//! | `Decode` | a response or a file that is not what the API documents | inspect [`body`](Error::body): a gateway, a proxy, or a change of the API |
+//! | `CreateUnknown` | a create was sent and no usable response was received: **it may be billed** | [`find`](Client::find) it before creating again |
+//! | `GenerationLimit` | the limit of [`max_generations`](ClientBuilder::max_generations) is reached; nothing was sent | find out why so many were created |
+//! | `GenerationFailed` | the API reports a failure; not charged | change the request |
+//! | `WaitTimeout`, `Cancelled` | the generation, if there is one, is still running | wait for its id again |
+//! | `Journal` | the journal of [`generate_to`](Client::generate_to) is damaged, or belongs to another request | repair or delete the file that the message names |
 //!
 //! # Never paying twice
 //!
-//! A create is repeated by itself only when it certainly was not accepted ([`Client::create`] has
-//! the whole table). Where nobody can know, the error is `CreateUnknown`: `generate_to` then looks
-//! the create up by itself on its next run, and other programs do so with [`Client::find`].
+//! A create is retried automatically only if it certainly was not accepted ([`Client::create`] has
+//! the complete table). If that cannot be known, the error is `CreateUnknown`: `generate_to` then
+//! searches the API's log when it is called again, and other programs do so with [`Client::find`].
 //!
 //! ```
 //! # fn main() -> kling_video::Result<()> {
-//! # let sandbox = kling_video::Sandbox::start()?;
+//! # let sandbox = kling_video::sandbox::Sandbox::start()?;
 //! # let client = sandbox.client_builder().build()?;
 //! # let request = kling_video::ImageToVideo::new(kling_video::Image::url("https://example.com/cat.jpg"));
 //! use kling_video::ErrorKind;
@@ -130,11 +136,11 @@
 //! let id = match client.create(&request) {
 //!     Ok(generation) => generation.id,
 //!     Err(error) if error.kind() == ErrorKind::CreateUnknown => {
-//!         let known = match error.client_request_id() {
+//!         let found = match error.client_request_id() {
 //!             Some(request_id) => client.find(request_id)?,
 //!             None => None,
 //!         };
-//!         known.ok_or(error)? // not in the log, or not yet: ask again later, do not create
+//!         found.ok_or(error)? // not in the log, or not yet: search again later, do not create
 //!     }
 //!     Err(error) => return Err(error), // certainly not created
 //! };
@@ -143,26 +149,24 @@
 //! # }
 //! ```
 //!
-//! [`max_creates`](ClientBuilder::max_creates) guards against a loop that spends, and
-//! [`balance`](Client::balance) tells what is left.
+//! [`max_generations`](ClientBuilder::max_generations) guards against a loop that spends, and
+//! [`balance`](Client::balance) returns what is left on the account.
 //!
 //! # Many at once
 //!
-//! Create one after the other, or from a few threads (a [`Client`] is cheap to clone and shares
-//! everything); then wait for all of them in one loop, which has each on a schedule of its own:
+//! Create one after the other, or from a few threads (a [`Client`] is cheap to clone, and clones
+//! share everything). Then wait for all of them in one call, which polls each on its own schedule:
 //!
 //! ```
 //! # fn main() -> kling_video::Result<()> {
-//! # let sandbox = kling_video::Sandbox::start()?;
+//! # let sandbox = kling_video::sandbox::Sandbox::start()?;
 //! # let client = sandbox.client_builder().build()?;
 //! # let request = kling_video::ImageToVideo::new(kling_video::Image::url("https://example.com/cat.jpg"));
-//! # let options = kling_video::WaitOptions::new().first_poll_after(std::time::Duration::ZERO)
-//! #     .interval(std::time::Duration::from_millis(2));
 //! # let requests = [request.clone(), request];
 //! let ids = requests.iter().map(|request| Ok(client.create(request)?.id));
-//! let ids = ids.collect::<kling_video::Result<Vec<_>>>()?; // a program that may be killed keeps each
-//! for (id, end) in ids.iter().zip(client.wait_all(&ids, &options)) {
-//!     match end {
+//! let ids = ids.collect::<kling_video::Result<Vec<_>>>()?; // store each if you may be killed
+//! for (id, result) in ids.iter().zip(client.wait_all(&ids)) {
+//!     match result {
 //!         Ok(video) => println!("{id}: {}", video.url),
 //!         Err(error) => eprintln!("{error}"),
 //!     }
@@ -171,57 +175,56 @@
 //! # }
 //! ```
 //!
-//! One thread is enough for some hundreds; [`WaitOptions::threads`] is for thousands. A server that
-//! answers 429 slows all of them down together.
+//! One thread is enough for hundreds of generations; [`WaitOptions::threads`] is for thousands. A
+//! server that responds with 429 slows down all polls together.
 //!
-//! For programs that may be killed, the simplest way is [`generate_to`](Client::generate_to) with a
-//! file for each, from as many threads as there should be videos in the works at once: a thread
-//! sleeps nearly all of its minutes, so that some dozens are no burden. On the first error that
-//! [`is_out_of_credits`](Error::is_out_of_credits), go on with a client of
-//! [`max_creates(0)`](ClientBuilder::max_creates): it fetches what is paid for, and creates nothing.
-//! The examples `batch` and `resume` are whole programs.
+//! For programs that may be killed, the simplest way is [`generate_to`](Client::generate_to) with
+//! one file and one thread per concurrent video; the threads are almost always asleep. After the
+//! first error that [`is_out_of_credits`](Error::is_out_of_credits), continue with a client whose
+//! limit is [`max_generations(0)`](ClientBuilder::max_generations): it fetches what is paid for and
+//! creates nothing. The examples `batch` and `resume` are complete programs.
 //!
 //! # More than one machine
 //!
-//! A [`GenerationId`] is a string, and the id is all there is to know: one process creates, and any
-//! other that has a key of the account waits and downloads. So a table or a queue that you run
-//! already is enough. Write a row *before* the create, with a client request id of your own, and
-//! the id after it; then every state a crash can leave tells what to do next:
+//! A [`GenerationId`] is a string, and the id is all that is needed: one process creates, and any
+//! other with an API key of the account waits and downloads. A table or a queue that you already
+//! operate is therefore enough. Write a row *before* the create, with your own client request id,
+//! and the id after it; then every state that a crash can leave says what to do next:
 //!
-//! | row | what is known | what a worker does |
+//! | Row | Meaning | What a worker does |
 //! |---|---|---|
-//! | `request_id`, no `id` | it may have been created | [`find(request_id)`](Client::find); where the log does not have it, decide, for nobody can know |
-//! | `id` | it is paid for | [`wait`](Client::wait), [`download`](Client::download), mark as done |
+//! | `request_id`, no `id` | a generation may have been created | [`find(request_id)`](Client::find); if the log does not list it, a person decides |
+//! | `id` | it is paid for | [`wait`](Client::wait), [`download`](Client::download), mark the row as done |
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let sandbox = kling_video::Sandbox::start()?;
+//! # let sandbox = kling_video::sandbox::Sandbox::start()?;
 //! # let client = sandbox.client_builder().build()?;
 //! # let request = kling_video::ImageToVideo::new(kling_video::Image::url("https://example.com/cat.jpg"));
-//! # let folder = tempfile::tempdir()?;
-//! # let target = folder.path().join("cat.mp4");
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path().join("cat.mp4");
 //! use kling_video::GenerationId;
 //!
 //! // INSERT INTO videos (request_id) VALUES ('order-4711')
 //! let generation = client.create(&request.client_request_id("order-4711"))?;
 //! // UPDATE videos SET id = … WHERE request_id = 'order-4711'
-//! let row: String = generation.id.to_string();
+//! let row = generation.id.to_string();
 //!
 //! // Later, anywhere: SELECT id FROM videos WHERE NOT done FOR UPDATE SKIP LOCKED
 //! let id: GenerationId = row.parse()?;
 //! let video = client.wait(&id)?;
-//! client.download(&video, &target)?;
+//! client.download(&video, &path)?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! [`Generation`], [`Video`] and [`GenerationId`] also go through serde, both ways. That two workers
-//! wait for the same id costs nothing but requests.
+//! [`Generation`], [`Video`] and [`GenerationId`] implement serde's `Serialize` and `Deserialize`.
+//! Two workers that wait for the same id cost nothing but requests.
 //!
 //! # Testing your own program
 //!
-//! With the feature `sandbox`, `Sandbox` speaks the API on the loopback, serves a real MP4 and
-//! fails on request: tests need no key, no network and no money.
+//! With the feature `sandbox`, `sandbox::Sandbox` is a mock server on the loopback: it serves a real
+//! MP4 and fails on demand, so that tests need no API key, no network and no money.
 //!
 //! ```toml
 //! [dev-dependencies]
@@ -230,10 +233,12 @@
 //!
 //! ```
 //! # fn main() -> kling_video::Result<()> {
-//! use kling_video::{Endpoint, ErrorKind, Fault, Image, ImageToVideo, Sandbox};
+//! use kling_video::sandbox::{Endpoint, Fault, Sandbox};
+//! use kling_video::{ErrorKind, Image, ImageToVideo};
 //!
 //! let sandbox = Sandbox::start()?;
-//! sandbox.fault(Endpoint::Create, Fault::close().acted(), 1); // accepted, but the answer is lost
+//! // The first create is accepted, but its response is lost.
+//! sandbox.fault(Endpoint::Create, Fault::close_connection().after_accepting(), 1);
 //! let client = sandbox.client_builder().build()?;
 //!
 //! let request = ImageToVideo::new(Image::url("https://example.com/cat.jpg"));
@@ -246,56 +251,57 @@
 //!
 //! # TLS and proxies
 //!
-//! TLS is rustls with Mozilla's root certificates, bundled. Behind a proxy that brings its own
-//! certificate authority, the feature `platform-verifier` trusts what the system trusts, and
-//! [`root_certificates_pem`](ClientBuilder::root_certificates_pem) trusts what it is given, and
-//! nothing else. A proxy is taken from `HTTPS_PROXY`, `ALL_PROXY` or `HTTP_PROXY`, with the
-//! exceptions of `NO_PROXY`; [`proxy`](ClientBuilder::proxy) and
-//! [`no_proxy`](ClientBuilder::no_proxy) overrule them. It is asked for a tunnel (`CONNECT`), so
-//! that it never sees the key. SOCKS proxies are not supported, and refused when the client is
-//! built.
+//! TLS is rustls with Mozilla's root certificates, bundled. Behind a proxy with its own certificate
+//! authority, the feature `platform-verifier` uses the system trust store, and
+//! [`root_certificates_pem`](ClientBuilder::root_certificates_pem) trusts the given authorities and
+//! no others. The proxy is read from `HTTPS_PROXY`, `ALL_PROXY` or `HTTP_PROXY`, with the exceptions
+//! in `NO_PROXY`; [`proxy`](ClientBuilder::proxy) and [`no_proxy`](ClientBuilder::no_proxy) override
+//! them. Requests are tunneled through it (`CONNECT`), so it never sees the API key. SOCKS proxies
+//! are not supported and rejected when the client is built.
 //!
 //! # What it does not do, and why
 //!
-//! - **No async.** A generation takes minutes, so a thread that sleeps is what it costs; in an async
-//!   program call it from `spawn_blocking` or its like.
-//! - **No other products of the vendor.** One model, done with care. Siblings that take the same
+//! - **No async.** A generation takes minutes, so its cost is one sleeping thread. In an async program
+//!   call it from `spawn_blocking` or an equivalent.
+//! - **No other products of the vendor.** One model, done with care. Sibling models that take the same
 //!   fields can be tried with [`ImageToVideo::model`] and [`extra`](ImageToVideo::extra).
 //! - **No webhooks**: the API has none.
-//! - **No cancelling of a generation**: the API has none. Cancelling ends the call; the generation
-//!   goes on and is billed.
-//! - **No resizing or converting of pictures**, and no playing of videos: there are crates for it.
-//! - **No logging** of its own: [`on_event`](ClientBuilder::on_event) has all there is to log. The
-//!   HTTP library below logs through the `log` crate, and at the level *trace* it writes down whole
-//!   headers, the key included. Where logs are kept, cap the level with one of `log`'s
+//! - **No cancelling of a generation**: the API cannot. Cancelling ends the call; the generation
+//!   continues and is billed.
+//! - **No resizing or converting of images**, and no playing of videos: other crates do that.
+//! - **No logging**: an [event handler](ClientBuilder::event_handler) receives everything there is to
+//!   log. The underlying HTTP library logs through the `log` crate, and at level *trace* it logs
+//!   complete headers, including the API key. Where logs are kept, cap the level with one of `log`'s
 //!   `max_level_…` features.
-//! - **No cap on the bill but [`max_creates`](ClientBuilder::max_creates)**: prices are the vendor's.
+//! - **No limit on the bill but [`max_generations`](ClientBuilder::max_generations)**: prices are the
+//!   vendor's.
 //!
 //! # Features
 //!
-//! | feature | default | what it is for |
+//! | Feature | Default | Purpose |
 //! |---|---|---|
 //! | `rustls` | yes | TLS by rustls, with Mozilla's root certificates bundled |
-//! | `platform-verifier` | | the same, with the certificates of the operating system |
-//! | `native-tls` | | the system's TLS library and certificates; turn the default features off |
-//! | `sandbox` | | `Sandbox`, the stand-in for the API |
+//! | `platform-verifier` | no | TLS by rustls, with the system trust store |
+//! | `native-tls` | no | TLS and trust store of the operating system; disable the default features |
+//! | `sandbox` | no | the mock server, `sandbox::Sandbox` |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-// From below to above: a module imports only from its own group and the ones before.
+// In layers: a module imports only from its own layer and those above it in this list.
 
-// What is shown of what others wrote, chance, and stopping.
+// Cancellation, randomness, and text from untrusted input.
 mod cancel;
 mod random;
 mod text;
 
-// What the API is asked and what it answers.
+// Requests, responses, events and errors.
 mod error;
 mod event;
 mod generation;
 mod image;
+mod operation;
 mod request;
 
-// How a request goes over the wire, and when again.
+// Requests on the wire, and when to retry them.
 mod body;
 mod endpoint;
 mod http;
@@ -303,31 +309,32 @@ mod key;
 mod retry;
 mod transport;
 
-// Waiting, over closures.
+// Waiting, with I/O and time injected.
 mod poll;
 mod poll_all;
 
-// What one call does: reads, a create, a download.
+// The steps of a call: reads, a create, a download.
 mod call;
 mod download;
 mod mp4;
 mod part;
 mod submit;
 
-// A run that can be killed and goes on.
+// Durable runs.
 mod fingerprint;
 mod journal;
 mod resumable;
 
-// What a caller holds.
+// The public client.
 mod builder;
 mod client;
 
-// The stand-in for the API, which uses the crate only as its users do.
+// The mock server, which uses the crate only through its public API.
 #[cfg(feature = "sandbox")]
-mod sandbox;
+#[cfg_attr(docsrs, doc(cfg(feature = "sandbox")))]
+pub mod sandbox;
 
-// For tests and fuzzers.
+// Test generators and fuzz targets.
 #[cfg(test)]
 mod arbitrary;
 #[cfg(any(fuzzing, test))]
@@ -339,18 +346,17 @@ pub use cancel::CancelToken;
 pub use client::Client;
 pub use endpoint::Route;
 pub use error::{Error, ErrorKind, Result};
-pub use event::Event;
+pub use event::{Event, EventKind};
 pub use generation::{
-    Balance, Generation, GenerationError, GenerationId, InvalidGenerationId, Status, Trace, Usage,
-    Video,
+    Balance, Generation, GenerationError, GenerationId, InvalidGenerationId, ResponseMetadata,
+    Status, Usage, Video,
 };
 pub use image::Image;
+pub use operation::Operation;
 pub use poll::WaitOptions;
-pub use request::{CameraControl, DynamicMask, ImageToVideo, MODEL, VideoLength};
-pub use resumable::Saved;
+pub use request::{CameraControl, DynamicMask, ImageToVideo, MODEL, VideoDuration};
+pub use resumable::SavedVideo;
 pub use retry::RetryPolicy;
-#[cfg(feature = "sandbox")]
-pub use sandbox::{Endpoint, Fault, Sandbox, SandboxGeneration, SandboxRequest};
 
 /// The README's code compiles.
 #[cfg(all(doctest, feature = "sandbox"))]

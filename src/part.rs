@@ -1,26 +1,27 @@
-//! The `.part` file that a video is written to before it takes its target's name: the target is
-//! either whole or untouched.
+//! The `.part` file that a video is downloaded to and that is then renamed to the target, which is
+//! therefore always either complete or untouched.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::mp4;
+use crate::operation::Operation;
 
-/// A locked, empty file beside the target.
-pub(crate) struct Part {
+/// A locked file next to the target.
+pub(crate) struct PartialFile {
     file: File,
     path: PathBuf,
     target: PathBuf,
 }
 
-impl Part {
-    /// Opens it without touching what another process may be writing there, and empties it only
-    /// once it is this call's own.
+impl PartialFile {
+    /// Opens and locks the file. It is truncated only once it is locked, since another process may
+    /// be writing to it until then.
     pub(crate) fn open(target: &Path) -> Result<Self> {
-        check_target(target)?;
+        validate_target(target)?;
         let path = with_suffix(target, ".part");
         let file = OpenOptions::new()
             .read(true)
@@ -28,109 +29,142 @@ impl Part {
             .create(true)
             .truncate(false)
             .open(&path)
-            .map_err(|e| failed(&path, "the file cannot be created", e))?;
+            .map_err(|e| io_error(&path, "failed to create the partial file", e))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let e = io::Error::from(io::ErrorKind::WouldBlock);
-                return Err(failed(&path, "another download of this target is under way", e));
+                return Err(io_error(&path, "another download to this target is in progress", e));
             }
             Err(TryLockError::Error(e)) => {
-                return Err(failed(&path, "the file cannot be locked", e));
+                return Err(io_error(&path, "failed to lock the partial file", e));
             }
         }
-        if !is_file_at(&file, &path) {
+        if !is_same_file(&file, &path) {
             let e = io::Error::from(io::ErrorKind::WouldBlock);
-            return Err(failed(&path, "another download of this target has just ended", e));
+            return Err(io_error(&path, "another download to this target has just finished", e));
         }
-        let mut part = Self { file, path, target: target.to_owned() };
-        part.clear()?;
-        Ok(part)
+        let mut partial_file = Self { file, path, target: target.to_owned() };
+        partial_file.truncate()?;
+        Ok(partial_file)
     }
 
-    pub(crate) fn clear(&mut self) -> Result<()> {
-        let cleared = self.file.set_len(0).and_then(|()| self.file.rewind());
-        cleared.map_err(|e| failed(&self.path, "the file cannot be emptied", e))
+    pub(crate) fn truncate(&mut self) -> Result<()> {
+        let truncated = self.file.set_len(0).and_then(|()| self.file.rewind());
+        truncated.map_err(|e| io_error(&self.path, "failed to truncate the partial file", e))
     }
 
     pub(crate) fn append(&mut self, data: &[u8]) -> Result<()> {
-        self.file.write_all(data).map_err(|e| failed(&self.path, "the file cannot be written", e))
+        self.file
+            .write_all(data)
+            .map_err(|e| io_error(&self.path, "failed to write the partial file", e))
     }
 
-    /// What keeps the file from being a whole MP4, if anything.
-    pub(crate) fn flaw(&mut self, length: u64) -> Result<Option<&'static str>> {
-        let checked = mp4::check(&mut self.file, length)
-            .and_then(|flaw| self.file.seek(SeekFrom::Start(length)).map(|_| flaw));
-        checked.map_err(|e| failed(&self.path, "the file cannot be read back", e))
+    /// Returns why the file is not a complete MP4 of this length, or `None` if it is one.
+    pub(crate) fn validate(&mut self, length: u64) -> Result<Option<&'static str>> {
+        let problem = mp4::validate(&mut self.file, length)
+            .and_then(|problem| self.file.seek(SeekFrom::Start(length)).map(|_| problem));
+        problem.map_err(|e| io_error(&self.path, "failed to read back the partial file", e))
     }
 
-    /// Gives the file its target's name, once it is sure to be on disk.
-    pub(crate) fn publish(self) -> Result<()> {
+    /// Whether the file starts like an HTML page, which servers send with status 200 in place of a
+    /// video, for example to ask for a login.
+    pub(crate) fn is_html(&mut self) -> Result<bool> {
+        let mut start = Vec::new();
+        let read = self.file.rewind().and_then(|()| (&self.file).take(512).read_to_end(&mut start));
+        read.map_err(|e| io_error(&self.path, "failed to read back the partial file", e))?;
+        Ok(starts_like_html(&start))
+    }
+
+    /// Syncs the file to disk and renames it to the target.
+    pub(crate) fn persist(self) -> Result<()> {
         let target = self.target.clone();
         self.rename()?;
-        sync_folder_of(&target).map_err(|e| failed(&target, "the folder cannot be synced", e))
+        fsync_parent_dir(&target).map_err(|e| io_error(&target, "failed to sync the directory", e))
     }
 
     fn rename(self) -> Result<()> {
         let synced = self.file.sync_all();
         let renamed = synced.and_then(|()| fs::rename(&self.path, &self.target));
         renamed.map_err(|e| {
-            let error = failed(&self.target, "the video cannot be put in its place", e);
+            let error = io_error(&self.target, "failed to rename the partial file", e);
             self.discard();
             error
         })
     }
 
-    /// Leaves nothing behind. The lock is still held, so that nobody else's file is removed.
+    /// Removes the file. The lock is still held, so it cannot be another download's file.
     pub(crate) fn discard(self) {
-        // What went wrong before is worth more than what may go wrong here.
+        // The caller has an earlier error to report, which matters more than this one.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Asked before anything is paid for a video that could not be put there.
-pub(crate) fn check_target(target: &Path) -> Result<()> {
+/// Rejects targets that no file can be written to. Called before anything is sent, so that nobody
+/// pays for a video that has nowhere to go.
+pub(crate) fn validate_target(target: &Path) -> Result<()> {
+    if target.as_os_str().is_empty() {
+        let e = io::Error::from(io::ErrorKind::InvalidInput);
+        return Err(Error::io(Operation::Download, None, "the target path is empty", e));
+    }
     if target.file_name().is_none() || target.is_dir() {
         let e = io::Error::from(io::ErrorKind::IsADirectory);
-        return Err(failed(target, "the video's target is no file name", e));
+        return Err(io_error(target, "target is not a file path", e));
     }
-    Ok(())
+    match parent_dir(target).metadata() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let message = format!("directory {} does not exist", parent_dir(target).display());
+            Err(Error::io(Operation::Download, None, message, e))
+        }
+        // Opening a file there reports any other problem.
+        _ => Ok(()),
+    }
 }
 
-fn failed(path: &Path, problem: &'static str, e: io::Error) -> Error {
-    Error::io("download", Some(path.to_owned()), problem, e)
+fn parent_dir(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A file name with something appended: `cat.mp4` becomes `cat.mp4.part`.
+fn starts_like_html(start: &[u8]) -> bool {
+    let start = start.trim_ascii_start();
+    [&b"<!doctype html"[..], b"<html", b"<head", b"<body"]
+        .iter()
+        .any(|tag| start.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag)))
+}
+
+fn io_error(path: &Path, message: &'static str, e: io::Error) -> Error {
+    Error::io(Operation::Download, Some(path.to_owned()), message, e)
+}
+
+/// Appends to a path's file name: `cat.mp4` becomes `cat.mp4.part`.
 pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()
 }
 
-/// Has the system write down which files a folder holds; elsewhere than on Unix that is its own
-/// affair.
-pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
+/// Syncs the directory that contains `path`, so that a new or renamed entry survives a crash. Does
+/// nothing on systems other than Unix, which offer no such call.
+pub(crate) fn fsync_parent_dir(path: &Path) -> io::Result<()> {
     if cfg!(unix) {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+        File::open(parent_dir(path))?.sync_all()?;
     }
     Ok(())
 }
 
-/// Whether the open file still is the one at this path, and not one that was removed or renamed
-/// while its lock was waited for.
+/// Whether the open file is still the one at this path: another process may have removed or renamed
+/// it before the lock was acquired.
 #[cfg(unix)]
-pub(crate) fn is_file_at(file: &File, path: &Path) -> bool {
+pub(crate) fn is_same_file(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     match (file.metadata(), fs::metadata(path)) {
-        (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
+        (Ok(open), Ok(at_path)) => (open.dev(), open.ino()) == (at_path.dev(), at_path.ino()),
         _ => false,
     }
 }
 
-/// Elsewhere a file that is open keeps its place.
+/// Other systems do not let an open file be renamed or replaced.
 #[cfg(not(unix))]
-pub(crate) fn is_file_at(_file: &File, path: &Path) -> bool {
+pub(crate) fn is_same_file(_file: &File, path: &Path) -> bool {
     path.exists()
 }

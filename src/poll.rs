@@ -1,93 +1,91 @@
-//! The sleep loop that waits for a generation, over closures: it sees neither sockets nor clocks,
-//! so that its tests need no time.
+//! The poll loop that waits for a generation. I/O and time are injected, so that its tests need
+//! neither sockets nor sleeps.
 
 use std::time::Duration;
 
-use crate::cancel::CancelToken;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
+use crate::event::EventKind;
 use crate::generation::{Generation, GenerationError, GenerationId, Status, Video};
+use crate::operation::Operation;
 use crate::random::random;
-use crate::request::VideoLength;
+use crate::request::VideoDuration;
 use crate::retry::RetryPolicy;
-use crate::text::shorten;
+use crate::text::sanitize;
 
-/// For so long a "not found" may mean "not visible yet": it is seen right after a create.
-const NOT_VISIBLE_YET: Duration = Duration::from_secs(60);
+/// A 404 within this time may mean that the generation is not visible yet: seen after a create.
+const NOT_FOUND_GRACE: Duration = Duration::from_secs(60);
 
-/// For so long a finished generation may have no link yet.
-const NO_LINK_YET: Duration = Duration::from_secs(60);
+/// How long a completed generation may lack its URL.
+const MISSING_URL_GRACE: Duration = Duration::from_secs(60);
 
-/// How to wait for a generation.
+/// When to poll a generation, and for how long.
 ///
 /// ```
-/// use kling_video::{VideoLength, WaitOptions};
+/// use kling_video::{VideoDuration, WaitOptions};
 /// use std::time::Duration;
 ///
-/// let patient = WaitOptions::new().timeout(Duration::from_secs(40 * 60));
-/// let precise = WaitOptions::for_length(VideoLength::FiveSeconds);
-/// # let _ = (patient, precise);
+/// let long_wait = WaitOptions::new().timeout(Duration::from_secs(40 * 60));
+/// let fewer_polls = WaitOptions::for_duration(VideoDuration::FiveSeconds);
+/// # let _ = (long_wait, fewer_polls);
 /// ```
-#[derive(Clone, Debug)]
-#[must_use = "options do nothing until a call gets them"]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "options have no effect until they are given to a client"]
 pub struct WaitOptions {
-    pub(crate) first_poll_after: Duration,
+    pub(crate) initial_delay: Duration,
     pub(crate) interval: Duration,
     pub(crate) timeout: Duration,
     pub(crate) threads: usize,
-    pub(crate) cancel: Option<CancelToken>,
 }
 
 impl WaitOptions {
-    /// Looks after 10 s and then every 10 s, for at most 20 minutes.
+    /// The default options: a poll every 10 s, for at most 20 minutes.
     pub fn new() -> Self {
         Self {
-            first_poll_after: Duration::from_secs(10),
+            initial_delay: Duration::from_secs(10),
             interval: Duration::from_secs(10),
             timeout: Duration::from_secs(20 * 60),
             threads: 1,
-            cancel: None,
         }
     }
 
-    /// Looks later first and then oftener: from the documented 3 to 4 minutes for 5 seconds of
-    /// video and 6 to 8 for 10, every 4 s. A generation that ends earlier is only seen at the
-    /// first look. At most 20 minutes, as [`new`](Self::new).
-    pub fn for_length(length: VideoLength) -> Self {
-        let minutes = match length {
-            VideoLength::FiveSeconds => 3,
-            VideoLength::TenSeconds => 6,
+    /// Options for a video of this duration: no polls before it can be ready, then one every 4 s.
+    ///
+    /// The initial delay is 3 minutes for 5 seconds of video and 6 minutes for 10, the shortest
+    /// times that the API's docs give. A generation that ends earlier is noticed at the first poll.
+    pub fn for_duration(duration: VideoDuration) -> Self {
+        let minutes = match duration {
+            VideoDuration::FiveSeconds => 3,
+            VideoDuration::TenSeconds => 6,
         };
         Self::new()
-            .first_poll_after(Duration::from_secs(minutes * 60))
+            .initial_delay(Duration::from_secs(minutes * 60))
             .interval(Duration::from_secs(4))
     }
 
-    /// After how long to look for the first time. Default: 10 s.
-    pub fn first_poll_after(self, d: Duration) -> Self {
-        Self { first_poll_after: d, ..self }
+    /// Sets the delay before the first poll. Defaults to 10 s.
+    pub fn initial_delay(self, delay: Duration) -> Self {
+        Self { initial_delay: delay, ..self }
     }
 
-    /// How long to wait between looks. Default: 10 s.
-    pub fn interval(self, d: Duration) -> Self {
-        Self { interval: d, ..self }
+    /// Sets the time between polls. Defaults to 10 s.
+    pub fn interval(self, interval: Duration) -> Self {
+        Self { interval, ..self }
     }
 
-    /// How long to wait in all; one last look is taken at the end. Default: 20 minutes.
-    pub fn timeout(self, d: Duration) -> Self {
-        Self { timeout: d, ..self }
+    /// Sets the maximum time to wait. Defaults to 20 minutes.
+    ///
+    /// [`wait`](crate::Client::wait) makes a last poll at the deadline.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
-    /// How many threads [`wait_all`](crate::Client::wait_all) polls from. Default: 1, the calling
-    /// one; 0 is taken as 1. One is enough while a poll takes less than the interval divided by
-    /// the number of generations.
-    pub fn threads(self, n: usize) -> Self {
-        Self { threads: n, ..self }
-    }
-
-    /// A token that ends the wait from another thread. Default: none.
-    pub fn cancel(self, token: CancelToken) -> Self {
-        Self { cancel: Some(token), ..self }
+    /// Sets the number of threads that [`wait_all`](crate::Client::wait_all) polls from. Defaults
+    /// to 1, the calling thread; 0 means 1.
+    ///
+    /// One thread is enough while a poll takes less time than the interval divided by the number of
+    /// generations.
+    pub fn threads(self, threads: usize) -> Self {
+        Self { threads, ..self }
     }
 }
 
@@ -97,64 +95,68 @@ impl Default for WaitOptions {
     }
 }
 
-/// What a wait needs from outside.
-pub(crate) struct Driver<'a> {
-    /// Looks at a generation once.
-    pub(crate) fetch: &'a (dyn Fn(&GenerationId) -> Result<Generation> + Sync),
-    /// Sleeps, and says whether it slept to the end.
+/// The I/O and the time that a wait needs.
+pub(crate) struct Poller<'a> {
+    pub(crate) retrieve: &'a (dyn Fn(&GenerationId) -> Result<Generation> + Sync),
+    /// Returns false if the wait was cancelled before the time was up.
     pub(crate) sleep: &'a (dyn Fn(Duration) -> bool + Sync),
-    /// The time since the wait began.
+    /// The time since the wait started.
     pub(crate) now: &'a (dyn Fn() -> Duration + Sync),
-    pub(crate) watch: &'a (dyn Fn(&Event<'_>) + Sync),
+    pub(crate) emit: &'a (dyn Fn(&GenerationId, EventKind<'_>) + Sync),
 }
 
-/// Waits for one generation.
 pub(crate) fn wait(
     id: &GenerationId,
     options: &WaitOptions,
-    retry: &RetryPolicy,
-    driver: &Driver<'_>,
+    retry_policy: &RetryPolicy,
+    poller: &Poller<'_>,
 ) -> Result<Video> {
-    let mut turn = Turn::new(id, options);
+    let mut state = PollState::new(id, options);
     loop {
-        // Clamped to the deadline, so that the last look is taken right there.
-        let at = turn.due.min(options.timeout);
-        if !(driver.sleep)(at.saturating_sub((driver.now)())) {
-            return Err(turn.cancelled());
+        // The last poll is made exactly at the deadline.
+        let poll_at = state.next_poll_at.min(options.timeout);
+        if !(poller.sleep)(poll_at.saturating_sub((poller.now)())) {
+            return Err(state.cancelled());
         }
-        let looked = (driver.fetch)(id);
-        let now = (driver.now)();
-        if let Some(end) = turn.take(looked, now, options, retry, driver.watch) {
-            return end;
+        let result = (poller.retrieve)(id);
+        let now = (poller.now)();
+        if let Some(outcome) = state.on_result(result, now, options, retry_policy, poller.emit) {
+            return outcome;
         }
         if now >= options.timeout {
-            return Err(turn.timed_out(now));
+            return Err(state.timed_out(now));
         }
     }
 }
 
-/// One generation that is waited for: what was seen of it and when to look next.
-pub(crate) struct Turn<'a> {
+/// A generation that is being waited for: what is known of it, and when to poll it next.
+pub(crate) struct PollState<'a> {
     id: &'a GenerationId,
-    pub(crate) due: Duration,
-    looks: u32,
-    /// Failed looks in a row.
-    failures: u32,
-    without_link_since: Option<Duration>,
+    pub(crate) next_poll_at: Duration,
+    poll_count: u32,
+    consecutive_failures: u32,
+    url_missing_since: Option<Duration>,
     last: Option<Box<Generation>>,
-    last_failure: Option<Error>,
+    last_error: Option<Error>,
 }
 
-impl<'a> Turn<'a> {
+/// What a state means for the wait.
+enum Verdict {
+    Pending,
+    Ready,
+    Failed(Error),
+}
+
+impl<'a> PollState<'a> {
     pub(crate) fn new(id: &'a GenerationId, options: &WaitOptions) -> Self {
         Self {
             id,
-            due: options.first_poll_after,
-            looks: 0,
-            failures: 0,
-            without_link_since: None,
+            next_poll_at: options.initial_delay,
+            poll_count: 0,
+            consecutive_failures: 0,
+            url_missing_since: None,
             last: None,
-            last_failure: None,
+            last_error: None,
         }
     }
 
@@ -162,82 +164,96 @@ impl<'a> Turn<'a> {
         self.id
     }
 
-    /// Takes in what a look has brought: the end of the wait, or else when to look next.
-    pub(crate) fn take(
+    /// Processes a poll's result: the outcome of the wait, or `None` and a new `next_poll_at`.
+    pub(crate) fn on_result(
         &mut self,
-        looked: Result<Generation>,
+        result: Result<Generation>,
         now: Duration,
         options: &WaitOptions,
-        retry: &RetryPolicy,
-        watch: &dyn Fn(&Event<'_>),
+        retry_policy: &RetryPolicy,
+        emit: &dyn Fn(&GenerationId, EventKind<'_>),
     ) -> Option<Result<Video>> {
-        self.looks = self.looks.saturating_add(1);
-        match looked {
-            Ok(generation) => {
-                watch(&Event::Polled { generation: &generation, waited: now });
-                self.failures = 0;
-                self.last_failure = None;
-                self.due = self.due.saturating_add(options.interval).max(now);
-                self.judge(generation, now)
-            }
+        self.poll_count = self.poll_count.saturating_add(1);
+        match result {
+            Ok(generation) => self.on_generation(generation, now, options, emit),
             Err(error) if error.kind() == ErrorKind::Cancelled => Some(Err(self.cancelled())),
-            Err(error) if is_final(&error, now) => Some(Err(self.dress(error.during("wait")))),
+            Err(error) if is_permanent(&error, now) => {
+                Some(Err(self.with_context(error.with_operation(Operation::Wait))))
+            }
             Err(error) => {
-                self.failures = self.failures.saturating_add(1);
-                let after = retry.delay(self.failures, &error, random()).unwrap_or_else(|| {
-                    options.interval.max(error.retry_after().unwrap_or_default())
-                });
-                watch(&Event::Retrying {
-                    operation: "wait",
-                    id: Some(self.id),
-                    client_request_id: None,
-                    attempt: self.failures,
-                    after,
-                    error: &error,
-                });
-                self.due = now.saturating_add(after);
-                self.last_failure = Some(error);
+                self.consecutive_failures = self.consecutive_failures.saturating_add(1);
+                let attempt = self.consecutive_failures;
+                let delay =
+                    retry_policy.next_delay(attempt, &error, random()).unwrap_or_else(|| {
+                        options.interval.max(error.retry_after().unwrap_or_default())
+                    });
+                let operation = Operation::Wait;
+                emit(self.id, EventKind::Retrying { operation, attempt, delay, error: &error });
+                self.next_poll_at = now.saturating_add(delay);
+                self.last_error = Some(error);
                 None
             }
         }
     }
 
-    fn judge(&mut self, mut generation: Generation, now: Duration) -> Option<Result<Video>> {
-        let end = match &generation.status {
-            // Done is done, whatever `error` says.
-            Status::Completed => match generation.video.take() {
-                Some(video) => return Some(Ok(video)),
-                None => {
-                    let since = *self.without_link_since.get_or_insert(now);
-                    (now.saturating_sub(since) >= NO_LINK_YET).then(|| {
-                        Error::decode("wait", "the generation is completed but has no link")
-                    })
-                }
-            },
-            Status::Error => {
-                let why =
-                    generation.error.as_ref().map_or_else(|| "no reason given".into(), reason);
-                Some(Error::generation_failed("wait", why))
-            }
-            _ => None,
-        };
+    fn on_generation(
+        &mut self,
+        mut generation: Generation,
+        now: Duration,
+        options: &WaitOptions,
+        emit: &dyn Fn(&GenerationId, EventKind<'_>),
+    ) -> Option<Result<Video>> {
+        self.consecutive_failures = 0;
+        self.last_error = None;
+        self.next_poll_at = self.next_poll_at.saturating_add(options.interval).max(now);
+        let verdict = self.evaluate(&generation, now);
+        let is_last = !matches!(verdict, Verdict::Pending) || now >= options.timeout;
+        let next_poll =
+            (!is_last).then(|| self.next_poll_at.min(options.timeout).saturating_sub(now));
+        emit(self.id, EventKind::Polled { generation: &generation, elapsed: now, next_poll });
+        if let Verdict::Ready = verdict {
+            return generation.video.take().map(Ok);
+        }
         self.last = Some(Box::new(generation));
-        end.map(|error| Err(self.dress(error)))
+        match verdict {
+            Verdict::Failed(error) => Some(Err(self.with_context(error))),
+            _ => None,
+        }
+    }
+
+    fn evaluate(&mut self, generation: &Generation, now: Duration) -> Verdict {
+        match &generation.status {
+            // Completed with a video is success, whatever `error` says.
+            Status::Completed if generation.video.is_some() => Verdict::Ready,
+            Status::Completed => {
+                let since = *self.url_missing_since.get_or_insert(now);
+                if now.saturating_sub(since) < MISSING_URL_GRACE {
+                    return Verdict::Pending;
+                }
+                let message = "the generation is completed but has no video URL";
+                Verdict::Failed(Error::decode(Operation::Wait, message))
+            }
+            Status::Error => {
+                let reason = generation.error.as_ref().map_or("no reason given".into(), reason);
+                Verdict::Failed(Error::generation_failed(Operation::Wait, reason))
+            }
+            _ => Verdict::Pending,
+        }
     }
 
     pub(crate) fn timed_out(&mut self, now: Duration) -> Error {
         let status = self.last.as_ref().map(|generation| generation.status.clone());
-        let error = Error::wait_timeout(now, status, self.last_failure.take());
-        self.dress(error)
+        let error = Error::wait_timeout(now, status, self.last_error.take());
+        self.with_context(error)
     }
 
     pub(crate) fn cancelled(&mut self) -> Error {
-        self.dress(Error::cancelled("wait"))
+        self.with_context(Error::cancelled(Operation::Wait))
     }
 
-    /// Every error of a wait carries the id and the last state.
-    fn dress(&mut self, error: Error) -> Error {
-        let error = error.with_id(self.id).with_attempts(self.looks.max(1));
+    /// Every error of a wait carries the generation's id and last state.
+    fn with_context(&mut self, error: Error) -> Error {
+        let error = error.with_id(self.id).with_attempts(self.poll_count.max(1));
         match self.last.take() {
             Some(generation) => error.with_generation(generation),
             None => error,
@@ -247,16 +263,16 @@ impl<'a> Turn<'a> {
 
 fn reason(error: &GenerationError) -> String {
     match &error.name {
-        Some(name) => format!("{}: {}", shorten(name), shorten(&error.message)),
-        None => shorten(&error.message),
+        Some(name) => format!("{}: {}", sanitize(name), sanitize(&error.message)),
+        None => sanitize(&error.message),
     }
 }
 
-/// Whether looking again cannot help. The way to the server may mend, a refusal does not.
-fn is_final(error: &Error, now: Duration) -> bool {
+/// Whether further polls cannot help: network failures are transient, most error responses are not.
+fn is_permanent(error: &Error, now: Duration) -> bool {
     match error.kind() {
         ErrorKind::Connect | ErrorKind::Transport | ErrorKind::Timeout | ErrorKind::Decode => false,
-        ErrorKind::Api if error.status() == Some(404) => now >= NOT_VISIBLE_YET,
+        ErrorKind::Api if error.status() == Some(404) => now >= NOT_FOUND_GRACE,
         ErrorKind::Api => !error.is_transient(),
         _ => true,
     }
@@ -265,11 +281,11 @@ fn is_final(error: &Error, now: Duration) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::error::Refusal;
+    use crate::error::ApiError;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    /// Time that passes only when somebody sleeps or a look takes some.
+    /// A clock that advances only when a test sleeps or a poll takes time.
     #[derive(Default)]
     pub(crate) struct VirtualClock(Mutex<Duration>);
 
@@ -300,83 +316,93 @@ pub(crate) mod tests {
         generation(r#"{"id":"a","status":"generating"}"#)
     }
 
-    pub(crate) fn done() -> Result<Generation> {
+    pub(crate) fn completed() -> Result<Generation> {
         generation(
             r#"{"id":"a","status":"completed","video":{"url":"https://x/a.mp4"},"error":"?"}"#,
         )
     }
 
-    pub(crate) fn refused(status: u16, retry_after: Option<Duration>) -> Result<Generation> {
-        Err(Error::api("retrieve", Refusal { status, retry_after, ..Refusal::default() }))
+    pub(crate) fn error_response(status: u16, retry_after: Option<Duration>) -> Result<Generation> {
+        Err(Error::api(
+            Operation::Retrieve,
+            ApiError { status, retry_after, ..ApiError::default() },
+        ))
     }
 
-    /// Waits in virtual time. `look` is given the time of each look; the times are returned.
+    /// Waits in virtual time. `poll` gets the time of each poll; all of them are returned, in s.
     fn wait_virtually(
         options: &WaitOptions,
-        look: impl Fn(Duration) -> Result<Generation> + Sync,
+        poll: impl Fn(Duration) -> Result<Generation> + Sync,
     ) -> (Result<Video>, Vec<u64>) {
         let clock = VirtualClock::default();
-        let looks = Mutex::new(Vec::new());
-        let driver = Driver {
-            fetch: &|_| {
-                looks.lock().unwrap().push(clock.now().as_secs());
-                look(clock.now())
+        let polls = Mutex::new(Vec::new());
+        let poller = Poller {
+            retrieve: &|_| {
+                polls.lock().unwrap().push(clock.now().as_secs());
+                poll(clock.now())
             },
             sleep: &|d| {
                 clock.advance(d);
                 true
             },
             now: &|| clock.now(),
-            watch: &|_| {},
+            emit: &|_, _| {},
         };
-        let retry = RetryPolicy::new().base_delay(Duration::ZERO);
-        let end = wait(&id("a"), options, &retry, &driver);
-        (end, looks.into_inner().unwrap())
+        let retry_policy = RetryPolicy::new().base_delay(Duration::ZERO);
+        let outcome = wait(&id("a"), options, &retry_policy, &poller);
+        (outcome, polls.into_inner().unwrap())
     }
 
     fn after(
         time: u64,
-        end: fn() -> Result<Generation>,
+        outcome: fn() -> Result<Generation>,
     ) -> impl Fn(Duration) -> Result<Generation> {
-        move |now| if now >= secs(time) { end() } else { pending() }
+        move |now| if now >= secs(time) { outcome() } else { pending() }
     }
 
     #[test]
-    fn it_looks_on_a_flat_schedule_until_the_video_is_there() {
-        let (end, looks) = wait_virtually(&WaitOptions::new(), after(35, done));
-        assert_eq!(end.unwrap().url, "https://x/a.mp4");
-        assert_eq!(looks, [10, 20, 30, 40]);
+    fn polls_are_evenly_spaced_until_the_video_is_ready() {
+        let (outcome, polls) = wait_virtually(&WaitOptions::new(), after(35, completed));
+        assert_eq!(outcome.unwrap().url, "https://x/a.mp4");
+        assert_eq!(polls, [10, 20, 30, 40]);
     }
 
     #[test]
-    fn the_preset_looks_late_and_then_often() {
-        let five = WaitOptions::for_length(VideoLength::FiveSeconds);
-        assert_eq!(wait_virtually(&five, after(190, done)).1, [180, 184, 188, 192]);
-        let ten = WaitOptions::for_length(VideoLength::TenSeconds);
-        assert_eq!(wait_virtually(&ten, after(10, done)).1, [360]);
+    fn wait_options_for_duration_start_late_and_poll_often() {
+        let five = WaitOptions::for_duration(VideoDuration::FiveSeconds);
+        assert_eq!(wait_virtually(&five, after(190, completed)).1, [180, 184, 188, 192]);
+        let ten = WaitOptions::for_duration(VideoDuration::TenSeconds);
+        assert_eq!(wait_virtually(&ten, after(10, completed)).1, [360]);
     }
 
     #[test]
-    fn the_last_look_is_at_the_deadline_and_the_error_says_how_to_go_on() {
+    fn last_poll_is_at_the_deadline_and_the_error_says_how_to_continue() {
         let options = WaitOptions::new().timeout(secs(25));
-        let (end, looks) = wait_virtually(&options, |_| pending());
-        assert_eq!(looks, [10, 20, 25]);
-        let error = end.unwrap_err();
+        let (outcome, polls) = wait_virtually(&options, |_| pending());
+        assert_eq!(polls, [10, 20, 25]);
+        let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::WaitTimeout);
         assert_eq!(error.generation().unwrap().status, Status::Generating);
         assert!(error.is_retryable() && error.may_have_been_billed());
-        assert!(error.to_string().contains("wait for `a` to resume"), "{error}");
-        let in_time = wait_virtually(&options, after(25, done));
+        let message = error.to_string();
+        assert!(
+            message.contains(
+                "generation `a`: timed out after 25 s (last status: generating, 3 polls)"
+            ),
+            "{message}"
+        );
+        assert!(message.ends_with("call wait again"), "{message}");
+        let in_time = wait_virtually(&options, after(25, completed));
         assert!(in_time.0.is_ok());
     }
 
     #[test]
-    fn a_look_that_passes_the_deadline_is_the_last() {
+    fn poll_that_ends_after_the_deadline_is_the_last() {
         let clock = VirtualClock::default();
-        let looks = Mutex::new(0);
-        let driver = Driver {
-            fetch: &|_| {
-                *looks.lock().unwrap() += 1;
+        let poll_count = Mutex::new(0);
+        let poller = Poller {
+            retrieve: &|_| {
+                *poll_count.lock().unwrap() += 1;
                 clock.advance(secs(60));
                 pending()
             },
@@ -385,106 +411,133 @@ pub(crate) mod tests {
                 true
             },
             now: &|| clock.now(),
-            watch: &|_| {},
+            emit: &|_, _| {},
         };
         let options = WaitOptions::new().timeout(secs(11));
-        assert!(wait(&id("a"), &options, &RetryPolicy::new(), &driver).is_err());
-        assert_eq!((*looks.lock().unwrap(), clock.now()), (1, secs(70)));
+        assert!(wait(&id("a"), &options, &RetryPolicy::new(), &poller).is_err());
+        assert_eq!((*poll_count.lock().unwrap(), clock.now()), (1, secs(70)));
     }
 
     #[test]
-    fn zero_and_endless_durations_are_taken_at_their_word() {
+    fn zero_and_maximum_durations_are_accepted() {
         let zero = WaitOptions::new().timeout(Duration::ZERO);
         assert_eq!(wait_virtually(&zero, |_| pending()).1, [0]);
-        let endless = WaitOptions::new()
-            .first_poll_after(Duration::MAX)
+        let maximal = WaitOptions::new()
+            .initial_delay(Duration::MAX)
             .interval(Duration::MAX)
             .timeout(Duration::MAX);
-        let (end, looks) = wait_virtually(&endless, |_| pending());
-        assert_eq!((end.is_err(), looks), (true, vec![u64::MAX]));
+        let (outcome, polls) = wait_virtually(&maximal, |_| pending());
+        assert_eq!((outcome.is_err(), polls), (true, vec![u64::MAX]));
     }
 
     #[test]
-    fn what_may_pass_does_not_end_it_and_what_cannot_does() {
+    fn transient_errors_do_not_end_the_wait_and_permanent_ones_do() {
         for status in [408, 425, 429, 500, 502, 503, 504, 524] {
-            let look = |now| if now < secs(20) { refused(status, None) } else { done() };
-            assert!(wait_virtually(&WaitOptions::new(), look).0.is_ok(), "{status}");
+            let poll =
+                |now| if now < secs(20) { error_response(status, None) } else { completed() };
+            assert!(wait_virtually(&WaitOptions::new(), poll).0.is_ok(), "{status}");
         }
         for status in [301, 400, 401, 403, 410, 422] {
-            let (end, looks) = wait_virtually(&WaitOptions::new(), |_| refused(status, None));
-            let error = end.unwrap_err();
+            let (outcome, polls) =
+                wait_virtually(&WaitOptions::new(), |_| error_response(status, None));
+            let error = outcome.unwrap_err();
             assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(status)));
-            assert_eq!((error.operation(), looks.len()), ("wait", 1));
+            assert_eq!((error.operation(), polls.len()), (Operation::Wait, 1));
             assert_eq!(error.generation_id(), Some(&id("a")));
         }
         let unreadable = |now| match now < secs(20) {
-            true => Err(Error::decode("retrieve", "not JSON")),
-            false => done(),
+            true => Err(Error::decode(Operation::Retrieve, "not JSON")),
+            false => completed(),
         };
         assert!(wait_virtually(&WaitOptions::new(), unreadable).0.is_ok());
     }
 
     #[test]
-    fn not_found_means_not_visible_yet_for_a_minute() {
-        let hidden = |now| if now < secs(50) { refused(404, None) } else { done() };
+    fn not_found_is_retried_for_a_minute() {
+        let hidden = |now| if now < secs(50) { error_response(404, None) } else { completed() };
         assert!(wait_virtually(&WaitOptions::new(), hidden).0.is_ok());
-        let (end, looks) = wait_virtually(&WaitOptions::new(), |_| refused(404, None));
-        assert_eq!(end.unwrap_err().status(), Some(404));
-        assert_eq!(looks.last(), Some(&60));
+        let (outcome, polls) = wait_virtually(&WaitOptions::new(), |_| error_response(404, None));
+        assert_eq!(outcome.unwrap_err().status(), Some(404));
+        assert_eq!(polls.last(), Some(&60));
     }
 
     #[test]
-    fn a_server_that_asks_for_time_gets_it() {
+    fn retry_after_is_honoured_up_to_the_deadline() {
         let options = WaitOptions::new();
         let busy = |now| match now < secs(20) {
-            true => refused(429, Some(secs(300))),
-            false => done(),
+            true => error_response(429, Some(secs(300))),
+            false => completed(),
         };
-        let (end, looks) = wait_virtually(&options, busy);
-        assert!(end.is_ok());
-        assert_eq!(looks, [10, 310]);
-        // Never past the deadline.
-        let (end, looks) = wait_virtually(&options, |_| refused(429, Some(Duration::MAX)));
-        assert_eq!(end.unwrap_err().kind(), ErrorKind::WaitTimeout);
-        assert_eq!(looks, [10, 1200]);
+        let (outcome, polls) = wait_virtually(&options, busy);
+        assert!(outcome.is_ok());
+        assert_eq!(polls, [10, 310]);
+        let (outcome, polls) =
+            wait_virtually(&options, |_| error_response(429, Some(Duration::MAX)));
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::WaitTimeout);
+        assert_eq!(polls, [10, 1200]);
     }
 
     #[test]
-    fn a_finished_generation_has_a_minute_to_get_its_link() {
-        let bare = || generation(r#"{"id":"a","status":"completed"}"#);
-        let (end, looks) = wait_virtually(&WaitOptions::new(), |_| bare());
-        let error = end.unwrap_err();
+    fn missing_video_url_is_retried_for_a_minute() {
+        let without_url = || generation(r#"{"id":"a","status":"completed"}"#);
+        let (outcome, polls) = wait_virtually(&WaitOptions::new(), |_| without_url());
+        let error = outcome.unwrap_err();
         assert_eq!((error.kind(), error.may_have_been_billed()), (ErrorKind::Decode, true));
-        assert_eq!(looks.last(), Some(&70));
-        let late = |now| if now < secs(60) { bare() } else { done() };
+        assert_eq!(polls.last(), Some(&70));
+        let late = |now| if now < secs(60) { without_url() } else { completed() };
         assert!(wait_virtually(&WaitOptions::new(), late).0.is_ok());
     }
 
     #[test]
-    fn a_failed_generation_is_not_billed() {
+    fn failed_generation_is_not_billed() {
         let failed = |_| {
             generation(
-                r#"{"id":"a","status":"failed","error":{"name":"Nsfw","message":"refused"}}"#,
+                r#"{"id":"a","status":"failed","error":{"name":"Nsfw","message":"rejected"}}"#,
             )
         };
         let error = wait_virtually(&WaitOptions::new(), failed).0.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::GenerationFailed);
-        assert_eq!(error.api_message(), Some("Nsfw: refused"));
+        assert_eq!(error.server_message(), Some("Nsfw: rejected"));
         assert!(!error.may_have_been_billed() && !error.is_retryable());
         assert_eq!(error.generation().unwrap().status, Status::Error);
     }
 
     #[test]
-    fn cancelling_ends_the_sleep_with_the_last_state() {
+    fn polled_events_announce_the_next_poll() {
+        let clock = VirtualClock::default();
+        let next_polls = Mutex::new(Vec::new());
+        let poller = Poller {
+            retrieve: &|_| if clock.now() < secs(20) { pending() } else { completed() },
+            sleep: &|d| {
+                clock.advance(d);
+                true
+            },
+            now: &|| clock.now(),
+            emit: &|_, kind| {
+                if let EventKind::Polled { elapsed, next_poll, .. } = kind {
+                    next_polls.lock().unwrap().push((elapsed, next_poll));
+                }
+            },
+        };
+        let wait = |options| wait(&id("a"), &options, &RetryPolicy::new(), &poller);
+        wait(WaitOptions::new().interval(secs(7))).unwrap();
+        wait(WaitOptions::new().timeout(secs(20))).unwrap();
+        let expected = [(10, Some(7)), (17, Some(7)), (24, None), (24, None)];
+        let expected = expected.map(|(elapsed, next)| (secs(elapsed), next.map(secs)));
+        assert_eq!(*next_polls.lock().unwrap(), expected);
+    }
+
+    #[test]
+    fn cancelled_wait_reports_the_last_state() {
         let sleeps = AtomicU32::new(0);
-        let driver = Driver {
-            fetch: &|_| pending(),
+        let poller = Poller {
+            retrieve: &|_| pending(),
             sleep: &|_| sleeps.fetch_add(1, Ordering::Relaxed) < 2,
             now: &|| Duration::ZERO,
-            watch: &|_| {},
+            emit: &|_, _| {},
         };
-        let end = wait(&id("a"), &WaitOptions::new(), &RetryPolicy::new(), &driver);
-        let error = end.unwrap_err();
+        let outcome = wait(&id("a"), &WaitOptions::new(), &RetryPolicy::new(), &poller);
+        let error = outcome.unwrap_err();
         assert_eq!((error.kind(), error.attempts()), (ErrorKind::Cancelled, 2));
         assert_eq!(error.generation().unwrap().status, Status::Generating);
     }

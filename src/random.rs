@@ -1,10 +1,10 @@
-//! Random numbers for jitter and for ids, from what std has.
+//! Random numbers for jitter and ids, from the standard library alone.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::SystemTime;
 
-/// A number nobody can foresee. Every `RandomState` has keys of its own, seeded by the system;
-/// process and time go in as well, since a forked child inherits those seeds.
+/// An unpredictable number. Every `RandomState` has its own keys, seeded by the operating system.
+/// The process id and the time are hashed as well, because a forked child inherits those seeds.
 pub(crate) fn random() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());
@@ -20,8 +20,8 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn numbers_do_not_repeat() {
-        let drawn: HashSet<u64> = (0..10_000).map(|_| random()).collect();
-        assert_eq!(drawn.len(), 10_000);
+    fn random_numbers_do_not_repeat() {
+        let numbers: HashSet<u64> = (0..10_000).map(|_| random()).collect();
+        assert_eq!(numbers.len(), 10_000);
     }
 }

@@ -1,24 +1,31 @@
-//! What the API is asked: an image-to-video request and its parts, checked before anything is sent.
+//! The image-to-video request: its fields, their validation and their JSON.
 //!
-//! The rules are those of the API's OpenAPI files and of Kling's own docs.
+//! The validation rules come from the API's OpenAPI files and from Kling's own docs.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::image::{Image, Opened};
+use crate::image::{Image, OpenImage};
 
-/// The model this crate is made for: Kling 2.1 Pro, image to video.
+/// The default model: Kling 2.1 Pro, image to video.
+///
+/// ```
+/// use kling_video::{Image, ImageToVideo, MODEL};
+///
+/// let request = ImageToVideo::new(Image::url("https://example.com/cat.jpg"));
+/// assert_eq!(request.clone().model(MODEL), request);
+/// ```
 pub const MODEL: &str = "kling-video/v2.1/pro/image-to-video";
 
 const MAX_PROMPT_CHARS: usize = 2_500;
 const MAX_DYNAMIC_MASKS: usize = 6;
 const TRAJECTORY_POINTS: std::ops::RangeInclusive<usize> = 2..=77;
-const MAX_CAMERA_MOVE: f64 = 10.0;
-const MAX_CLIENT_REQUEST_ID: usize = 128;
+const MAX_CAMERA_AMOUNT: f64 = 10.0;
+const MAX_CLIENT_REQUEST_ID_LEN: usize = 128;
 
-/// Fields with a setter of their own, so that [`ImageToVideo::extra`] may not overwrite them.
-const KNOWN_FIELDS: [&str; 11] = [
+/// Fields that [`ImageToVideo`] sets itself, so that [`ImageToVideo::extra`] must not.
+const RESERVED_FIELDS: [&str; 11] = [
     "model",
     "type",
     "prompt",
@@ -32,25 +39,26 @@ const KNOWN_FIELDS: [&str; 11] = [
     "image_url",
 ];
 
-/// How long the video is to be.
+/// The duration of the video to generate.
 ///
 /// ```
-/// use kling_video::VideoLength;
+/// use kling_video::VideoDuration;
 ///
-/// assert_eq!(VideoLength::TenSeconds.seconds(), 10);
+/// assert_eq!(VideoDuration::TenSeconds.as_secs(), 10);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum VideoLength {
-    /// 5 seconds: the API's default, ready in about 3 to 4 minutes.
+pub enum VideoDuration {
+    /// 5 seconds, the API's default. Generating it takes about 3 to 4 minutes.
     FiveSeconds,
-    /// 10 seconds, ready in about 6 to 8 minutes.
+    /// 10 seconds. Generating it takes about 6 to 8 minutes.
     TenSeconds,
 }
 
-impl VideoLength {
-    /// The length in seconds, as it is sent.
-    pub fn seconds(self) -> u32 {
+impl VideoDuration {
+    /// Returns the duration in seconds, as sent to the API.
+    #[must_use]
+    pub fn as_secs(self) -> u32 {
         match self {
             Self::FiveSeconds => 5,
             Self::TenSeconds => 10,
@@ -58,16 +66,20 @@ impl VideoLength {
     }
 }
 
-/// How the camera moves. Excludes masks (Kling's docs).
+/// A camera movement, which cannot be combined with masks (Kling's docs).
 ///
-/// The first six take how far, from -10 to 10 and not 0; the other four are whole movements.
+/// The first six variants move the camera by an amount from -10 to 10 (the API's docs), but not
+/// by 0 (Kling's docs). The other four are predefined movements.
 ///
 /// ```
 /// use kling_video::{CameraControl, Image, ImageToVideo};
 ///
-/// let request = ImageToVideo::new(Image::url("https://example.com/cat.jpg"))
-///     .camera_control(CameraControl::Zoom(12.0));
-/// assert_eq!(request.validate().unwrap_err().field(), Some("camera_control"));
+/// let request = ImageToVideo::new(Image::url("https://example.com/cat.jpg"));
+/// request.clone().camera_control(CameraControl::Zoom(2.5)).validate()?;
+///
+/// let too_far = request.camera_control(CameraControl::Zoom(12.0));
+/// assert_eq!(too_far.validate().unwrap_err().field(), Some("camera_control"));
+/// # Ok::<(), kling_video::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
@@ -95,15 +107,15 @@ pub enum CameraControl {
 }
 
 impl CameraControl {
-    /// The type on the wire, and for a simple movement its axis and how far.
-    fn parts(self) -> (&'static str, Option<(&'static str, f64)>) {
+    /// The `type` on the wire and, for a simple movement, its axis and amount.
+    fn wire_format(self) -> (&'static str, Option<(&'static str, f64)>) {
         match self {
-            Self::Horizontal(by) => ("simple", Some(("horizontal", by))),
-            Self::Vertical(by) => ("simple", Some(("vertical", by))),
-            Self::Pan(by) => ("simple", Some(("pan", by))),
-            Self::Tilt(by) => ("simple", Some(("tilt", by))),
-            Self::Roll(by) => ("simple", Some(("roll", by))),
-            Self::Zoom(by) => ("simple", Some(("zoom", by))),
+            Self::Horizontal(amount) => ("simple", Some(("horizontal", amount))),
+            Self::Vertical(amount) => ("simple", Some(("vertical", amount))),
+            Self::Pan(amount) => ("simple", Some(("pan", amount))),
+            Self::Tilt(amount) => ("simple", Some(("tilt", amount))),
+            Self::Roll(amount) => ("simple", Some(("roll", amount))),
+            Self::Zoom(amount) => ("simple", Some(("zoom", amount))),
             Self::DownBack => ("down_back", None),
             Self::ForwardUp => ("forward_up", None),
             Self::RightTurnForward => ("right_turn_forward", None),
@@ -111,26 +123,30 @@ impl CameraControl {
         }
     }
 
-    fn check(self) -> Result<()> {
-        let (_, Some((axis, by))) = self.parts() else { return Ok(()) };
-        if by != 0.0 && (-MAX_CAMERA_MOVE..=MAX_CAMERA_MOVE).contains(&by) {
+    fn validate(self) -> Result<()> {
+        let (_, Some((axis, amount))) = self.wire_format() else { return Ok(()) };
+        if amount != 0.0 && (-MAX_CAMERA_AMOUNT..=MAX_CAMERA_AMOUNT).contains(&amount) {
             return Ok(());
         }
-        Err(Error::invalid(
+        Err(Error::invalid_request(
             "camera_control",
-            format!("moves {axis} by {by}: allowed is -10 to 10, and not 0"),
+            format!("`camera_control` {axis} is {amount}; must be between -10 and 10 and not 0"),
         ))
     }
 
     fn to_json(self) -> Value {
-        match self.parts() {
-            (kind, Some((axis, by))) => serde_json::json!({"type": kind, "config": {axis: by}}),
+        match self.wire_format() {
+            (kind, Some((axis, amount))) => {
+                serde_json::json!({"type": kind, "config": {axis: amount}})
+            }
             (kind, None) => serde_json::json!({"type": kind}),
         }
     }
 }
 
-/// A part of the picture and the way it moves: 2 to 77 points in pixels, the origin bottom left.
+/// A region of the image and the trajectory along which it moves.
+///
+/// A trajectory has 2 to 77 points (the API's docs), in pixels from the bottom left corner.
 ///
 /// ```
 /// use kling_video::{DynamicMask, Image, ImageToVideo};
@@ -140,29 +156,31 @@ impl CameraControl {
 /// request.validate()?;
 /// # Ok::<(), kling_video::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DynamicMask {
     mask: Image,
     trajectory: Vec<(i32, i32)>,
 }
 
 impl DynamicMask {
-    /// A mask and the points it moves along.
-    pub fn new(mask: impl Into<Image>, points: impl IntoIterator<Item = (i32, i32)>) -> Self {
-        Self { mask: mask.into(), trajectory: points.into_iter().collect() }
+    /// Creates a mask whose region moves along `trajectory`, a sequence of `(x, y)` points.
+    #[must_use]
+    pub fn new(mask: impl Into<Image>, trajectory: impl IntoIterator<Item = (i32, i32)>) -> Self {
+        Self { mask: mask.into(), trajectory: trajectory.into_iter().collect() }
     }
 }
 
-/// A request to turn a picture into a video.
+/// A request to generate a video from an image.
 ///
-/// Only the picture is required; what is not set is not sent, and the server's defaults hold.
+/// Only the image is required. Fields that are not set are not sent, and the server applies its
+/// defaults.
 ///
 /// ```
-/// use kling_video::{Image, ImageToVideo, VideoLength};
+/// use kling_video::{Image, ImageToVideo, VideoDuration};
 ///
 /// let request = ImageToVideo::new(Image::url("https://example.com/cat.jpg"))
 ///     .prompt("the cat stretches and yawns")
-///     .duration(VideoLength::FiveSeconds)
+///     .duration(VideoDuration::FiveSeconds)
 ///     .cfg_scale(0.5);
 /// request.validate()?;
 /// # Ok::<(), kling_video::Error>(())
@@ -174,7 +192,7 @@ pub struct ImageToVideo {
     model: String,
     prompt: Option<String>,
     negative_prompt: Option<String>,
-    duration: Option<VideoLength>,
+    duration: Option<VideoDuration>,
     cfg_scale: Option<f64>,
     static_mask: Option<Image>,
     dynamic_masks: Vec<DynamicMask>,
@@ -185,7 +203,7 @@ pub struct ImageToVideo {
 }
 
 impl ImageToVideo {
-    /// A request with this picture as the first frame.
+    /// Creates a request with `image` as the first frame of the video.
     pub fn new(image: impl Into<Image>) -> Self {
         Self {
             image: image.into(),
@@ -203,83 +221,143 @@ impl ImageToVideo {
         }
     }
 
-    /// Another model on the same route. Default: [`MODEL`].
+    /// Sets the model, which must be available on the client's [`Route`](crate::Route).
+    ///
+    /// Defaults to [`MODEL`].
     pub fn model(self, id: impl Into<String>) -> Self {
         Self { model: id.into(), ..self }
     }
 
-    /// What is to happen in the video, at most 2,500 characters (Kling's docs). Default: not sent.
-    pub fn prompt(self, text: impl Into<String>) -> Self {
-        Self { prompt: Some(text.into()), ..self }
+    /// Sets the prompt, which describes what should happen in the video.
+    ///
+    /// At most 2,500 characters (Kling's docs). Defaults to no prompt.
+    pub fn prompt(self, prompt: impl Into<String>) -> Self {
+        Self { prompt: Some(prompt.into()), ..self }
     }
 
-    /// What is to be avoided, at most 2,500 characters (Kling's docs). Default: not sent.
-    pub fn negative_prompt(self, text: impl Into<String>) -> Self {
-        Self { negative_prompt: Some(text.into()), ..self }
+    /// Sets the negative prompt, which describes what the video should avoid.
+    ///
+    /// At most 2,500 characters (Kling's docs). Defaults to no negative prompt.
+    pub fn negative_prompt(self, prompt: impl Into<String>) -> Self {
+        Self { negative_prompt: Some(prompt.into()), ..self }
     }
 
-    /// The video's length. Default: not sent; the server's default is 5 seconds.
-    pub fn duration(self, length: VideoLength) -> Self {
-        Self { duration: Some(length), ..self }
+    /// Sets the duration of the video.
+    ///
+    /// 5 or 10 seconds (the API's docs). Defaults to the server's default, 5 seconds.
+    pub fn duration(self, duration: VideoDuration) -> Self {
+        Self { duration: Some(duration), ..self }
     }
 
-    /// How closely to follow the prompt, from 0.0 to 1.0. Default: not sent; the server's default
-    /// is 0.5.
+    /// Sets how closely the video follows the prompt.
+    ///
+    /// From 0.0 to 1.0 (the API's docs). Defaults to the server's default, 0.5.
     pub fn cfg_scale(self, scale: f64) -> Self {
         Self { cfg_scale: Some(scale), ..self }
     }
 
-    /// The part of the picture that stays still. Default: none. The API documents a link; a file
-    /// or bytes go out as a data URI, which it may refuse. Excludes
-    /// [`camera_control`](Self::camera_control).
+    /// Sets the mask of the region that stays still.
+    ///
+    /// The API's docs mention only URLs for masks: a file or bytes are sent as a data URI, which
+    /// the server may reject. The dimensions of a mask are not checked, since none are documented.
+    ///
+    /// Cannot be combined with [`camera_control`](Self::camera_control) (Kling's docs). Defaults
+    /// to no mask.
     pub fn static_mask(self, mask: impl Into<Image>) -> Self {
         Self { static_mask: Some(mask.into()), ..self }
     }
 
-    /// Adds a part of the picture that moves, at most 6 of them. Default: none. Excludes
-    /// [`camera_control`](Self::camera_control).
+    /// Adds a region that moves along a trajectory.
+    ///
+    /// At most 6 (the API's docs). Cannot be combined with
+    /// [`camera_control`](Self::camera_control) (Kling's docs). Defaults to no masks.
     pub fn dynamic_mask(mut self, mask: DynamicMask) -> Self {
         self.dynamic_masks.push(mask);
         self
     }
 
-    /// How the camera moves. Default: not sent. Excludes masks.
+    /// Sets the camera movement.
+    ///
+    /// Cannot be combined with masks (Kling's docs). Defaults to no camera control.
     pub fn camera_control(self, camera: CameraControl) -> Self {
         Self { camera_control: Some(camera), ..self }
     }
 
-    /// An id of your own for the task, unique within the account (Kling's docs). Default: not
-    /// sent. Nothing can be looked up by it; see [`client_request_id`](Self::client_request_id).
+    /// Sets a custom task id, unique within the account (Kling's docs).
+    ///
+    /// A generation cannot be found by this id: use
+    /// [`client_request_id`](Self::client_request_id) for that. Defaults to no id.
     pub fn external_task_id(self, id: impl Into<String>) -> Self {
         Self { external_task_id: Some(id.into()), ..self }
     }
 
-    /// The `X-Client-Request-Id` of the create: 1 to 128 of `A-Z a-z 0-9 . _ : -`. Default: made
-    /// up for each call. [`Client::find`](crate::Client::find) looks a generation up by it.
+    /// Sets the client request id, by which [`Client::find`](crate::Client::find) finds the
+    /// generation.
+    ///
+    /// It is sent as the `X-Client-Request-Id` header: 1 to 128 characters from
+    /// `A-Z a-z 0-9 . _ : -` (the API's docs). Defaults to an id generated for each call.
+    ///
+    /// ```
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// # let client = sandbox.client_builder().build()?;
+    /// use kling_video::{Image, ImageToVideo};
+    ///
+    /// let request = ImageToVideo::new(Image::url("https://example.com/cat.jpg"))
+    ///     .client_request_id("order-4711");
+    /// let generation = client.create(&request)?;
+    /// assert_eq!(client.find("order-4711")?, Some(generation.id));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn client_request_id(self, id: impl Into<String>) -> Self {
         Self { client_request_id: Some(id.into()), ..self }
     }
 
-    /// Adds a field that this crate does not know. Default: none. A field that has a setter here
-    /// is refused by [`validate`](Self::validate).
+    /// Adds a field that this crate has no setter for.
+    ///
+    /// [`validate`](Self::validate) rejects a field that this type sets itself. Defaults to no
+    /// extra fields.
+    ///
+    /// ```
+    /// use kling_video::{Image, ImageToVideo};
+    ///
+    /// // Documented for other Kling models; the server decides what this one does with it.
+    /// let request = ImageToVideo::new(Image::url("https://example.com/first.jpg"))
+    ///     .extra("tail_image_url", "https://example.com/last.jpg".into());
+    /// request.validate()?;
+    ///
+    /// let error = request.extra("prompt", "a cat".into()).validate().unwrap_err();
+    /// assert_eq!(error.field(), Some("prompt"));
+    /// # Ok::<(), kling_video::Error>(())
+    /// ```
     pub fn extra(mut self, field: impl Into<String>, value: Value) -> Self {
         self.extra.insert(field.into(), value);
         self
     }
 
-    /// Checks every documented rule, and the headers of files and bytes. Nothing is sent; every
-    /// call that creates does this first.
+    /// Checks the request against all documented rules, without sending anything.
+    ///
+    /// This includes the headers of image files and bytes. Every call that creates a generation
+    /// does this first.
     ///
     /// # Errors
-    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) with the
-    /// [`field`](crate::Error::field), what was given and what is allowed;
-    /// [`Io`](crate::ErrorKind::Io) when a file cannot be read.
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) if a rule is broken: the message says
+    /// which one, and [`Error::field`](crate::Error::field) names the field.
+    /// [`Io`](crate::ErrorKind::Io) if a file cannot be read.
+    ///
+    /// ```
+    /// use kling_video::{Image, ImageToVideo};
+    ///
+    /// let request = ImageToVideo::new(Image::url("https://example.com/cat.jpg")).cfg_scale(1.5);
+    /// let error = request.validate().unwrap_err();
+    /// assert_eq!(error.field(), Some("cfg_scale"));
+    /// assert_eq!(error.to_string(), "`cfg_scale` is 1.5; must be between 0.0 and 1.0");
+    /// ```
     pub fn validate(&self) -> Result<()> {
-        self.check().map(drop)
+        self.prepare().map(drop)
     }
 
-    /// The id that the caller wants its create to have.
-    pub(crate) fn own_client_request_id(&self) -> Option<&str> {
+    /// The client request id that the caller has set.
+    pub(crate) fn caller_request_id(&self) -> Option<&str> {
         self.client_request_id.as_deref()
     }
 
@@ -287,115 +365,119 @@ impl ImageToVideo {
         &self.image
     }
 
-    /// Checks everything, opens the picture and writes down all fields but the picture.
-    pub(crate) fn check(&self) -> Result<Checked> {
-        self.check_fields()?;
-        let picture = self.image.open("image_url")?;
-        Ok(Checked { head: self.write_head(&picture)?, picture })
+    /// Validates the request, opens the image and serializes everything but the image's data.
+    pub(crate) fn prepare(&self) -> Result<PreparedRequest> {
+        self.validate_fields()?;
+        let image = self.image.open("image_url")?;
+        Ok(PreparedRequest { json_prefix: self.write_json_prefix(&image)?, image })
     }
 
-    /// The fields without the picture, for a fingerprint. Masks stand in it by where they come
-    /// from, since a run can go on when their files are gone.
+    /// The fields as JSON without the image, for a fingerprint. Masks are represented by their
+    /// URL or path, because a run can be resumed after their files are gone.
     pub(crate) fn canonical_fields(&self) -> Result<Vec<u8>> {
-        self.check_fields()?;
-        self.to_json("", |mask, field| match mask.name() {
+        self.validate_fields()?;
+        self.to_json("", |mask, field| match mask.journal_name() {
             Some(name) => Ok(name),
             None => mask.open_mask(field),
         })
     }
 
-    fn check_fields(&self) -> Result<()> {
-        check_text("model", Some(&self.model), 1, usize::MAX)?;
-        check_text("prompt", self.prompt.as_ref(), 0, MAX_PROMPT_CHARS)?;
-        check_text("negative_prompt", self.negative_prompt.as_ref(), 0, MAX_PROMPT_CHARS)?;
-        check_text("external_task_id", self.external_task_id.as_ref(), 1, usize::MAX)?;
-        self.check_cfg_scale()?;
-        self.check_masks()?;
+    fn validate_fields(&self) -> Result<()> {
+        validate_text("model", Some(&self.model), 1, usize::MAX)?;
+        validate_text("prompt", self.prompt.as_ref(), 0, MAX_PROMPT_CHARS)?;
+        validate_text("negative_prompt", self.negative_prompt.as_ref(), 0, MAX_PROMPT_CHARS)?;
+        validate_text("external_task_id", self.external_task_id.as_ref(), 1, usize::MAX)?;
+        self.validate_cfg_scale()?;
+        self.validate_masks()?;
         if let Some(camera) = self.camera_control {
-            camera.check()?;
+            camera.validate()?;
         }
         if let Some(id) = &self.client_request_id {
-            check_client_request_id(id)?;
+            validate_client_request_id(id)?;
         }
-        self.check_extra()
+        self.validate_extra()
     }
 
-    fn check_cfg_scale(&self) -> Result<()> {
+    fn validate_cfg_scale(&self) -> Result<()> {
         match self.cfg_scale {
-            Some(scale) if !(0.0..=1.0).contains(&scale) => {
-                Err(Error::invalid("cfg_scale", format!("is {scale}: allowed is 0.0 to 1.0")))
-            }
+            Some(scale) if !(0.0..=1.0).contains(&scale) => Err(Error::invalid_request(
+                "cfg_scale",
+                format!("`cfg_scale` is {scale}; must be between 0.0 and 1.0"),
+            )),
             _ => Ok(()),
         }
     }
 
-    fn check_masks(&self) -> Result<()> {
+    fn validate_masks(&self) -> Result<()> {
         let masks = self.dynamic_masks.len();
         if masks > MAX_DYNAMIC_MASKS {
-            return Err(Error::invalid(
+            return Err(Error::invalid_request(
                 "dynamic_masks",
-                format!("has {masks} masks: allowed are at most {MAX_DYNAMIC_MASKS}"),
+                format!("`dynamic_masks` has {masks} masks; must have at most {MAX_DYNAMIC_MASKS}"),
             ));
         }
         for mask in &self.dynamic_masks {
             let points = mask.trajectory.len();
             if !TRAJECTORY_POINTS.contains(&points) {
-                return Err(Error::invalid(
+                return Err(Error::invalid_request(
                     "dynamic_masks",
-                    format!("has a trajectory of {points} points: allowed are 2 to 77"),
+                    format!(
+                        "`dynamic_masks` has a trajectory of length {points}; must have 2 to 77 \
+                         points"
+                    ),
                 ));
             }
         }
         if self.camera_control.is_some() && (masks > 0 || self.static_mask.is_some()) {
-            return Err(Error::invalid(
+            return Err(Error::invalid_request(
                 "camera_control",
-                "is given together with masks: allowed is one of the two",
+                "`camera_control` must not be combined with masks; remove one of the two",
             ));
         }
         Ok(())
     }
 
-    fn check_extra(&self) -> Result<()> {
-        match self.extra.keys().find(|field| KNOWN_FIELDS.contains(&field.as_str())) {
-            Some(field) => Err(Error::invalid(
+    fn validate_extra(&self) -> Result<()> {
+        match self.extra.keys().find(|field| RESERVED_FIELDS.contains(&field.as_str())) {
+            Some(field) => Err(Error::invalid_request(
                 field,
-                "is given as an extra field: allowed are fields without a setter of their own",
+                format!("`{field}` must not be an extra field: ImageToVideo sets it itself"),
             )),
             None => Ok(()),
         }
     }
 
-    /// The JSON up to where the picture's data goes: all but the last two bytes, `"}`.
-    fn write_head(&self, picture: &Opened) -> Result<Vec<u8>> {
-        let image_url = match picture {
-            Opened::Link(link) => link,
-            Opened::Picture(picture) => picture.media.data_uri_head(),
+    /// The JSON without its last bytes, [`JSON_SUFFIX`]: the image's base64 goes in between.
+    fn write_json_prefix(&self, image: &OpenImage) -> Result<Vec<u8>> {
+        let image_url = match image {
+            OpenImage::Url(url) => url,
+            OpenImage::Data(image) => image.format.data_uri_prefix(),
         };
         let mut json = self.to_json(image_url, Image::open_mask)?;
-        json.truncate(json.len().saturating_sub(LAST_PIECE.len()));
+        json.truncate(json.len().saturating_sub(JSON_SUFFIX.len()));
         Ok(json)
     }
 
     fn to_json(
         &self,
         image_url: &str,
-        write_mask: impl Fn(&Image, &str) -> Result<String>,
+        mask_value: impl Fn(&Image, &str) -> Result<String>,
     ) -> Result<Vec<u8>> {
         let static_mask = self.static_mask.as_ref();
-        let wire = Wire {
+        let json = RequestJson {
             model: &self.model,
             kind: "image-to-video",
             prompt: self.prompt.as_deref(),
             negative_prompt: self.negative_prompt.as_deref(),
-            duration: self.duration.map(VideoLength::seconds),
+            duration: self.duration.map(VideoDuration::as_secs),
             cfg_scale: self.cfg_scale,
-            static_mask: static_mask.map(|mask| write_mask(mask, "static_mask")).transpose()?,
+            static_mask: static_mask.map(|mask| mask_value(mask, "static_mask")).transpose()?,
             dynamic_masks: self
                 .dynamic_masks
                 .iter()
                 .map(|mask| {
                     let trajectories = mask.trajectory.as_slice();
-                    Ok(WireMask { mask: write_mask(&mask.mask, "dynamic_masks")?, trajectories })
+                    Ok(MaskJson { mask: mask_value(&mask.mask, "dynamic_masks")?, trajectories })
                 })
                 .collect::<Result<_>>()?,
             camera_control: self.camera_control.map(CameraControl::to_json),
@@ -403,23 +485,24 @@ impl ImageToVideo {
             extra: &self.extra,
             image_url,
         };
-        serde_json::to_vec(&wire)
-            .map_err(|e| Error::invalid("extra", format!("cannot be written as JSON: {e}")))
+        serde_json::to_vec(&json).map_err(|e| {
+            Error::invalid_request("extra", format!("`extra` cannot be serialized as JSON: {e}"))
+        })
     }
 }
 
-/// What ends every request's JSON: the picture's closing quote and the object's brace.
-pub(crate) const LAST_PIECE: &[u8] = b"\"}";
+/// The end of every request's JSON: the closing quote of `image_url` and the closing brace.
+pub(crate) const JSON_SUFFIX: &[u8] = b"\"}";
 
-/// A request that was checked and is ready to be streamed: `head`, picture, [`LAST_PIECE`].
-pub(crate) struct Checked {
-    pub(crate) head: Vec<u8>,
-    pub(crate) picture: Opened,
+/// A validated request, to be sent as `json_prefix`, the image as base64, and [`JSON_SUFFIX`].
+pub(crate) struct PreparedRequest {
+    pub(crate) json_prefix: Vec<u8>,
+    pub(crate) image: OpenImage,
 }
 
-/// The fields in the order they are sent: the picture last, so that it can be streamed.
+/// The fields in the order they are sent: `image_url` is last, so that it can be streamed.
 #[derive(Serialize)]
-struct Wire<'a> {
+struct RequestJson<'a> {
     model: &'a str,
     #[serde(rename = "type")]
     kind: &'static str,
@@ -434,7 +517,7 @@ struct Wire<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     static_mask: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    dynamic_masks: Vec<WireMask<'a>>,
+    dynamic_masks: Vec<MaskJson<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     camera_control: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -445,13 +528,13 @@ struct Wire<'a> {
 }
 
 #[derive(Serialize)]
-struct WireMask<'a> {
+struct MaskJson<'a> {
     mask: String,
-    #[serde(serialize_with = "points")]
+    #[serde(serialize_with = "serialize_points")]
     trajectories: &'a [(i32, i32)],
 }
 
-fn points<S: serde::Serializer>(
+fn serialize_points<S: serde::Serializer>(
     trajectory: &[(i32, i32)],
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
@@ -463,27 +546,30 @@ fn points<S: serde::Serializer>(
     serializer.collect_seq(trajectory.iter().map(|&(x, y)| Point { x, y }))
 }
 
-fn check_text(field: &str, text: Option<&String>, min: usize, max: usize) -> Result<()> {
-    let Some(text) = text else { return Ok(()) };
-    let chars = text.chars().count();
+fn validate_text(field: &str, value: Option<&String>, min: usize, max: usize) -> Result<()> {
+    let Some(value) = value else { return Ok(()) };
+    let chars = value.chars().count();
     if chars < min {
-        return Err(Error::invalid(field, "is empty: allowed is a text of at least one character"));
+        return Err(Error::invalid_request(field, format!("`{field}` must not be empty")));
     }
     if chars > max {
-        let problem = format!("has {chars} characters: allowed are at most {max}");
-        return Err(Error::invalid(field, problem));
+        let message = format!("`{field}` has {chars} characters; must have at most {max}");
+        return Err(Error::invalid_request(field, message));
     }
     Ok(())
 }
 
-/// The server drops an invalid one silently, and a lost create could then not be found.
-pub(crate) fn check_client_request_id(id: &str) -> Result<()> {
+/// Checked here, because the server silently drops an invalid id, and a create whose response is
+/// lost could then not be found.
+pub(crate) fn validate_client_request_id(id: &str) -> Result<()> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
-    if (1..=MAX_CLIENT_REQUEST_ID).contains(&id.len()) && id.bytes().all(allowed) {
+    if (1..=MAX_CLIENT_REQUEST_ID_LEN).contains(&id.len()) && id.bytes().all(allowed) {
         return Ok(());
     }
-    Err(Error::invalid(
+    Err(Error::invalid_request(
         "client_request_id",
-        format!("is {id:?}: allowed are 1 to 128 of A-Z a-z 0-9 . _ : -"),
+        format!(
+            "`client_request_id` is {id:?}; must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"
+        ),
     ))
 }

@@ -1,218 +1,221 @@
-//! `generate_to`: a run that can be killed anywhere and started again, and pays once.
+//! `generate_to`: a durable run, which may be killed anywhere, continues when it is called again,
+//! and pays once.
 //!
-//! The journal's last line says how far the run came; each state has one way on.
+//! The journal's last entry says how far the run got; every state has one next action.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::body::Body;
-use crate::call::Call;
+use crate::body::RequestBody;
+use crate::call::RequestContext;
 use crate::download::download;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::EventKind;
 use crate::fingerprint::Fingerprint;
 use crate::generation::{Generation, GenerationId};
-use crate::journal::{self, Journal, Step};
-use crate::part::check_target;
+use crate::journal::{self, Entry, Journal};
+use crate::operation::Operation;
+use crate::part::validate_target;
 use crate::poll::WaitOptions;
 use crate::request::ImageToVideo;
-use crate::submit::{Budget, Ledger, make_client_request_id, submit};
+use crate::submit::{CreateObserver, CreateQuota, generate_client_request_id, submit};
 
-/// What [`Client::generate_to`](crate::Client::generate_to) has brought.
+/// A video in a file, the result of [`Client::generate_to`](crate::Client::generate_to).
 ///
 /// ```no_run
 /// # use kling_video::{Client, Error, ImageToVideo};
 /// # fn example(client: Client, request: ImageToVideo) -> Result<(), Error> {
 /// let saved = client.generate_to(&request, "cat.mp4")?;
-/// println!("{} bytes in {}, paid for as {}", saved.bytes, saved.path.display(), saved.id);
+/// println!("{} bytes in {}, generation {}", saved.bytes, saved.path.display(), saved.id);
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Saved {
-    /// Where the video is.
+pub struct SavedVideo {
+    /// The path of the file.
     pub path: PathBuf,
-    /// How many bytes it has.
+    /// The size of the file in bytes.
     pub bytes: u64,
-    /// The generation it came from.
+    /// The generation that the video belongs to.
     pub id: GenerationId,
-    /// Whether it was there already, whole, so that nothing was asked of the API.
+    /// Whether the file was there already, complete, so that no request was made.
     pub reused: bool,
 }
 
-/// What a run needs besides its [`Call`].
-pub(crate) struct Run<'a> {
-    pub(crate) call: &'a Call<'a>,
+/// One call of `generate_to`.
+pub(crate) struct ResumableRun<'a> {
+    pub(crate) context: &'a RequestContext<'a>,
     pub(crate) request: &'a ImageToVideo,
     pub(crate) target: &'a Path,
     pub(crate) options: &'a WaitOptions,
-    pub(crate) budget: &'a Budget,
-    /// The address that creates go to.
-    pub(crate) address: &'a str,
+    pub(crate) quota: &'a CreateQuota,
+    /// The URL that creates are sent to.
+    pub(crate) endpoint_url: &'a str,
 }
 
-/// How a run goes on.
-enum Next {
-    Done { id: GenerationId, bytes: u64 },
+enum NextAction {
+    Reuse { id: GenerationId, bytes: u64 },
     Fetch(GenerationId),
-    LookUp { client_request_id: String, id: Option<GenerationId>, days: u64 },
+    Recover { client_request_id: String, id: Option<GenerationId>, days: u64 },
     Create,
 }
 
-impl Run<'_> {
-    pub(crate) fn run(&self) -> Result<Saved> {
-        // What this run paid for is on record, so that the same call can always be made again.
-        self.run_locked().map_err(Error::resumable)
+impl ResumableRun<'_> {
+    pub(crate) fn run(&self) -> Result<SavedVideo> {
+        self.execute().map_err(Error::resumable)
     }
 
-    fn run_locked(&self) -> Result<Saved> {
-        let fingerprint = Fingerprint::of(self.request, self.address)?;
+    fn execute(&self) -> Result<SavedVideo> {
+        let fingerprint = Fingerprint::compute(self.request, self.endpoint_url)?;
         let path = journal::path_for(self.target);
-        check_target(self.target).map_err(|error| error.during("generate_to"))?;
-        // Asked before a journal is made, so that what cannot be done leaves nothing behind.
+        validate_target(self.target)
+            .map_err(|error| error.with_operation(Operation::GenerateTo))?;
+        // Validated before a journal is created, so that an invalid call leaves no file behind.
         if !path.exists() {
-            self.check_not_there(&path)?;
+            self.ensure_target_absent(&path)?;
             self.request.validate()?;
         }
         let mut journal = self.open_journal(path)?;
-        if journal.steps().is_empty() {
-            self.check_not_there(journal.path())?;
+        if journal.entries().is_empty() {
+            self.ensure_target_absent(journal.path())?;
         }
-        let next = self.next(&journal, &fingerprint)?;
-        match next {
-            Next::Done { id, bytes } => Ok(self.saved(id, bytes, true)),
-            Next::Fetch(id) => self.fetch(&mut journal, &id, Duration::ZERO, None),
-            Next::LookUp { client_request_id, id, days } => {
-                self.look_up(&mut journal, &client_request_id, id.as_ref(), days)
+        match self.next_action(&journal, &fingerprint)? {
+            NextAction::Reuse { id, bytes } => {
+                self.context.emit(&id, EventKind::Reused);
+                Ok(self.saved(id, bytes, true))
             }
-            Next::Create => self.create(&mut journal, fingerprint),
+            NextAction::Fetch(id) => self.fetch(&mut journal, &id, Duration::ZERO, None),
+            NextAction::Recover { client_request_id, id, days } => {
+                self.recover(&mut journal, &client_request_id, id.as_ref(), days)
+            }
+            NextAction::Create => self.create(&mut journal, fingerprint),
         }
     }
 
-    fn check_not_there(&self, journal: &Path) -> Result<()> {
+    fn ensure_target_absent(&self, journal: &Path) -> Result<()> {
         match self.target.symlink_metadata() {
-            Ok(_) => Err(Error::journal(
-                journal,
-                format!(
-                    "is missing although {} exists: move that away, so that it is not overwritten",
-                    self.target.display()
-                ),
-            )),
+            Ok(_) => {
+                let target = self.target.display();
+                let message =
+                    format!("missing but {target} exists; move that file to avoid overwriting it");
+                Err(Error::journal(journal, message))
+            }
             Err(_) => Ok(()),
         }
     }
 
-    /// Waits for another process on the same target, as long as for a generation.
+    /// Waits for another process with the same target, as long as for a generation.
     fn open_journal(&self, path: PathBuf) -> Result<Journal> {
-        let begun = Instant::now();
-        let shown = path.clone();
-        Journal::open(path, |pause| {
-            let left = self.options.timeout.saturating_sub(begun.elapsed());
-            if left.is_zero() {
-                let busy = Error::journal(&shown, "is in use by another process");
-                let late = Error::wait_timeout(begun.elapsed(), None, Some(busy));
-                return Err(late.during("generate_to"));
+        let started = Instant::now();
+        let journal_path = path.clone();
+        Journal::open(path, |delay| {
+            let remaining = self.options.timeout.saturating_sub(started.elapsed());
+            if remaining.is_zero() {
+                let busy = Error::journal(&journal_path, "in use by another process");
+                let timed_out = Error::wait_timeout(started.elapsed(), None, Some(busy));
+                return Err(timed_out.with_operation(Operation::GenerateTo));
             }
-            match self.call.sleep(pause.min(left)) {
+            match self.context.sleep(delay.min(remaining)) {
                 true => Ok(()),
-                false => Err(Error::cancelled("generate_to")),
+                false => Err(Error::cancelled(Operation::GenerateTo)),
             }
         })
     }
 
-    fn next(&self, journal: &Journal, fingerprint: &Fingerprint) -> Result<Next> {
-        let steps = journal.steps();
-        let begun = steps.iter().rev().find_map(|step| match step {
-            Step::Intent { fingerprint, at } => Some((fingerprint, *at)),
+    fn next_action(&self, journal: &Journal, fingerprint: &Fingerprint) -> Result<NextAction> {
+        let entries = journal.entries();
+        let intent = entries.iter().rev().find_map(|entry| match entry {
+            Entry::Intent { fingerprint, at } => Some((fingerprint, *at)),
             _ => None,
         });
-        let (Some((theirs, at)), Some(last)) = (begun, steps.last()) else {
-            return match steps {
-                [] => Ok(Next::Create),
-                _ => Err(Error::journal(journal.path(), "does not begin with a run's intent")),
+        let (Some((recorded, started_at)), Some(last)) = (intent, entries.last()) else {
+            return match entries {
+                [] => Ok(NextAction::Create),
+                _ => Err(Error::journal(journal.path(), "first entry is not `intent`")),
             };
         };
-        let same = fingerprint.is_same(theirs);
+        let matches = fingerprint.matches(recorded);
         match last {
-            Step::Created { id } if same => Ok(Next::Fetch(id.clone())),
-            Step::Created { id } => {
-                let unfinished = format!(
-                    "belongs to another request, whose generation `{id}` is not fetched yet: \
-                     finish that, or delete the file to abandon it"
+            Entry::Created { id } if matches => Ok(NextAction::Fetch(id.clone())),
+            Entry::Created { id } => {
+                let message = format!(
+                    "belongs to another request, whose generation `{id}` is not fetched yet; \
+                     complete that run, or delete the file to abandon it"
                 );
-                Err(Error::journal(journal.path(), unfinished).with_id(id))
+                Err(Error::journal(journal.path(), message).with_id(id))
             }
-            Step::Sending { client_request_id, id, .. } if same => {
-                let days = days_back_to(at, journal::now());
+            Entry::Sending { client_request_id, id, .. } if matches => {
+                let days = days_since(started_at, journal::now());
                 let client_request_id = client_request_id.clone();
-                Ok(Next::LookUp { client_request_id, id: id.clone(), days })
+                Ok(NextAction::Recover { client_request_id, id: id.clone(), days })
             }
-            Step::Sending { client_request_id, .. } => {
-                let unfinished = format!(
+            Entry::Sending { client_request_id, .. } => {
+                let message = format!(
                     "belongs to another request, whose create `{client_request_id}` may have been \
-                     accepted: finish that, or delete the file to abandon it"
+                     accepted; complete that run, or delete the file to abandon it"
                 );
-                Err(Error::journal(journal.path(), unfinished)
+                Err(Error::journal(journal.path(), message)
                     .with_client_request_id(client_request_id))
             }
-            Step::Saved { id, bytes } if same => match self.target.metadata() {
-                Ok(there) if there.is_file() && there.len() == *bytes => {
-                    Ok(Next::Done { id: id.clone(), bytes: *bytes })
+            Entry::Saved { id, bytes } if matches => match self.target.metadata() {
+                Ok(file) if file.is_file() && file.len() == *bytes => {
+                    Ok(NextAction::Reuse { id: id.clone(), bytes: *bytes })
                 }
-                _ => Ok(Next::Fetch(id.clone())),
+                _ => Ok(NextAction::Fetch(id.clone())),
             },
-            Step::Intent { .. }
-            | Step::Refused { .. }
-            | Step::Failed { .. }
-            | Step::Saved { .. } => Ok(Next::Create),
+            Entry::Intent { .. }
+            | Entry::Rejected { .. }
+            | Entry::Failed { .. }
+            | Entry::Saved { .. } => Ok(NextAction::Create),
         }
     }
 
-    fn create(&self, journal: &mut Journal, fingerprint: Fingerprint) -> Result<Saved> {
-        // Checked before anything is written down or sent.
-        let mut body = Body::new(self.request.check()?);
-        let fingerprint = match body.picture() {
-            // Of the very file that is sent, in case another was put in its place meanwhile.
-            Some(picture) => fingerprint.with_picture(picture)?,
+    fn create(&self, journal: &mut Journal, fingerprint: Fingerprint) -> Result<SavedVideo> {
+        // Validated before anything is recorded or sent.
+        let mut body = RequestBody::new(self.request.prepare()?);
+        let fingerprint = match body.image() {
+            // Of the open file that is sent, in case the path's file was replaced meanwhile.
+            Some(image) => fingerprint.with_image(image)?,
             None => fingerprint,
         };
-        journal.append(Step::Intent { fingerprint, at: journal::now() })?;
-        let mut ledger =
-            JournalLedger { journal, own: self.request.own_client_request_id(), unrecorded: None };
-        let generation = submit(self.call, body, self.budget, &mut ledger)?;
-        let unrecorded = ledger.unrecorded;
-        self.fetch(journal, &generation.id, self.options.first_poll_after, unrecorded)
+        journal.append(Entry::Intent { fingerprint, at: journal::now() })?;
+        let prefix = self.request.caller_request_id();
+        let mut recorder = JournalRecorder { journal, prefix, journal_error: None };
+        let generation = submit(self.context, body, self.quota, &mut recorder)?;
+        let journal_error = recorder.journal_error;
+        self.fetch(journal, &generation.id, self.options.initial_delay, journal_error)
     }
 
-    /// Finds the generation of a create whose answer was lost: in the log, which may not list it
-    /// yet, or else by the id that the answer may have named.
-    fn look_up(
+    /// Finds the generation of a create whose response was lost: in the request log, which may not
+    /// list it yet, or by the id that the response may have named.
+    fn recover(
         &self,
         journal: &mut Journal,
         client_request_id: &str,
         id: Option<&GenerationId>,
         days: u64,
-    ) -> Result<Saved> {
-        let dress = |error: Error| error.with_client_request_id(client_request_id);
-        let named = || id.filter(|id| self.call.retrieve(id).is_ok()).cloned();
-        let found = self.call.find(client_request_id, days).map_err(dress)?;
+    ) -> Result<SavedVideo> {
+        let with_context = |error: Error| error.with_client_request_id(client_request_id);
+        let named = || id.filter(|id| self.context.retrieve(id).is_ok()).cloned();
+        let found = self.context.find(client_request_id, days).map_err(with_context)?;
         match found.or_else(|| Some((named()?, true))) {
             Some((id, true)) => {
-                journal.append(Step::Created { id: id.clone() }).map_err(|e| e.with_id(&id))?;
+                journal.append(Entry::Created { id: id.clone() }).map_err(|e| e.with_id(&id))?;
+                self.context.emit_create(Some(&id), client_request_id, EventKind::Recovered);
                 self.fetch(journal, &id, Duration::ZERO, None)
             }
             Some((id, false)) => {
-                let why = "the API's log has it as failed".to_owned();
-                journal.append(Step::Failed { id: id.clone(), why: why.clone() })?;
-                Err(dress(Error::generation_failed("generate_to", why).with_id(&id)))
+                let reason = "the API's log lists it as failed".to_owned();
+                journal.append(Entry::Failed { id: id.clone(), reason: reason.clone() })?;
+                let error = Error::generation_failed(Operation::GenerateTo, reason);
+                Err(with_context(error.with_id(&id)))
             }
             None => {
-                let unlisted = Error::journal(
-                    journal.path(),
-                    "ends with a create whose answer never came, and the API's log does not list \
-                     it (yet): run again later, or delete the file to pay for a new one",
-                );
-                let unknown = dress(Error::create_unknown(unlisted));
+                let message = "the last create received no response, and the API's log does not \
+                               list it (yet)";
+                let unlisted = Error::journal(journal.path(), message);
+                let unknown = with_context(Error::create_unknown(unlisted));
                 Err(match id {
                     Some(id) => unknown.with_id(id),
                     None => unknown,
@@ -221,23 +224,23 @@ impl Run<'_> {
         }
     }
 
-    /// Waits for the generation and downloads its video. `unrecorded` is why its id is not in the
-    /// journal, if it is not: that does not stop a run that has paid.
+    /// Waits for the generation and downloads its video. `journal_error` is set if its id could not
+    /// be recorded, which must not stop a run that has paid.
     fn fetch(
         &self,
         journal: &mut Journal,
         id: &GenerationId,
-        first_poll_after: Duration,
-        unrecorded: Option<Error>,
-    ) -> Result<Saved> {
-        let fetched = self.fetch_video(journal, id, first_poll_after);
-        match (fetched, unrecorded) {
+        initial_delay: Duration,
+        journal_error: Option<Error>,
+    ) -> Result<SavedVideo> {
+        let result = self.fetch_video(journal, id, initial_delay);
+        match (result, journal_error) {
             (Ok(saved), _) => Ok(saved),
             (Err(error), None) => Err(error),
-            // Both went wrong: what would make the next run look the create up comes first.
-            (Err(error), Some(unrecorded)) => Err(match error.kind() {
+            // Both failed: the caller must learn first why the next run will not know the id.
+            (Err(error), Some(journal_error)) => Err(match error.kind() {
                 ErrorKind::GenerationFailed => error,
-                _ => unrecorded.with_id(id),
+                _ => journal_error.with_id(id),
             }),
         }
     }
@@ -246,59 +249,62 @@ impl Run<'_> {
         &self,
         journal: &mut Journal,
         id: &GenerationId,
-        first_poll_after: Duration,
-    ) -> Result<Saved> {
-        let options = self.options.clone().first_poll_after(first_poll_after);
-        let video = match self.call.wait(id, &options) {
+        initial_delay: Duration,
+    ) -> Result<SavedVideo> {
+        let options = self.options.clone().initial_delay(initial_delay);
+        let video = match self.context.wait(id, &options) {
             Ok(video) => video,
             Err(error) if error.kind() == ErrorKind::GenerationFailed => {
-                let why = error.api_message().unwrap_or_default().to_owned();
-                journal.append(Step::Failed { id: id.clone(), why }).map_err(|e| e.with_id(id))?;
+                let reason = error.server_message().unwrap_or_default().to_owned();
+                journal
+                    .append(Entry::Failed { id: id.clone(), reason })
+                    .map_err(|e| e.with_id(id))?;
                 return Err(error);
             }
             Err(error) => return Err(error),
         };
-        let bytes = download(self.call, &video, self.target)?;
-        journal.append(Step::Saved { id: id.clone(), bytes }).map_err(|e| e.with_id(id))?;
+        let bytes = download(self.context, &video, self.target)?;
+        journal.append(Entry::Saved { id: id.clone(), bytes }).map_err(|e| e.with_id(id))?;
+        self.context.emit(id, EventKind::Saved { bytes });
         Ok(self.saved(id.clone(), bytes, false))
     }
 
-    fn saved(&self, id: GenerationId, bytes: u64, reused: bool) -> Saved {
-        Saved { path: self.target.to_owned(), bytes, id, reused }
+    fn saved(&self, id: GenerationId, bytes: u64, reused: bool) -> SavedVideo {
+        SavedVideo { path: self.target.to_owned(), bytes, id, reused }
     }
 }
 
-/// How many days of the log a run that was begun then may be found in, and one more; all of them
-/// where the clock was set back since.
-fn days_back_to(begun: u64, now: u64) -> u64 {
-    match now.checked_sub(begun) {
+/// How many days of the log to search for a run that was started then, with one to spare; all of
+/// them if the clock was set back since.
+fn days_since(started_at: u64, now: u64) -> u64 {
+    match now.checked_sub(started_at) {
         Some(age) => age.div_ceil(86_400).saturating_add(1),
         None => u64::MAX,
     }
 }
 
-/// Writes a create down while it happens.
-struct JournalLedger<'a> {
+/// Records the attempts of a create in the journal.
+struct JournalRecorder<'a> {
     journal: &'a mut Journal,
-    own: Option<&'a str>,
-    unrecorded: Option<Error>,
+    prefix: Option<&'a str>,
+    journal_error: Option<Error>,
 }
 
-impl Ledger for JournalLedger<'_> {
-    /// Each attempt has its own, so that the log tells them apart.
+impl CreateObserver for JournalRecorder<'_> {
+    /// Every attempt has its own id, so that the log distinguishes them.
     fn client_request_id(&mut self) -> String {
-        make_client_request_id(self.own)
+        generate_client_request_id(self.prefix)
     }
 
-    fn sending(&mut self, client_request_id: &str) -> Result<()> {
+    fn before_commit(&mut self, client_request_id: &str) -> Result<()> {
         let client_request_id = client_request_id.to_owned();
-        self.journal.append(Step::Sending { client_request_id, at: journal::now(), id: None })
+        self.journal.append(Entry::Sending { client_request_id, at: journal::now(), id: None })
     }
 
-    fn unknown(&mut self, error: &Error) {
+    fn indeterminate(&mut self, error: &Error) {
         if let (Some(request), Some(id)) = (error.client_request_id(), error.generation_id()) {
-            // The error carries the id as well: one that cannot be written down is not lost.
-            let _ = self.journal.append(Step::Sending {
+            // If this fails, the id is still in the error.
+            let _ = self.journal.append(Entry::Sending {
                 client_request_id: request.to_owned(),
                 at: journal::now(),
                 id: Some(id.clone()),
@@ -306,12 +312,13 @@ impl Ledger for JournalLedger<'_> {
         }
     }
 
-    fn refused(&mut self, why: &Error) -> Result<()> {
-        self.journal.append(Step::Refused { why: why.to_string() })
+    fn rejected(&mut self, error: &Error) -> Result<()> {
+        self.journal.append(Entry::Rejected { reason: error.to_string() })
     }
 
-    fn created(&mut self, generation: &Generation) {
-        self.unrecorded = self.journal.append(Step::Created { id: generation.id.clone() }).err();
+    fn accepted(&mut self, generation: &Generation) {
+        self.journal_error =
+            self.journal.append(Entry::Created { id: generation.id.clone() }).err();
     }
 }
 
@@ -320,12 +327,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_is_read_back_to_the_runs_beginning_whatever_the_clock_does() {
+    fn log_period_covers_the_run_even_if_the_clock_was_set_back() {
         const DAY: u64 = 86_400;
-        for (begun, now, days) in
+        for (started_at, now, days) in
             [(0, 0, 1), (0, 1, 2), (0, 2 * DAY, 3), (DAY, 3 * DAY + 1, 4), (1, 0, u64::MAX)]
         {
-            assert_eq!(days_back_to(begun, now), days, "{begun} {now}");
+            assert_eq!(days_since(started_at, now), days, "{started_at} {now}");
         }
     }
 }

@@ -1,16 +1,19 @@
-//! An offline stand-in for the API, so that programs which embed this crate can test themselves
-//! without a network, without a key and at no cost (feature `sandbox`).
+//! A mock server for the API, for testing programs offline, without a key and at no cost.
 //!
-//! [`Sandbox::start`] opens a port on the loopback interface and speaks the API over real
-//! sockets, as strictly as its documentation: a wrong path, method, key, content type, field,
-//! type or range gets the vendor's error. It "generates" in a scripted number of polls, and
-//! serves a real, playable MP4. What goes wrong in production can be made to go wrong here: see
-//! [`Fault`]. What it was asked can be looked at: see [`Sandbox::requests`].
+//! Requires the feature `sandbox`.
 //!
-//! The sandbox is a tool for tests. Until version 1.0 it is outside the crate's semver promise.
+//! [`Sandbox::start`] listens on a loopback port and serves the API over real sockets. It is as
+//! strict as the API's documentation: a wrong path, method, key, content type, field, type or
+//! range gets the vendor's error response. A generation completes after a configurable number of
+//! polls, and its video is a real, playable MP4. A [`Fault`] reproduces a failure that can happen
+//! in production, and [`Sandbox::requests`] returns every request the server received.
+//!
+//! **Semver:** the sandbox is a testing tool. Until version 1.0, everything in this module is
+//! outside the crate's semver promise and may change in any release.
 //!
 //! ```
-//! use kling_video::{Image, ImageToVideo, Sandbox};
+//! use kling_video::sandbox::Sandbox;
+//! use kling_video::{Image, ImageToVideo};
 //!
 //! # fn main() -> kling_video::Result<()> {
 //! let sandbox = Sandbox::start()?;
@@ -24,24 +27,25 @@
 //! # }
 //! ```
 
-// Each file imports only from those after it in: server, connection, sender, stop, traffic, api,
-// log, generation, schema, picture, video, replies, endpoint, fault, query, time, http.
+// Each module imports only from those listed after it: server, connection, response_writer,
+// shutdown, request_log, api, logs, generation, schema, image, video, responses, endpoint, fault,
+// query, time, http.
 mod api;
 mod connection;
 mod endpoint;
 mod fault;
 mod generation;
 mod http;
-mod log;
-mod picture;
+mod image;
+mod logs;
 mod query;
-mod replies;
+mod request_log;
+mod response_writer;
+mod responses;
 mod schema;
-mod sender;
 mod server;
-mod stop;
+mod shutdown;
 mod time;
-mod traffic;
 mod video;
 
 use std::fmt;
@@ -49,22 +53,26 @@ use std::time::Duration;
 
 pub use endpoint::Endpoint;
 pub use fault::Fault;
-pub use generation::SandboxGeneration;
-pub use traffic::SandboxRequest;
+pub use generation::RecordedGeneration;
+pub use request_log::RecordedRequest;
 
-use crate::{Client, ClientBuilder, Error, Result, RetryPolicy, WaitOptions};
+use crate::{Client, ClientBuilder, Error, Operation, Result, RetryPolicy, WaitOptions};
 use generation::Failure;
 use server::Server;
 
-/// The stand-in server. It runs until it is dropped, which closes its port and all connections,
-/// also those that a [`Fault::stall`] keeps waiting, and ends its threads.
+/// A running mock server.
 ///
-/// It can be scripted at any time, also while clients are talking to it.
+/// It runs until it is dropped. Dropping it closes the port and all connections, including those
+/// held open by [`Fault::no_response`], and joins the server's threads.
+///
+/// All settings can be changed at any time, also while clients are connected.
 ///
 /// ```
 /// # fn main() -> kling_video::Result<()> {
-/// let sandbox = kling_video::Sandbox::start()?;
-/// sandbox.finish_after(0);
+/// use kling_video::sandbox::Sandbox;
+///
+/// let sandbox = Sandbox::start()?;
+/// sandbox.complete_after_polls(0);
 /// let client = sandbox.client_builder().build()?;
 /// # let _ = client;
 /// # Ok(())
@@ -75,29 +83,33 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Starts a server on 127.0.0.1 and a free port.
+    /// Starts a server on a free port of 127.0.0.1.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// let sandbox = kling_video::Sandbox::start()?;
+    /// let sandbox = kling_video::sandbox::Sandbox::start()?;
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
     ///
-    /// `ErrorKind::Io` when no port can be opened.
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the server cannot listen on a port or start its
+    /// thread.
     pub fn start() -> Result<Sandbox> {
-        let server = Server::start()
-            .map_err(|source| Error::io("sandbox", None, "no port can be opened", source))?;
+        let server = Server::start().map_err(|source| {
+            Error::io(Operation::Build, None, "failed to start the sandbox on 127.0.0.1", source)
+        })?;
         Ok(Sandbox { server })
     }
 
-    /// What to give [`ClientBuilder::base_url`]: `http://127.0.0.1:` and the port.
+    /// Returns the server's base URL, for [`ClientBuilder::base_url`].
+    ///
+    /// It is `http://127.0.0.1:` followed by the port.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
     /// assert!(sandbox.url().starts_with("http://127.0.0.1:"));
     /// # Ok(())
     /// # }
@@ -107,27 +119,28 @@ impl Sandbox {
         self.server.api().origin().to_owned()
     }
 
-    /// The only API key that it accepts: `sandbox-key`.
+    /// Returns the only API key that the server accepts: `sandbox-key`.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
     /// assert_eq!(sandbox.key(), "sandbox-key");
     /// # Ok(())
     /// # }
     /// ```
     #[must_use]
     pub fn key(&self) -> &str {
-        api::KEY
+        api::API_KEY
     }
 
-    /// A client's builder that points here, with the key, without any proxy, and with waits that
-    /// suit a test: the first poll after 2 ms, then every 2 ms, for at most 30 s; retries after
-    /// 1 ms to 20 ms.
+    /// Returns a builder for a client of this server, with delays short enough for tests.
+    ///
+    /// The client uses this server's URL and key, and no proxy. It polls after 2 ms and then every
+    /// 2 ms, for at most 30 s. Its retries start with a base delay of 1 ms, up to 20 ms.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
     /// let client = sandbox.client_builder().build()?;
     /// assert_eq!(client.balance()?.amount, 100.0);
     /// # Ok(())
@@ -135,85 +148,107 @@ impl Sandbox {
     /// ```
     pub fn client_builder(&self) -> ClientBuilder {
         let wait = WaitOptions::new()
-            .first_poll_after(Duration::from_millis(2))
+            .initial_delay(Duration::from_millis(2))
             .interval(Duration::from_millis(2))
             .timeout(Duration::from_secs(30));
         let retry = RetryPolicy::new()
             .base_delay(Duration::from_millis(1))
             .max_delay(Duration::from_millis(20));
-        Client::builder(self.key()).base_url(self.url()).no_proxy().wait(wait).retry(retry)
+        Client::builder(self.key())
+            .base_url(self.url())
+            .no_proxy()
+            .wait_options(wait)
+            .retry_policy(retry)
     }
 
-    /// The video that it serves by default: an MP4 of one second, H.264, 320 × 180 px, 18 KB.
+    /// Returns the video that is served by default: MP4, H.264, one second, 320 × 180 px, 18 KB.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
-    /// assert_eq!(&sandbox.video()[4..8], b"ftyp");
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// assert_eq!(&sandbox.default_video()[4..8], b"ftyp");
     /// # Ok(())
     /// # }
     /// ```
     #[must_use]
-    pub fn video(&self) -> &'static [u8] {
-        video::VIDEO
+    pub fn default_video(&self) -> &'static [u8] {
+        video::DEFAULT_VIDEO
     }
 
-    /// Serves these bytes from now on, for every generation.
+    /// Sets the bytes that are served as the video of every generation, existing ones included.
+    ///
+    /// Defaults to [`default_video`](Sandbox::default_video).
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
-    /// sandbox.serve_video(b"not a video".to_vec());
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// sandbox.set_video(b"not a video".to_vec());
     /// # Ok(())
     /// # }
     /// ```
-    pub fn serve_video(&self, bytes: Vec<u8>) {
+    pub fn set_video(&self, bytes: Vec<u8>) {
         self.server.api().state().video.replace(bytes);
     }
 
-    /// Generations created from now on are pending for so many polls (`queued` at the first,
-    /// `generating` after it) and finished at the next. Default: 2, so the third poll finds the
-    /// video. Takes back [`statuses`](Sandbox::statuses).
+    /// Sets how many polls return a pending status before a generation completes.
+    ///
+    /// The first pending poll returns `queued`, later ones `generating`, and the poll after them
+    /// the final status. Applies to generations created from now on, and clears
+    /// [`set_status_sequence`](Sandbox::set_status_sequence).
+    ///
+    /// Defaults to 2: the third poll returns the video.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
-    /// sandbox.finish_after(0); // the first poll finds it
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// sandbox.complete_after_polls(0); // the first poll returns the video
     /// # Ok(())
     /// # }
     /// ```
-    pub fn finish_after(&self, polls: u32) {
+    pub fn complete_after_polls(&self, polls: u32) {
         let plan = &mut self.server.api().state().plan;
         plan.pending_polls = polls;
         plan.statuses.clear();
     }
 
-    /// Generations created from now on have these statuses, one a poll, the last for good.
-    /// `completed` and `succeeded` come with the video, `error` and `failed` with an error. None
-    /// at all: back to [`finish_after`](Sandbox::finish_after).
+    /// Sets the statuses that successive polls of a generation return; the last one repeats.
+    ///
+    /// A response with `completed` or `succeeded` carries the video, one with `error` or `failed`
+    /// an error object (see [`set_failure`](Sandbox::set_failure)). Applies to generations created
+    /// from now on.
+    ///
+    /// Defaults to an empty sequence, with which
+    /// [`complete_after_polls`](Sandbox::complete_after_polls) decides.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
-    /// sandbox.statuses(["queued", "waiting", "succeeded"]);
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// sandbox.set_status_sequence(["queued", "waiting", "succeeded"]);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn statuses(&self, statuses: impl IntoIterator<Item = impl Into<String>>) {
-        // Collected first: the caller's iterator shall not run under the lock.
+    pub fn set_status_sequence(&self, statuses: impl IntoIterator<Item = impl Into<String>>) {
+        // Collected first: the caller's iterator must not run while the lock is held.
         let statuses = statuses.into_iter().map(Into::into).collect();
         self.server.api().state().plan.statuses = statuses;
     }
 
-    /// Generations created from now on end with the status `error` and this error, when
-    /// [`finish_after`](Sandbox::finish_after) says.
+    /// Makes generations fail: the final status is `error`, with this error name and message.
+    ///
+    /// Applies to generations created from now on. They fail after the pending polls set with
+    /// [`complete_after_polls`](Sandbox::complete_after_polls). A generation with a
+    /// [status sequence](Sandbox::set_status_sequence) keeps its statuses and takes only the error
+    /// from here.
+    ///
+    /// Defaults to no failure: generations complete.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// use kling_video::{ErrorKind, Image, ImageToVideo, Sandbox};
+    /// use kling_video::sandbox::Sandbox;
+    /// use kling_video::{ErrorKind, Image, ImageToVideo};
     ///
     /// let sandbox = Sandbox::start()?;
-    /// sandbox.fail_with("ContentPolicyViolation", "The picture was refused");
+    /// sandbox.set_failure("ContentPolicyViolation", "The image was rejected");
     /// let client = sandbox.client_builder().build()?;
     /// let request = ImageToVideo::new(Image::url("https://example.com/cat.jpg"));
     /// let error = client.generate(&request).unwrap_err();
@@ -221,225 +256,259 @@ impl Sandbox {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn fail_with(&self, name: &str, message: &str) {
+    pub fn set_failure(&self, name: &str, message: &str) {
         self.server.api().state().plan.failure =
             Some(Failure { name: name.to_owned(), message: message.to_owned() });
     }
 
-    /// The first polls of generations created from now on answer 404 "Inference not found", as
-    /// the API has been seen to do. Default: 0. These polls do not count for
-    /// [`finish_after`](Sandbox::finish_after) and [`statuses`](Sandbox::statuses).
+    /// Sets how many polls of a new generation return 404 "Inference not found" at first.
+    ///
+    /// The real API has been seen to do this. These polls do not count towards
+    /// [`complete_after_polls`](Sandbox::complete_after_polls) or
+    /// [`set_status_sequence`](Sandbox::set_status_sequence). Applies to generations created from
+    /// now on.
+    ///
+    /// Defaults to 0.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
-    /// sandbox.hidden_polls(3);
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// sandbox.set_not_found_polls(3);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn hidden_polls(&self, polls: u32) {
-        self.server.api().state().plan.hidden_polls = polls;
+    pub fn set_not_found_polls(&self, polls: u32) {
+        self.server.api().state().plan.not_found_polls = polls;
     }
 
-    /// Holds back every reply of an endpoint for so long, until it is set to zero. The request
-    /// has been acted on by then. Default: zero.
+    /// Sets how long every response of an endpoint is held back.
+    ///
+    /// The request is processed first, so a delayed create request has already created its
+    /// generation. The delay applies until it is set again.
+    ///
+    /// Defaults to zero.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
     /// use std::time::Duration;
-    /// sandbox.delay(kling_video::Endpoint::Retrieve, Duration::from_millis(50));
+    ///
+    /// use kling_video::sandbox::Endpoint;
+    ///
+    /// sandbox.set_response_delay(Endpoint::Retrieve, Duration::from_millis(50));
     /// # Ok(())
     /// # }
     /// ```
-    pub fn delay(&self, endpoint: Endpoint, delay: Duration) {
-        self.server.traffic().delays.insert(endpoint, delay);
+    pub fn set_response_delay(&self, endpoint: Endpoint, delay: Duration) {
+        self.server.request_log().response_delays.insert(endpoint, delay);
     }
 
-    /// Generations appear in the request log so long after they were accepted, earlier ones too.
-    /// `Duration::MAX`: never. Default: zero.
+    /// Sets how long after its creation a generation appears in the API's log (`GET /v2/logs`).
+    ///
+    /// Applies to existing generations too. With [`Duration::MAX`] they never appear.
+    ///
+    /// Defaults to zero.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
-    /// sandbox.log_delay(std::time::Duration::MAX);
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// sandbox.set_log_delay(std::time::Duration::MAX);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn log_delay(&self, delay: Duration) {
-        self.server.api().state().log.delay = delay;
+    pub fn set_log_delay(&self, delay: Duration) {
+        self.server.api().state().logs.delay = delay;
     }
 
-    /// A page of the request log has at most so many rows, whatever the request's `limit` says.
-    /// At least 1, default 100, which is also the largest `limit` that the API takes.
+    /// Sets the maximum number of entries on one page of the API's log.
+    ///
+    /// It caps the `limit` of a request, so that pagination can be tested without hundreds of
+    /// generations. Values below 1 are treated as 1.
+    ///
+    /// Defaults to 100, which is also the largest `limit` that the API accepts.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
-    /// sandbox.log_page_limit(2); // paging without hundreds of generations
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// sandbox.set_log_page_limit(2);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn log_page_limit(&self, rows: usize) {
-        self.server.api().state().log.page_limit = rows.max(1);
+    pub fn set_log_page_limit(&self, entries: usize) {
+        self.server.api().state().logs.page_limit = entries.max(1);
     }
 
-    /// Puts a row on top of the request log, dated now and not held back.
+    /// Adds an entry to the API's log, dated now and not subject to the log delay.
     #[doc(hidden)]
-    pub fn add_log_row(&self, client_request_id: &str, inference_id: &str, status: &str) {
+    pub fn add_log_entry(&self, client_request_id: &str, inference_id: &str, status: &str) {
         let mut state = self.server.api().state();
-        state.add_log_row(client_request_id, inference_id, status);
+        state.add_log_entry(client_request_id, inference_id, status);
     }
 
-    /// Links to videos that were handed out so far answer 403. A retrieve hands out a fresh one.
+    /// Expires all video URLs issued so far: requests for them return 403.
+    ///
+    /// Retrieving the generation again issues a new URL.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
-    /// sandbox.expire_links();
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// sandbox.expire_video_urls();
     /// # Ok(())
     /// # }
     /// ```
-    pub fn expire_links(&self) {
-        self.server.api().state().video.expire_links();
+    pub fn expire_video_urls(&self) {
+        self.server.api().state().video.expire_urls();
     }
 
-    /// The balance that is reported, in US dollars. Default: 100. Nothing is deducted from it,
-    /// and nothing is refused for want of it (for that: `Fault::status(403)`).
+    /// Sets the account balance that the server reports, in US dollars.
+    ///
+    /// Generations do not reduce it, and create requests are accepted whatever it is. Use
+    /// `Fault::status(403)` to simulate an account without credits.
+    ///
+    /// Defaults to 100.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
-    /// sandbox.balance(0.25);
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// sandbox.set_balance(0.25);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn balance(&self, usd: f64) {
+    pub fn set_balance(&self, usd: f64) {
         self.server.api().state().balance = usd;
     }
 
-    /// Accepts this model as well. By default only `kling-video/v2.1/pro/image-to-video`.
+    /// Allows create requests to use this model, in addition to those already allowed.
+    ///
+    /// Defaults to `kling-video/v2.1/pro/image-to-video` only.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
     /// sandbox.allow_model("kling-video/v2.1/standard/image-to-video");
     /// # Ok(())
     /// # }
     /// ```
     pub fn allow_model(&self, model: impl Into<String>) {
         let model = model.into();
-        self.server.api().state().allowed.models.insert(model);
+        self.server.api().state().extensions.models.insert(model);
     }
 
-    /// Accepts a field of this name in the body of a create, with any value. By default only the
-    /// documented ones.
+    /// Allows a top-level field of this name in the body of create requests, with any value.
+    ///
+    /// Defaults to the documented fields only.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
     /// sandbox.allow_field("tail_image_url");
     /// # Ok(())
     /// # }
     /// ```
     pub fn allow_field(&self, name: impl Into<String>) {
         let name = name.into();
-        self.server.api().state().allowed.fields.insert(name);
+        self.server.api().state().extensions.fields.insert(name);
     }
 
-    /// The next `times` requests of an endpoint go wrong in this way. Faults of one endpoint
-    /// queue up and are used in order; [`Fault::default`] lets a request pass, so that with some of
-    /// these first it is a later one that goes wrong, as when credits run out after the second.
+    /// Queues a fault for the next `times` requests to an endpoint.
+    ///
+    /// The faults of an endpoint are used in the order in which they were queued.
+    /// [`Fault::default`] lets a request through unchanged: queue it first to make a later request
+    /// fail, as when credits run out after the second generation.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// use kling_video::{Endpoint, Fault};
-    /// # let sandbox = kling_video::Sandbox::start()?;
+    /// use kling_video::sandbox::{Endpoint, Fault};
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
     /// sandbox.fault(Endpoint::Billing, Fault::status(500), 2);
-    /// sandbox.fault(Endpoint::Billing, Fault::close(), 1);
+    /// sandbox.fault(Endpoint::Billing, Fault::close_connection(), 1);
     /// let client = sandbox.client_builder().build()?;
-    /// client.balance()?; // at the fourth try
-    /// assert_eq!(sandbox.count(Endpoint::Billing), 4);
+    /// client.balance()?; // the fourth attempt succeeds
+    /// assert_eq!(sandbox.request_count(Endpoint::Billing), 4);
     ///
     /// sandbox.fault(Endpoint::Create, Fault::default(), 2);
-    /// sandbox.fault(Endpoint::Create, Fault::status(403), u32::MAX); // no credits
+    /// sandbox.fault(Endpoint::Create, Fault::status(403), u32::MAX); // out of credits
     /// # Ok(())
     /// # }
     /// ```
     pub fn fault(&self, endpoint: Endpoint, fault: Fault, times: u32) {
-        self.server.traffic().queue(endpoint, fault, times);
+        self.server.request_log().queue_fault(endpoint, fault, times);
     }
 
-    /// Forgets the faults that have not been used.
+    /// Discards all queued faults that have not been used yet.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
     /// sandbox.clear_faults();
     /// # Ok(())
     /// # }
     /// ```
     pub fn clear_faults(&self) {
-        self.server.traffic().clear_faults();
+        self.server.request_log().clear_faults();
     }
 
-    /// Every request so far in the order of their heads, also those that were refused or did not
-    /// arrive whole.
+    /// Returns every request received so far, including rejected and incomplete ones.
+    ///
+    /// They are in the order in which their heads were received.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
-    /// assert!(sandbox.requests().iter().all(|request| request.complete));
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// assert!(sandbox.requests().iter().all(|request| request.body_complete));
     /// # Ok(())
     /// # }
     /// ```
     #[must_use]
-    pub fn requests(&self) -> Vec<SandboxRequest> {
-        self.server.traffic().requests.clone()
+    pub fn requests(&self) -> Vec<RecordedRequest> {
+        self.server.request_log().requests.clone()
     }
 
-    /// How many requests of an endpoint have come, counted as soon as their head was read.
+    /// Returns how many requests to an endpoint were received so far.
+    ///
+    /// A request counts as soon as its head was read.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
-    /// assert_eq!(sandbox.count(kling_video::Endpoint::Retrieve), 0);
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// use kling_video::sandbox::Endpoint;
+    ///
+    /// assert_eq!(sandbox.request_count(Endpoint::Retrieve), 0);
     /// # Ok(())
     /// # }
     /// ```
     #[must_use]
-    pub fn count(&self, endpoint: Endpoint) -> usize {
-        let traffic = self.server.traffic();
-        let of_endpoint = |request: &&SandboxRequest| request.endpoint == Some(endpoint);
-        traffic.requests.iter().filter(of_endpoint).count()
+    pub fn request_count(&self, endpoint: Endpoint) -> usize {
+        let request_log = self.server.request_log();
+        request_log.requests.iter().filter(|request| request.endpoint == Some(endpoint)).count()
     }
 
-    /// Every create that was accepted, in order.
+    /// Returns every generation created so far, oldest first.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
     /// assert!(sandbox.generations().is_empty());
     /// # Ok(())
     /// # }
     /// ```
     #[must_use]
-    pub fn generations(&self) -> Vec<SandboxGeneration> {
+    pub fn generations(&self) -> Vec<RecordedGeneration> {
         self.server.api().state().generations()
     }
 
-    /// How many TCP connections were accepted so far.
+    /// Returns how many TCP connections were accepted so far.
     ///
     /// ```
     /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::Sandbox::start()?;
-    /// assert_eq!(sandbox.connections(), 0);
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// assert_eq!(sandbox.connection_count(), 0);
     /// # Ok(())
     /// # }
     /// ```
     #[must_use]
-    pub fn connections(&self) -> usize {
-        self.server.traffic().connections
+    pub fn connection_count(&self) -> usize {
+        self.server.request_log().connection_count
     }
 }
 

@@ -1,68 +1,71 @@
-//! A create on its way: attempts, commit point, and what is kept on record of them.
+//! Sends a create: its attempts, its commit point, and who records them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::body::{Body, Hooks, Progress};
-use crate::call::Call;
+use crate::body::{RequestBody, UploadObserver, UploadState};
+use crate::call::RequestContext;
 use crate::endpoint::create::{Outcome, outcome};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
+use crate::event::EventKind;
 use crate::generation::Generation;
+use crate::operation::Operation;
 use crate::random::random;
-use crate::transport::{ASK_FIRST, CreateInterrupt};
+use crate::transport::{CreateCancelGuard, EXPECT_CONTINUE_THRESHOLD};
 
-/// Who keeps a record of a create while it happens.
-pub(crate) trait Ledger {
+/// Observes the attempts of a create, to record them.
+pub(crate) trait CreateObserver {
     /// The client request id of the next attempt.
     fn client_request_id(&mut self) -> String;
 
-    /// The attempt is about to be committed; an error keeps it from that.
-    fn sending(&mut self, _client_request_id: &str) -> Result<()> {
+    /// The attempt is about to be committed; an error prevents that.
+    fn before_commit(&mut self, _client_request_id: &str) -> Result<()> {
         Ok(())
     }
 
-    /// The attempt was committed but certainly not accepted.
-    fn refused(&mut self, _why: &Error) -> Result<()> {
+    /// The attempt was committed and rejected.
+    fn rejected(&mut self, _error: &Error) -> Result<()> {
         Ok(())
     }
 
-    /// The attempt was committed and its answer cannot be read, which may yet name a generation.
-    fn unknown(&mut self, _error: &Error) {}
+    /// The attempt was committed and its response is unusable, although it may name a generation.
+    fn indeterminate(&mut self, _error: &Error) {}
 
-    /// The attempt was accepted. Nothing may stop a run from here on.
-    fn created(&mut self, _generation: &Generation) {}
+    /// The attempt was accepted. Cannot fail: a generation that is paid for must be fetched.
+    fn accepted(&mut self, _generation: &Generation) {}
 }
 
-/// A made-up client request id; an own one is its beginning.
-pub(crate) fn make_client_request_id(own: Option<&str>) -> String {
-    // The API takes at most 128 characters.
-    const MOST_OF_OWN: usize = 128 - 1 - 16;
-    match own {
-        // Checked before: it is ASCII.
-        Some(own) => format!("{}-{:016x}", own.get(..MOST_OF_OWN).unwrap_or(own), random()),
+/// Generates a client request id, starting with `prefix` if there is one.
+pub(crate) fn generate_client_request_id(prefix: Option<&str>) -> String {
+    // The API accepts at most 128 characters.
+    const MAX_PREFIX_LEN: usize = 128 - 1 - 16;
+    match prefix {
+        // A validated prefix is ASCII, so any length is a character boundary.
+        Some(prefix) => {
+            format!("{}-{:016x}", prefix.get(..MAX_PREFIX_LEN).unwrap_or(prefix), random())
+        }
         None => format!("kling-video-{:016x}{:016x}", random(), random()),
     }
 }
 
-/// How many creates a client and its clones may commit.
+/// How many creates a client, its clones and its views may commit.
 #[derive(Debug)]
-pub(crate) struct Budget {
+pub(crate) struct CreateQuota {
     limit: Option<u32>,
     used: Mutex<u32>,
 }
 
-impl Budget {
+impl CreateQuota {
     pub(crate) fn new(limit: Option<u32>) -> Self {
         Self { limit, used: Mutex::new(0) }
     }
 
-    fn reserve(&self) -> Result<Reservation<'_>> {
+    fn acquire(&self) -> Result<Reservation<'_>> {
         let mut used = self.used();
         match self.limit {
-            Some(limit) if *used >= limit => return Err(Error::create_limit(limit)),
+            Some(limit) if *used >= limit => return Err(Error::generation_limit(limit)),
             _ => *used = used.saturating_add(1),
         }
-        Ok(Reservation { budget: self, spent: false })
+        Ok(Reservation { quota: self, spent: false })
     }
 
     fn used(&self) -> MutexGuard<'_, u32> {
@@ -70,125 +73,125 @@ impl Budget {
     }
 }
 
-/// One create of a budget, given back unless it was spent.
+/// One create of the quota, returned to it on drop unless spent.
 struct Reservation<'a> {
-    budget: &'a Budget,
+    quota: &'a CreateQuota,
     spent: bool,
 }
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         if !self.spent {
-            let mut used = self.budget.used();
+            let mut used = self.quota.used();
             *used = used.saturating_sub(1);
         }
     }
 }
 
-/// Sends a create until it is accepted, certainly refused for good, or unknown.
+/// Sends a create until it is accepted, rejected for good, or its outcome is unknown.
 pub(crate) fn submit(
-    call: &Call<'_>,
-    mut body: Body,
-    budget: &Budget,
-    ledger: &mut dyn Ledger,
+    context: &RequestContext<'_>,
+    mut body: RequestBody,
+    quota: &CreateQuota,
+    observer: &mut dyn CreateObserver,
 ) -> Result<Generation> {
-    let mut reservation = budget.reserve()?;
-    let retry = call.retry.for_create();
+    let mut reservation = quota.acquire()?;
+    let retry_policy = context.retry_policy.for_create();
     let mut attempts = 0;
-    let mut ask_first = body.len() > ASK_FIRST;
+    let mut expect_continue = body.len() > EXPECT_CONTINUE_THRESHOLD;
     let mut ever_committed = false;
     loop {
         attempts += 1;
-        let id = ledger.client_request_id();
-        let dress = |error: Error| error.with_client_request_id(&id).with_attempts(attempts);
-        if call.is_cancelled() {
-            return Err(dress(Error::cancelled("create")));
+        let request_id = observer.client_request_id();
+        let with_context =
+            |error: Error| error.with_client_request_id(&request_id).with_attempts(attempts);
+        let cancelled = || with_context(Error::cancelled(Operation::Create)).not_created();
+        if context.is_cancelled() {
+            return Err(cancelled());
         }
-        let (outcome, progress) =
-            attempt(call, &mut body, &id, ask_first, ledger).map_err(dress)?;
-        let committed = progress == Progress::Committed;
+        let (outcome, state) = attempt(context, &mut body, &request_id, expect_continue, observer)
+            .map_err(|error| with_context(error).not_created())?;
+        let committed = state == UploadState::Committed;
         ever_committed |= committed;
-        let (error, try_again) = match outcome {
+        let (error, retryable) = match outcome {
             Outcome::Accepted(generation) => {
                 reservation.spent = true;
-                ledger.created(&generation);
-                call.report(&Event::Created { generation: &generation });
+                observer.accepted(&generation);
+                let kind = EventKind::Created { generation: &generation };
+                context.emit_create(Some(&generation.id), &request_id, kind);
                 return Ok(*generation);
             }
-            Outcome::Unknown(error) => {
+            Outcome::Indeterminate(error) => {
                 reservation.spent = true;
-                let error = dress(error);
-                ledger.unknown(&error);
+                let error = with_context(error);
+                observer.indeterminate(&error);
                 return Err(error);
             }
-            Outcome::Refused { error, try_again } => (dress(error), try_again),
+            Outcome::Rejected { error, retryable } => {
+                (with_context(error).not_created(), retryable)
+            }
         };
         if committed {
-            ledger.refused(&error)?;
+            observer.rejected(&error)?;
         }
-        let error = if ever_committed { error.paid() } else { error };
-        if ask_first && error.status() == Some(417) {
-            // HTTP has such a server asked again without an expectation, at once.
-            ask_first = false;
+        let error = if ever_committed { error.not_idempotent() } else { error };
+        if expect_continue && error.status() == Some(417) {
+            // RFC 9110: repeat the request without the expectation.
+            expect_continue = false;
             continue;
         }
-        if error.kind() == ErrorKind::Timeout && progress == Progress::NotBegun {
-            // It may be the question that was not understood.
-            ask_first = false;
+        if error.kind() == ErrorKind::Timeout && state == UploadState::NotStarted {
+            // The server may not support `Expect`.
+            expect_continue = false;
         }
-        let again = try_again.then(|| retry.delay(attempts, &error, random())).flatten();
-        let Some(after) = again else { return Err(error) };
-        call.report(&Event::Retrying {
-            operation: "create",
-            id: None,
-            client_request_id: Some(&id),
-            attempt: attempts,
-            after,
-            error: &error,
-        });
-        if !call.sleep(after) {
-            return Err(dress(Error::cancelled("create")));
+        let delay = retryable.then(|| retry_policy.next_delay(attempts, &error, random()));
+        let Some(delay) = delay.flatten() else { return Err(error) };
+        let operation = Operation::Create;
+        let kind = EventKind::Retrying { operation, attempt: attempts, delay, error: &error };
+        context.emit_create(None, &request_id, kind);
+        if !context.sleep(delay) {
+            return Err(cancelled());
         }
     }
 }
 
-/// Sends it once. An error is this side's own: the body was stopped and nothing was committed.
+/// Sends one attempt. An error means that this side aborted the body before the commit.
 fn attempt(
-    call: &Call<'_>,
-    body: &mut Body,
-    client_request_id: &str,
-    ask_first: bool,
-    ledger: &mut dyn Ledger,
-) -> Result<(Outcome, Progress)> {
-    let interrupt = call.session.interrupt_create();
-    let mut gate = Gate { call, interrupt: &interrupt, client_request_id, ledger };
-    let mut reader = body.reader(&mut gate)?;
-    let answer = call.session.post(call.route.path(), client_request_id, &mut reader, ask_first);
-    match reader.take_stop() {
-        Some(stop) => Err(stop),
-        None => Ok((outcome(answer, reader.progress()), reader.progress())),
+    context: &RequestContext<'_>,
+    body: &mut RequestBody,
+    request_id: &str,
+    expect_continue: bool,
+    observer: &mut dyn CreateObserver,
+) -> Result<(Outcome, UploadState)> {
+    let cancel_guard = context.session.create_cancel_guard();
+    let mut guard = CommitGuard { context, cancel_guard: &cancel_guard, request_id, observer };
+    let mut reader = body.reader(&mut guard)?;
+    let path = context.route.path();
+    let response = context.session.post(path, request_id, &mut reader, expect_continue);
+    match reader.take_error() {
+        Some(error) => Err(error),
+        None => Ok((outcome(response, reader.state()), reader.state())),
     }
 }
 
-/// What stands between a body and its commit point.
-struct Gate<'a> {
-    call: &'a Call<'a>,
-    interrupt: &'a CreateInterrupt,
-    client_request_id: &'a str,
-    ledger: &'a mut dyn Ledger,
+/// What happens between a body and its commit point.
+struct CommitGuard<'a> {
+    context: &'a RequestContext<'a>,
+    cancel_guard: &'a CreateCancelGuard,
+    request_id: &'a str,
+    observer: &'a mut dyn CreateObserver,
 }
 
-impl Hooks for Gate<'_> {
-    fn sending(&mut self, sent: u64, total: u64) {
-        let client_request_id = self.client_request_id;
-        self.call.report(&Event::Uploading { client_request_id, sent, total });
+impl UploadObserver for CommitGuard<'_> {
+    fn on_progress(&mut self, sent: u64, total: u64) {
+        self.context.emit_create(None, self.request_id, EventKind::Uploading { sent, total });
     }
 
     fn before_commit(&mut self) -> Result<()> {
-        // First, so that what is on record as being sent is sent, whatever happens to the token.
-        if !self.interrupt.disarm() {
-            return Err(Error::cancelled("create"));
+        // First, so that what is recorded as being sent is sent, even if the token is cancelled now.
+        if !self.cancel_guard.unregister() {
+            return Err(Error::cancelled(Operation::Create));
         }
-        self.ledger.sending(self.client_request_id)
+        self.observer.before_commit(self.request_id)
     }
 }

@@ -1,97 +1,97 @@
-//! Text that others wrote, as it may be shown in errors and logs: short, on one line, and without
-//! the pictures that servers echo.
+//! Sanitizes untrusted text for errors and logs: short, on one line, and without the images that
+//! servers echo.
 
 use std::fmt;
 
 use serde_json::{Map, Value};
 
-/// What is kept of a text.
-const MOST_BYTES: usize = 2 * 1024;
+/// The maximum length of sanitized text, in bytes.
+const MAX_LEN: usize = 2 * 1024;
 
-/// A longer run of base64 characters is no word, and probably a picture.
-const LONGEST_RUN: usize = 128;
+/// A longer run of base64 characters is not a word, and probably an image.
+const MAX_BASE64_RUN: usize = 128;
 
-/// The start of a body, as it may be shown.
+/// Sanitizes the start of a body.
 pub(crate) fn snippet(body: &[u8]) -> String {
-    // More than is kept, since what stands for a picture is dropped from it.
-    let start = body.get(..8 * MOST_BYTES).unwrap_or(body);
-    shorten(&String::from_utf8_lossy(start))
+    // More than the output limit, since image data is dropped from it.
+    let start = body.get(..8 * MAX_LEN).unwrap_or(body);
+    sanitize(&String::from_utf8_lossy(start))
 }
 
-/// Text as it may be shown: no control characters, no pictures, at most 2 KiB.
-pub(crate) fn shorten(text: &str) -> String {
-    let mut shown = String::new();
+/// Replaces control characters with spaces and image data with `…`, and truncates to 2 KiB.
+pub(crate) fn sanitize(text: &str) -> String {
+    let mut output = String::new();
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        let run = rest.find(|c| !may_be_payload(c)).unwrap_or(rest.len());
-        let taken = if run > LONGEST_RUN || (run > 0 && shown.ends_with("base64,")) {
-            shown.push('…');
-            payload_length(rest)
+        let run = rest.find(|c| !is_base64_char(c)).unwrap_or(rest.len());
+        let consumed = if run > MAX_BASE64_RUN || (run > 0 && output.ends_with("base64,")) {
+            output.push('…');
+            base64_len(rest)
         } else if run > 0 {
-            shown.push_str(rest.get(..run).unwrap_or_default());
+            output.push_str(rest.get(..run).unwrap_or_default());
             run
         } else {
-            shown.push(if first.is_control() { ' ' } else { first });
+            output.push(if first.is_control() { ' ' } else { first });
             first.len_utf8()
         };
-        rest = rest.get(taken..).unwrap_or_default();
+        rest = rest.get(consumed..).unwrap_or_default();
     }
-    let mut ends = (0..=MOST_BYTES.min(shown.len())).rev();
-    shown.truncate(ends.find(|&end| shown.is_char_boundary(end)).unwrap_or_default());
-    shown.trim().to_owned()
+    let mut lengths = (0..=MAX_LEN.min(output.len())).rev();
+    output.truncate(lengths.find(|&len| output.is_char_boundary(len)).unwrap_or_default());
+    output.trim().to_owned()
 }
 
-/// Base64, as it is or as JSON, HTML or a URL may write its `+`, `/` and `=`.
-fn may_be_payload(c: char) -> bool {
+/// Base64 characters, and those with which JSON, HTML and URLs escape its `+`, `/` and `=`.
+fn is_base64_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || "+/=\\%&#;".contains(c)
 }
 
-/// How far a payload goes, over the line ends that may be in it.
-fn payload_length(text: &str) -> usize {
-    let mut after_line_end = false;
+/// The length of the base64 data at the start of `text`, including line breaks in the data.
+fn base64_len(text: &str) -> usize {
+    let mut in_line_break = false;
     let end = text.find(|c: char| {
-        after_line_end = matches!(c, '\r' | '\n') || (after_line_end && c == ' ');
-        !after_line_end && !may_be_payload(c)
+        in_line_break = matches!(c, '\r' | '\n') || (in_line_break && c == ' ');
+        !in_line_break && !is_base64_char(c)
     });
     end.unwrap_or(text.len())
 }
 
-/// JSON that a server sent, for `Debug`.
-pub(crate) struct Shown<'a>(pub(crate) &'a Map<String, Value>);
+/// `Debug` output for JSON that a server sent.
+pub(crate) struct Sanitized<'a>(pub(crate) &'a Map<String, Value>);
 
-impl fmt::Debug for Shown<'_> {
+impl fmt::Debug for Sanitized<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = serde_json::to_string(self.0).map_err(|_| fmt::Error)?;
-        f.write_str(&shorten(&text))
+        let json = serde_json::to_string(self.0).map_err(|_| fmt::Error)?;
+        f.write_str(&sanitize(&json))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arbitrary::{Seed, cases, grown, is_presentable};
+    use crate::arbitrary::{Seed, cases, from_seed, is_sanitized};
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::sample::select;
 
     #[test]
-    fn pictures_are_left_out() {
-        let picture = "iVBORw0KGgo".repeat(99);
-        let text = format!("bad image data:image/png;base64,{picture}\" \r\n{}", "é".repeat(2_000));
-        let shown = shorten(&text);
-        assert!(shown.starts_with("bad image data:image/png;base64,…\"   é"), "{shown}");
-        assert!(shown.len() <= MOST_BYTES);
-        assert_eq!(shorten(&format!("bare {picture} too")), "bare … too");
-        assert_eq!(shorten("base64,aGk= short"), "base64,… short");
-        assert_eq!(shorten("no/picture=here+ever"), "no/picture=here+ever");
+    fn image_data_is_removed() {
+        let base64 = "iVBORw0KGgo".repeat(99);
+        let text = format!("bad image data:image/png;base64,{base64}\" \r\n{}", "é".repeat(2_000));
+        let output = sanitize(&text);
+        assert!(output.starts_with("bad image data:image/png;base64,…\"   é"), "{output}");
+        assert!(output.len() <= MAX_LEN);
+        assert_eq!(sanitize(&format!("bare {base64} too")), "bare … too");
+        assert_eq!(sanitize("base64,aGk= short"), "base64,… short");
+        assert_eq!(sanitize("not/image=data+here"), "not/image=data+here");
     }
 
     #[test]
-    fn an_escaped_picture_is_not_shown_either() {
+    fn escaped_image_data_is_removed() {
         for escape in ["&#x2F;", "&#43;", "&#x3D;", "%2B", "\n", "\r\n  "] {
             let text =
                 format!("not an image: data:image/png;base64,AAAA{escape}{}", "iVBOR".repeat(50));
-            assert!(!shorten(&text).contains("iVBOR"), "{escape:?}");
+            assert!(!sanitize(&text).contains("iVBOR"), "{escape:?}");
         }
     }
 
@@ -99,28 +99,29 @@ mod tests {
         #![proptest_config(cases(10_000))]
 
         #[test]
-        fn any_server_text_can_be_shown(
-            part in grown(|seed| [seed.text(), seed.text(), seed.text()].concat()),
-            length in prop_oneof![4 => Just(1usize), 1 => 1usize..500],
-            bytes in grown(Seed::bytes),
+        fn server_text_is_sanitized(
+            part in from_seed(|seed| [seed.string(), seed.string(), seed.string()].concat()),
+            times in prop_oneof![4 => Just(1usize), 1 => 1usize..500],
+            bytes in from_seed(Seed::bytes),
         ) {
-            let words = part.repeat(length);
-            prop_assert!(is_presentable(&shorten(&words)));
-            let body = [words.as_bytes(), &bytes].concat();
-            prop_assert!(is_presentable(&snippet(&body)));
+            let text = part.repeat(times);
+            prop_assert!(is_sanitized(&sanitize(&text)));
+            let body = [text.as_bytes(), &bytes].concat();
+            prop_assert!(is_sanitized(&snippet(&body)));
         }
 
         #[test]
-        fn no_part_of_a_picture_is_shown(
-            before in grown(Seed::text),
-            joints in vec(select(vec!["", "+", "/", "=", "\\/", "\\n", "\\u002b"]), 1..40),
-            after in grown(Seed::text),
+        fn snippet_contains_no_part_of_an_image(
+            before in from_seed(Seed::string),
+            separators in vec(select(vec!["", "+", "/", "=", "\\/", "\\n", "\\u002b"]), 1..40),
+            after in from_seed(Seed::string),
         ) {
-            let data: String = joints.iter().flat_map(|joint| ["KGgo", *joint]).collect();
+            let data: String =
+                separators.iter().flat_map(|separator| ["KGgo", *separator]).collect();
             let text = format!("{before}\"data:image/png;base64,{data}\" {after}");
-            let shown = snippet(text.as_bytes());
-            prop_assert!(!shown.contains("KGgo"), "{}", shown);
-            prop_assert!(shown.contains("base64,…\""), "{}", shown);
+            let output = snippet(text.as_bytes());
+            prop_assert!(!output.contains("KGgo"), "{}", output);
+            prop_assert!(output.contains("base64,…\""), "{}", output);
         }
     }
 }

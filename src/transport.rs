@@ -1,8 +1,9 @@
-//! Sends a request, streams a body, streams a download: the only file, with the ones below
-//! it, that names ureq.
+//! The HTTP transport: sends requests and streams uploads and downloads. Only this module names
+//! ureq.
 //!
-//! What ureq would do wrong for this crate is turned off or made up for here: redirects of the API
-//! are not followed, statuses are no errors, every time-out is set, and a body always has a length.
+//! Some of ureq's defaults do not suit this crate and are overridden here: redirects of API
+//! requests are not followed, error statuses are not errors, every timeout is set, and a request
+//! body always has a `Content-Length`.
 
 mod failure;
 mod proxy;
@@ -14,52 +15,55 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ureq::http::uri::{self, PathAndQuery, Uri};
-use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
+use ureq::http::uri::{self, PathAndQuery, Scheme, Uri};
+use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use ureq::{Agent, Proxy, SendBody};
 
-use crate::body::{self, Progress};
-use crate::cancel::{Armed, CancelToken, is_cancelled};
+use crate::body::{self, UploadState};
+use crate::cancel::{CancelRegistration, CancelToken, is_cancelled};
 use crate::error::{Error, Result};
-use crate::http::{Failure, FailureKind, HEADERS, Headers, Reply};
+use crate::http::{Headers, RESPONSE_HEADERS, Response, TransportError, TransportErrorKind};
 use crate::key::ApiKey;
+use crate::text::sanitize;
 
-use self::failure::failure;
+use self::failure::classify_error;
 pub(crate) use self::proxy::ProxyChoice;
-use self::proxy::find_proxy;
+use self::proxy::resolve_proxy;
 pub(crate) use self::tls::Tls;
-use self::url::{bare_host, check_base_url, is_loopback, resolve};
+use self::url::{is_loopback, resolve_redirect, strip_brackets, validate_base_url};
 
-/// A larger reply of the API is none.
-const MAX_REPLY: u64 = 1024 * 1024;
+/// A larger API response is rejected.
+const MAX_RESPONSE_BODY: u64 = 1024 * 1024;
 
-/// A larger body asks before it is sent, so that a refusal costs no upload and is not lost.
-pub(crate) const ASK_FIRST: u64 = 1024 * 1024;
+/// A create whose body is larger is sent with `Expect: 100-continue`, so that a rejection costs no
+/// upload and its response is not lost.
+pub(crate) const EXPECT_CONTINUE_THRESHOLD: u64 = 1024 * 1024;
 
-/// Bodies up to this fit into a small output buffer. Zeroing large ones is most of what a small
-/// request would cost.
+/// A body up to this size is sent through a small output buffer: zeroing a large one would be most
+/// of the cost of a small request.
 const SMALL_BODY: u64 = SMALL_BUFFER as u64;
 const SMALL_BUFFER: usize = 2 * 1024;
-/// One step of the body's encoder: 72 KiB as base64.
+/// Holds one chunk of the body's encoder: 72 KiB, encoded as base64.
 const UPLOAD_BUFFER: usize = 96 * 1024;
-/// A request's line and each of its headers has to fit whole; a signed link is long.
-const LONGEST_LINK: usize = 16 * 1024;
-const REPLY_BUFFER: usize = 10 * 1024;
+/// The output buffer must hold the complete request line and each complete header, and signed URLs
+/// are long.
+const MAX_URL_LEN: usize = 16 * 1024;
+const RESPONSE_BUFFER: usize = 10 * 1024;
 const DOWNLOAD_BUFFER: usize = 128 * 1024;
 
-/// No download takes longer, whatever a server sends.
-pub(crate) const LONGEST_DOWNLOAD: Duration = Duration::from_secs(3600);
+/// The maximum duration of a download, however steadily the server sends.
+pub(crate) const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(3600);
 
 const MAX_REDIRECTS: usize = 5;
 
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Time-outs beyond this are as good as none, and would overflow what sockets take.
-const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+/// Longer timeouts make no practical difference and would overflow what sockets accept.
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
 
-/// Everything a transport is made from.
-pub(crate) struct Settings {
+/// The settings of a [`Transport`], not validated yet.
+pub(crate) struct TransportConfig {
     pub(crate) base_url: String,
     pub(crate) key: ApiKey,
     pub(crate) user_agent: String,
@@ -69,20 +73,20 @@ pub(crate) struct Settings {
     pub(crate) idle_timeout: Duration,
 }
 
-/// The way to the API and to the videos, checked once.
+/// Sends requests to the API and to the hosts of videos. Its settings are validated once.
 pub(crate) struct Transport {
-    plan: Plan,
+    config: ConnectionConfig,
     agents: Agents,
 }
 
-/// What was checked: enough to make agents without failing.
-struct Plan {
-    base: String,
+/// Validated settings, from which agents can be built without errors.
+struct ConnectionConfig {
+    base_url: String,
     base_uri: Uri,
-    base_is_local: bool,
-    base_needs_lookup: bool,
-    longest_setting: usize,
-    /// What every request of the API has.
+    base_is_loopback: bool,
+    needs_dns: bool,
+    max_header_len: usize,
+    /// Sent with every API request.
     headers: HeaderMap,
     key: ApiKey,
     user_agent: String,
@@ -92,209 +96,222 @@ struct Plan {
     idle_timeout: Duration,
 }
 
-/// One agent for each way of sending. They are cheap; what they share is made on first use.
+/// One agent per kind of request. Agents are cheap: what they share is created on first use.
 #[derive(Clone)]
 struct Agents {
-    /// Keeps its connections, so that polls cost one handshake.
+    /// Pools its connections, so that all polls of a generation need one TLS handshake.
     reads: Agent,
-    /// Never reuses a connection: a stale one could make it unknown whether a create happened.
+    /// Never reuses a connection: if a stale one failed, it would be unknown whether the generation
+    /// was created. The same goes for large creates.
     small_creates: Agent,
     large_creates: Agent,
-    /// Never holds the key.
+    /// Never sends the API key.
     downloads: Agent,
-    local_downloads: Agent,
+    loopback_downloads: Agent,
 }
 
 impl Transport {
-    pub(crate) fn new(settings: Settings) -> Result<Self> {
-        let base = settings.base_url.trim_end_matches('/').to_owned();
-        let base_uri = check_base_url(&base)?;
+    pub(crate) fn new(config: TransportConfig) -> Result<Self> {
+        let base_url = config.base_url.trim_end_matches('/').to_owned();
+        let base_uri = validate_base_url(&base_url, &config.key)?;
         let host = base_uri.host().unwrap_or_default();
-        let authorization = settings.key.authorization();
+        let authorization = config.key.authorization();
         let mut authorization = HeaderValue::from_str(&authorization)
-            .map_err(|_| Error::config("the API key cannot be sent in a header"))?;
+            .map_err(|_| Error::config("the API key is not a valid header value"))?;
         authorization.set_sensitive(true);
-        let longest =
-            [base.len(), authorization.len(), settings.user_agent.len()].into_iter().max();
+        let max_header_len =
+            [base_url.len(), authorization.len(), config.user_agent.len()].into_iter().max();
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, authorization);
         headers.insert(header::ACCEPT, JSON);
-        if HeaderValue::from_str(&settings.user_agent).is_err() {
-            return Err(Error::config("user_agent: holds characters that no header can carry"));
+        if HeaderValue::from_str(&config.user_agent).is_err() {
+            return Err(Error::config("user_agent is not a valid header value"));
         }
-        for (name, duration) in
-            [("connect_timeout", settings.connect_timeout), ("idle_timeout", settings.idle_timeout)]
+        for (name, timeout) in
+            [("connect_timeout", config.connect_timeout), ("idle_timeout", config.idle_timeout)]
         {
-            if duration.is_zero() {
-                return Err(Error::config(format!("{name}: is zero: allowed is more than that")));
+            if timeout.is_zero() {
+                return Err(Error::config(format!("{name} must be greater than zero")));
             }
         }
-        let plan = Plan {
-            base_is_local: is_loopback(host),
-            base_needs_lookup: bare_host(host).parse::<IpAddr>().is_err(),
-            longest_setting: longest.unwrap_or_default(),
-            base,
+        let config = ConnectionConfig {
+            base_is_loopback: is_loopback(host),
+            needs_dns: strip_brackets(host).parse::<IpAddr>().is_err(),
+            max_header_len: max_header_len.unwrap_or_default(),
+            base_url,
             base_uri,
             headers,
-            key: settings.key,
-            user_agent: settings.user_agent,
-            proxy: find_proxy(&settings.proxy)?,
-            tls: settings.tls,
-            connect_timeout: settings.connect_timeout.min(LONGEST),
-            idle_timeout: settings.idle_timeout.min(LONGEST),
+            key: config.key,
+            user_agent: config.user_agent,
+            proxy: resolve_proxy(&config.proxy)?,
+            tls: config.tls,
+            connect_timeout: config.connect_timeout.min(MAX_TIMEOUT),
+            idle_timeout: config.idle_timeout.min(MAX_TIMEOUT),
         };
-        if plan.base_uri.scheme() == Some(&uri::Scheme::HTTPS) {
-            plan.tls.check()?;
+        if config.base_uri.scheme() == Some(&Scheme::HTTPS) {
+            config.tls.ensure_enabled()?;
         }
-        Ok(Self { agents: plan.agents(), plan })
+        Ok(Self { agents: config.agents(), config })
     }
 
-    /// The API's address, without a path.
+    /// The base URL of the API, without a trailing slash.
     pub(crate) fn base_url(&self) -> &str {
-        &self.plan.base
+        &self.config.base_url
     }
 
-    /// The transport for one call. One with a token has agents of its own, so that cancelling it
-    /// can close their connections without touching another call's.
+    /// The transport for one call. With a token it has its own agents, so that cancelling can close
+    /// their connections without affecting other calls.
     pub(crate) fn session<'a>(&'a self, token: Option<&'a CancelToken>) -> Session<'a> {
         let agents = match token {
-            Some(_) => Cow::Owned(self.plan.agents()),
+            Some(_) => Cow::Owned(self.config.agents()),
             None => Cow::Borrowed(&self.agents),
         };
-        let _interrupt = token.map(|token| {
-            let Agents { reads, downloads, local_downloads, .. } = Agents::clone(&agents);
-            token.on_cancel(Box::new(move || {
+        let _cancel_registration = token.map(|token| {
+            let Agents { reads, downloads, loopback_downloads, .. } = Agents::clone(&agents);
+            token.register(Box::new(move || {
                 reads.shutdown();
                 downloads.shutdown();
-                local_downloads.shutdown();
+                loopback_downloads.shutdown();
             }))
         });
-        Session { plan: &self.plan, agents, token, _interrupt }
+        Session { config: &self.config, agents, token, _cancel_registration }
     }
 }
 
-/// The transport as one call uses it.
+/// The transport for one call.
 pub(crate) struct Session<'a> {
-    plan: &'a Plan,
+    config: &'a ConnectionConfig,
     agents: Cow<'a, Agents>,
     token: Option<&'a CancelToken>,
-    _interrupt: Option<Armed>,
+    _cancel_registration: Option<CancelRegistration>,
 }
 
-/// Has a create stopped when its token is cancelled, until it is committed.
-pub(crate) struct CreateInterrupt(Option<Armed>);
+/// Aborts a create attempt when its token is cancelled, until the attempt is committed.
+pub(crate) struct CreateCancelGuard(Option<CancelRegistration>);
 
-impl CreateInterrupt {
-    /// From here on the create is finished, whatever happens to the token; or says that it was
-    /// cancelled before.
-    pub(crate) fn disarm(&self) -> bool {
-        self.0.as_ref().is_none_or(Armed::disarm)
+impl CreateCancelGuard {
+    /// Detaches the attempt from the token, so that a later cancellation does not abort it. Returns
+    /// `false` if the token was cancelled before.
+    pub(crate) fn unregister(&self) -> bool {
+        self.0.as_ref().is_none_or(CancelRegistration::unregister)
     }
 }
 
 impl Session<'_> {
-    /// How long the other side may be silent.
+    /// How long the server may send nothing.
     pub(crate) fn idle_timeout(&self) -> Duration {
-        self.plan.idle_timeout
+        self.config.idle_timeout
     }
 
     pub(crate) fn token(&self) -> Option<&CancelToken> {
         self.token
     }
 
-    /// For one attempt at a create.
-    pub(crate) fn interrupt_create(&self) -> CreateInterrupt {
-        CreateInterrupt(self.token.map(|token| {
+    /// The guard for one create attempt.
+    pub(crate) fn create_cancel_guard(&self) -> CreateCancelGuard {
+        CreateCancelGuard(self.token.map(|token| {
             let Agents { small_creates, large_creates, .. } = Agents::clone(&self.agents);
-            token.on_cancel(Box::new(move || {
+            token.register(Box::new(move || {
                 small_creates.shutdown();
                 large_creates.shutdown();
             }))
         }))
     }
 
-    /// A GET of the API.
-    pub(crate) fn get(&self, target: &str) -> Result<Reply, Failure> {
-        let request = self.plan.request(Method::GET, target, ())?;
-        let sent = self.agents.reads.run(request);
-        let reply = sent.map_err(failure).map(|response| self.plan.read_reply(response, true));
-        match reply {
+    /// Sends a GET request to the API.
+    pub(crate) fn get(&self, target: &str) -> Result<Response, TransportError> {
+        let request = self.config.request(Method::GET, target, ())?;
+        let result = match self.agents.reads.run(request) {
+            Ok(response) => Ok(self.config.read_response(response, true)),
+            Err(error) => Err(self.config.send_error(error, &self.config.base_uri)),
+        };
+        match result {
             _ if is_cancelled(self.token) => Err(cancelled()),
-            reply => reply,
+            result => result,
         }
     }
 
-    /// The POST of the API. `ask_first` has the body wait for the server's consent.
+    /// Sends a create request to the API. With `expect_continue`, the body waits for the server's
+    /// `100 Continue`.
     pub(crate) fn post(
         &self,
         target: &str,
         client_request_id: &str,
-        body: &mut body::Reader<'_>,
-        ask_first: bool,
-    ) -> Result<Reply, Failure> {
+        body: &mut body::BodyReader<'_>,
+        expect_continue: bool,
+    ) -> Result<Response, TransportError> {
         let length = body.total();
         let agent = match length {
             0..=SMALL_BODY => &self.agents.small_creates,
             _ => &self.agents.large_creates,
         };
         let client_request_id = HeaderValue::from_str(client_request_id)
-            .map_err(|e| Failure::new(FailureKind::Unusable, e))?;
+            .map_err(|e| TransportError::new(TransportErrorKind::InvalidResponse, e))?;
         let mut request =
-            self.plan.request(Method::POST, target, SendBody::from_reader(&mut *body))?;
+            self.config.request(Method::POST, target, SendBody::from_reader(&mut *body))?;
         let headers = request.headers_mut();
         headers.reserve(4);
         headers.insert(header::CONTENT_TYPE, JSON);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         headers.insert(CLIENT_REQUEST_ID, client_request_id);
-        if ask_first {
+        if expect_continue {
             headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
         }
         match agent.run(request) {
-            Ok(response) => Ok(self.plan.read_reply(response, false)),
-            Err(_) if body.progress() != Progress::Committed && is_cancelled(self.token) => {
+            Ok(response) => Ok(self.config.read_response(response, false)),
+            Err(_) if body.state() != UploadState::Committed && is_cancelled(self.token) => {
                 Err(cancelled())
             }
-            Err(e) => Err(failure(e)),
+            Err(error) => Err(self.config.send_error(error, &self.config.base_uri)),
         }
     }
 
-    /// A GET of a video, without the key: from a byte on, if the file still is the one meant.
-    pub(crate) fn fetch(&self, url: &str, range: Option<&Range>) -> Result<Stream, Failure> {
+    /// Requests a video, without the API key. With a range, requests the rest of the file, provided
+    /// that it has not changed.
+    pub(crate) fn download(
+        &self,
+        url: &str,
+        range: Option<&ResumeRange>,
+    ) -> Result<DownloadResponse, TransportError> {
         let mut url = url.to_owned();
-        // A link that was secure stays so, wherever it leads.
-        let may_be_plain = !url.starts_with("https:");
+        // Redirects must not leave https.
+        let allow_http = !url.starts_with("https:");
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.fetch_once(&url, may_be_plain, range)?;
+            let response = self.send_download(&url, allow_http, range)?;
             let status = response.status().as_u16();
             let location = match status {
-                301 | 302 | 303 | 307 | 308 => location_of(&response),
+                301 | 302 | 303 | 307 | 308 => location(&response),
                 _ => None,
             };
             match location {
-                Some(location) => url = resolve(&url, &location),
-                None => return Ok(Stream::new(self, status, response)),
+                Some(location) => url = resolve_redirect(&url, &location),
+                None => return Ok(DownloadResponse::new(self, status, response)),
             }
         }
-        let problem = format!("the video's link redirects more than {MAX_REDIRECTS} times");
-        Err(Failure::new(FailureKind::Unusable, problem))
+        let message = format!("video URL redirects more than {MAX_REDIRECTS} times");
+        Err(TransportError::new(TransportErrorKind::InvalidResponse, message))
     }
 
-    fn fetch_once(
+    fn send_download(
         &self,
         url: &str,
-        may_be_plain: bool,
-        range: Option<&Range>,
-    ) -> Result<Response<ureq::Body>, Failure> {
-        let refused = |why: &str| Failure::new(FailureKind::Unusable, why.to_owned());
-        let uri: Uri = url.parse().map_err(|_| refused("the video's link is no link"))?;
-        let local = is_loopback(uri.host().unwrap_or_default());
+        allow_http: bool,
+        range: Option<&ResumeRange>,
+    ) -> Result<HttpResponse, TransportError> {
+        let invalid = |message: &str| {
+            TransportError::new(TransportErrorKind::InvalidResponse, message.to_owned())
+        };
+        let uri: Uri = url.parse().map_err(|_| invalid("invalid video URL"))?;
+        let loopback = is_loopback(uri.host().unwrap_or_default());
         match uri.scheme_str() {
-            Some("https") => self.plan.tls.check().map_err(|e| refused(&e.to_string()))?,
-            Some("http") if local && may_be_plain => {}
-            _ => return Err(refused("the video's link is not https")),
+            Some("https") => {
+                self.config.tls.ensure_enabled().map_err(|e| invalid(&e.to_string()))?;
+            }
+            Some("http") if loopback && allow_http => {}
+            _ => return Err(invalid("video URL must start with https://")),
         }
-        let agent = if local { &self.agents.local_downloads } else { &self.agents.downloads };
-        // As it is on the server: ranges of a compressed form would not fit together.
+        let agent = if loopback { &self.agents.loopback_downloads } else { &self.agents.downloads };
+        // Byte ranges of a compressed representation would not fit together.
         let mut request =
             agent.get(uri).header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(range) = range {
@@ -304,64 +321,73 @@ impl Session<'_> {
         }
         match request.call() {
             _ if is_cancelled(self.token) => Err(cancelled()),
-            answer => answer.map_err(failure),
+            // The URL is parsed again so that successful requests need no copy of `uri`.
+            result => result
+                .map_err(|error| self.config.send_error(error, &url.parse().unwrap_or_default())),
         }
     }
 }
 
-/// The rest of a file, provided that its validator still holds.
-pub(crate) struct Range {
+/// The rest of a file from a byte offset, provided that the file's validator still matches.
+pub(crate) struct ResumeRange {
     pub(crate) from: u64,
     pub(crate) validator: String,
 }
 
-/// A download under way.
-pub(crate) struct Stream {
+/// The response to a download request; its body is read in pieces.
+pub(crate) struct DownloadResponse {
     pub(crate) status: u16,
     pub(crate) headers: Headers,
-    /// As it counts: not what a header says that the way of sending overrules.
+    /// The length of the body. `None` if the transfer encoding overrides `Content-Length`.
     pub(crate) length: Option<u64>,
     body: ureq::BodyReader<'static>,
     key: ApiKey,
     token: Option<CancelToken>,
 }
 
-impl Stream {
-    fn new(session: &Session<'_>, status: u16, response: Response<ureq::Body>) -> Self {
+impl DownloadResponse {
+    fn new(session: &Session<'_>, status: u16, response: HttpResponse) -> Self {
         let (parts, body) = response.into_parts();
         Self {
             status,
-            headers: wanted(&parts.headers, &session.plan.key),
+            headers: filter_headers(&parts.headers, &session.config.key),
             length: body.content_length(),
             body: body.into_reader(),
-            key: session.plan.key.clone(),
+            key: session.config.key.clone(),
             token: session.token.cloned(),
         }
     }
 
-    /// The next bytes, or none at the end.
-    pub(crate) fn read(&mut self, buf: &mut [u8]) -> Result<usize, Failure> {
+    /// Reads the next bytes of the body and returns their number, 0 at the end.
+    pub(crate) fn read(&mut self, buf: &mut [u8]) -> Result<usize, TransportError> {
         let read = self.body.read(buf);
-        // A connection that is shut down can look like one that has ended.
+        // A connection that cancelling has shut down can look like the end of the body.
         if is_cancelled(self.token.as_ref()) {
             return Err(cancelled());
         }
-        read.map_err(|e| failure(e.into()))
+        read.map_err(|e| classify_error(e.into()))
     }
 
-    /// A refusal, read to its end or as far as it goes.
-    pub(crate) fn into_reply(self) -> Reply {
+    /// Reads the body of an error response, to its end or as far as possible.
+    pub(crate) fn into_response(self) -> Response {
         let Self { status, headers, body, key, .. } = self;
-        let (body, end) = read_whole(body, None, true);
-        Reply { status, headers, body: key.scrub_reply(body), end }
+        let (body, body_result) = read_body(body, None, true);
+        Response { status, headers, body: key.redact_json(body), body_result }
     }
 }
 
-impl Plan {
-    fn request<B>(&self, method: Method, target: &str, body: B) -> Result<Request<B>, Failure> {
+impl ConnectionConfig {
+    fn request<B>(
+        &self,
+        method: Method,
+        target: &str,
+        body: B,
+    ) -> Result<Request<B>, TransportError> {
         let mut request = Request::new(body);
         *request.method_mut() = method;
-        *request.uri_mut() = self.uri(target).map_err(|e| Failure::new(FailureKind::Broken, e))?;
+        *request.uri_mut() = self
+            .uri(target)
+            .map_err(|e| TransportError::new(TransportErrorKind::ConnectionLost, e))?;
         *request.headers_mut() = self.headers.clone();
         Ok(request)
     }
@@ -375,61 +401,91 @@ impl Plan {
         Ok(Uri::from_parts(parts)?)
     }
 
-    fn read_reply(&self, response: Response<ureq::Body>, pooled: bool) -> Reply {
+    fn read_response(&self, response: HttpResponse, pooled: bool) -> Response {
         let (parts, body) = response.into_parts();
         let length = body.content_length();
-        let (body, end) = read_whole(body.into_reader(), length, pooled);
-        Reply {
+        let (body, body_result) = read_body(body.into_reader(), length, pooled);
+        Response {
             status: parts.status.as_u16(),
-            headers: wanted(&parts.headers, &self.key),
-            body: self.key.scrub_reply(body),
-            end,
+            headers: filter_headers(&parts.headers, &self.key),
+            body: self.key.redact_json(body),
+            body_result,
         }
+    }
+
+    /// The error of a request to `uri` that got no response.
+    #[cold]
+    fn send_error(&self, error: ureq::Error, uri: &Uri) -> TransportError {
+        let error = classify_error(error);
+        match error.kind {
+            TransportErrorKind::Connect => error.with_peer(self.peer(uri)),
+            _ => error,
+        }
+    }
+
+    /// The host of `uri` and the proxy that is used for it, without credentials, for error
+    /// messages. The host may come from a server, so the text is redacted and sanitized.
+    fn peer(&self, uri: &Uri) -> String {
+        let host = uri.host().unwrap_or_default();
+        let default_port = if uri.scheme() == Some(&Scheme::HTTP) { 80 } else { 443 };
+        let mut peer = host.to_owned();
+        if let Some(port) = uri.port_u16().filter(|port| *port != default_port) {
+            peer += &format!(":{port}");
+        }
+        let uses_proxy = |proxy: &&Proxy| !is_loopback(host) && !proxy.is_no_proxy(uri);
+        if let Some(proxy) = self.proxy.as_ref().filter(uses_proxy) {
+            peer += &format!(" through proxy {}:{}", proxy.host(), proxy.port());
+        }
+        sanitize(&String::from_utf8_lossy(&self.key.redact(peer.into_bytes())))
     }
 
     fn agents(&self) -> Agents {
-        let api_proxy = self.proxy.clone().filter(|_| !self.base_is_local);
-        // Only a look-up with a limit costs a thread, and an address needs no look-up.
-        let lookup = self.base_needs_lookup.then_some(self.connect_timeout);
-        let api = |input: usize, output: usize| {
-            self.config(input, output)
+        let api_proxy = self.proxy.clone().filter(|_| !self.base_is_loopback);
+        // ureq starts a thread for a DNS lookup with a timeout, and an IP address needs no lookup.
+        let dns_timeout = self.needs_dns.then_some(self.connect_timeout);
+        let api = |input_buffer_size: usize, output_buffer_size: usize| {
+            self.config(input_buffer_size, output_buffer_size)
                 .proxy(api_proxy.clone())
-                .timeout_resolve(lookup)
+                .timeout_resolve(dns_timeout)
                 .timeout_recv_response(Some(self.idle_timeout))
                 .timeout_recv_body(Some(self.idle_timeout))
         };
-        let create = |output: usize| {
-            let ask = Duration::from_secs(1).min(self.idle_timeout / 2);
-            api(REPLY_BUFFER, output).max_idle_connections(0).timeout_await_100(Some(ask))
+        let create = |output_buffer_size: usize| {
+            let continue_timeout = Duration::from_secs(1).min(self.idle_timeout / 2);
+            api(RESPONSE_BUFFER, output_buffer_size)
+                .max_idle_connections(0)
+                .timeout_await_100(Some(continue_timeout))
         };
-        let download = |proxy: Option<Proxy>, lookup: Option<Duration>| {
-            self.config(DOWNLOAD_BUFFER, LONGEST_LINK)
+        let download = |proxy: Option<Proxy>, dns_timeout: Option<Duration>| {
+            self.config(DOWNLOAD_BUFFER, MAX_URL_LEN)
                 .proxy(proxy)
-                .timeout_resolve(lookup)
+                .timeout_resolve(dns_timeout)
                 .timeout_recv_response(Some(self.idle_timeout))
                 .timeout_per_read(Some(self.idle_timeout))
-                // What brings no byte of the video, as trailers, is seen by ureq alone.
-                .timeout_recv_body(Some(LONGEST_DOWNLOAD))
+                // Bounds data that only ureq sees because it is not part of the body, such as
+                // trailers.
+                .timeout_recv_body(Some(DOWNLOAD_TIMEOUT))
         };
-        // The longest line is the key's, the user agent's or, of a GET, the address with the id.
-        let small = SMALL_BUFFER.max(1024 + self.longest_setting);
+        // The longest line is the `Authorization` or `User-Agent` header, or the request line of a
+        // GET, which contains the path of the base URL and the generation id.
+        let small = SMALL_BUFFER.max(1024 + self.max_header_len);
         Agents {
-            reads: api(REPLY_BUFFER, small).build().into(),
+            reads: api(RESPONSE_BUFFER, small).build().into(),
             small_creates: create(small).build().into(),
             large_creates: create(UPLOAD_BUFFER).build().into(),
             downloads: download(self.proxy.clone(), Some(self.connect_timeout)).build().into(),
-            local_downloads: download(None, None).build().into(),
+            loopback_downloads: download(None, None).build().into(),
         }
     }
 
-    fn config(&self, input: usize, output: usize) -> AgentConfig {
+    fn config(&self, input_buffer_size: usize, output_buffer_size: usize) -> AgentConfig {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .user_agent(&self.user_agent)
             .accept_encoding("")
-            .input_buffer_size(input)
-            .output_buffer_size(output)
+            .input_buffer_size(input_buffer_size)
+            .output_buffer_size(output_buffer_size)
             .timeout_connect(Some(self.connect_timeout))
             .timeout_per_write(Some(self.idle_timeout));
         self.tls.apply(config)
@@ -438,44 +494,49 @@ impl Plan {
 
 type AgentConfig = ureq::config::ConfigBuilder<ureq::typestate::AgentScope>;
 
-/// Seeing where a body ends is what gives its connection back to the pool, after a look at whether
-/// it still is one. Where there is no pool, nobody needs to look past a length that is known.
-fn read_whole(
+type HttpResponse = ureq::http::Response<ureq::Body>;
+
+/// Reads a response body of at most [`MAX_RESPONSE_BODY`].
+///
+/// A pooled connection is reused only after the body is read to EOF, when ureq also checks that the
+/// connection is still open. Without a pool, a body of known length is not read any further.
+fn read_body(
     body: ureq::BodyReader<'_>,
     length: Option<u64>,
     pooled: bool,
-) -> (Vec<u8>, Result<(), Failure>) {
-    let expected = length.unwrap_or_default().min(MAX_REPLY) as usize;
-    let most = length.filter(|_| !pooled).unwrap_or(u64::MAX).min(MAX_REPLY + 1);
-    let mut whole = Vec::with_capacity(expected);
-    let end = match body.take(most).read_to_end(&mut whole) {
-        Ok(_) if whole.len() as u64 > MAX_REPLY => {
-            whole.truncate(MAX_REPLY as usize);
-            Err(Failure::new(FailureKind::Unusable, "the server's answer is larger than 1 MiB"))
+) -> (Vec<u8>, Result<(), TransportError>) {
+    let expected = length.unwrap_or_default().min(MAX_RESPONSE_BODY) as usize;
+    let max_len = length.filter(|_| !pooled).unwrap_or(u64::MAX).min(MAX_RESPONSE_BODY + 1);
+    let mut data = Vec::with_capacity(expected);
+    let result = match body.take(max_len).read_to_end(&mut data) {
+        Ok(_) if data.len() as u64 > MAX_RESPONSE_BODY => {
+            data.truncate(MAX_RESPONSE_BODY as usize);
+            let message = "response body exceeds the 1 MiB limit";
+            Err(TransportError::new(TransportErrorKind::InvalidResponse, message))
         }
         Ok(_) => Ok(()),
-        Err(e) => Err(failure(e.into())),
+        Err(e) => Err(classify_error(e.into())),
     };
-    (whole, end)
+    (data, result)
 }
 
-fn wanted(headers: &HeaderMap, key: &ApiKey) -> Headers {
+fn filter_headers(headers: &HeaderMap, key: &ApiKey) -> Headers {
     let text = |value: &HeaderValue| {
-        let value = key.scrub(value.as_bytes().to_vec());
+        let value = key.redact(value.as_bytes().to_vec());
         String::from_utf8(value).ok().filter(|value| !value.contains(char::is_control))
     };
-    // A reply has fewer headers than there are names to look up.
+    // A response usually has fewer headers than there are names to search for.
     let found = headers.iter().filter_map(|(name, value)| {
-        let known = HEADERS.iter().find(|known| **known == name.as_str())?;
+        let known = RESPONSE_HEADERS.iter().find(|known| **known == name.as_str())?;
         Some((*known, text(value)?))
     });
     Headers(found.collect())
 }
 
-fn location_of<B>(response: &Response<B>) -> Option<String> {
+fn location(response: &HttpResponse) -> Option<String> {
     response.headers().get(header::LOCATION)?.to_str().ok().map(str::to_owned)
 }
 
-fn cancelled() -> Failure {
-    Failure::new(FailureKind::Cancelled, "cancelled")
+fn cancelled() -> TransportError {
+    TransportError::new(TransportErrorKind::Cancelled, "cancelled")
 }

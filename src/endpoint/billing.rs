@@ -1,31 +1,34 @@
-//! `GET /v2/billing`: what is left on the account.
+//! `GET /v2/billing`: the account's balance.
 
 use serde_json::{Map, Value};
 
 use crate::error::Result;
 use crate::generation::Balance;
-use crate::http::Reply;
+use crate::http::Response;
+use crate::operation::Operation;
 
 pub(crate) const TARGET: &str = "/v2/billing";
 
-pub(crate) fn read(mut reply: Reply) -> Result<Balance> {
-    const OPERATION: &str = "balance";
-    let fields: Map<String, Value> = reply.object(OPERATION)?;
+pub(crate) fn parse_response(mut response: Response) -> Result<Balance> {
+    const OPERATION: Operation = Operation::Balance;
+    let fields: Map<String, Value> = response.parse_json(OPERATION)?;
     let amount = fields.get("current_balance").and_then(Value::as_f64);
     let currency = fields.get("currency").and_then(Value::as_str).unwrap_or("USD");
     match amount {
         Some(amount) => Ok(Balance { amount, currency: currency.to_owned() }),
-        None => Err(reply.unreadable(OPERATION, "the server's answer tells no balance")),
+        None => {
+            Err(response.invalid_response(OPERATION, "response has no numeric `current_balance`"))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arbitrary::{Seed, cases, is_presentable, reply};
+    use crate::arbitrary::{Seed, cases, is_sanitized, response};
     use proptest::prelude::*;
 
-    fn balance(seed: &mut Seed) -> Vec<u8> {
+    fn balance_body(seed: &mut Seed) -> Vec<u8> {
         let mut fields = seed.generation();
         fields.insert("current_balance".into(), seed.scalar());
         fields.insert("currency".into(), seed.json());
@@ -33,21 +36,21 @@ mod tests {
     }
 
     fn body(seed: &mut Seed) -> Vec<u8> {
-        if seed.below(3) == 0 { seed.body() } else { balance(seed) }
+        if seed.below(3) == 0 { seed.body() } else { balance_body(seed) }
     }
 
     proptest! {
         #![proptest_config(cases(10_000))]
 
         #[test]
-        fn only_a_number_is_a_balance(parts in reply(body)) {
-            let fields = parts.json().filter(|_| parts.is_whole_success());
+        fn balance_is_parsed_from_a_number_only(parts in response(body)) {
+            let fields = parts.json().filter(|_| parts.is_complete_success());
             let expected = fields.and_then(|fields| fields.get("current_balance")?.as_f64());
-            match read(parts.reply()) {
+            match parse_response(parts.response()) {
                 Ok(balance) => prop_assert_eq!(Some(balance.amount), expected),
                 Err(error) => {
                     prop_assert_eq!(expected, None);
-                    prop_assert!(error.body().is_none_or(is_presentable));
+                    prop_assert!(error.body().is_none_or(is_sanitized));
                 }
             }
         }

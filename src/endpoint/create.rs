@@ -1,101 +1,107 @@
-//! `POST …/kling/generation`: the one request that costs money, so its answers are told apart with
-//! care.
+//! `POST …/kling/generation`: the only request that costs money, so every possible outcome is
+//! classified.
 
-use crate::body::Progress;
+use crate::body::UploadState;
 use crate::error::Error;
 use crate::generation::{Generation, GenerationFields, GenerationId, Status};
-use crate::http::{Failure, FailureKind, Reply};
+use crate::http::{Response, TransportError, TransportErrorKind};
+use crate::operation::Operation;
 
-const OPERATION: &str = "create";
+const OPERATION: Operation = Operation::Create;
 
-/// What became of a create.
+/// The outcome of a create request.
 pub(crate) enum Outcome {
-    /// The API has accepted it.
+    /// The API accepted it.
     Accepted(Box<Generation>),
-    /// It certainly was not accepted; whether trying again makes sense.
-    Refused { error: Error, try_again: bool },
-    /// It was handed over whole and no readable answer came: never to be sent again blindly.
-    Unknown(Error),
+    /// It certainly was not accepted. `retryable` says whether another attempt may succeed.
+    Rejected { error: Error, retryable: bool },
+    /// It was sent completely, but no usable response was received. It may have been accepted and
+    /// must not be repeated blindly.
+    Indeterminate(Error),
 }
 
-/// Reads what came of a create whose body had come so far.
-pub(crate) fn outcome(answer: Result<Reply, Failure>, progress: Progress) -> Outcome {
-    match (answer, progress) {
-        (Ok(reply), _) => read(reply, progress == Progress::Committed),
-        (Err(failure), Progress::Committed) => unknown(failure.into_error(OPERATION), None),
-        (Err(failure), _) => Outcome::Refused {
-            try_again: !matches!(failure.kind, FailureKind::Cancelled | FailureKind::Unusable),
-            error: match (failure.kind, progress) {
-                (FailureKind::Broken, Progress::Begun) => {
-                    Error::upload_broken(OPERATION, failure.source)
+/// Classifies the result of a create request, given how far its body was sent.
+pub(crate) fn outcome(result: Result<Response, TransportError>, upload: UploadState) -> Outcome {
+    match (result, upload) {
+        (Ok(response), _) => classify_response(response, upload == UploadState::Committed),
+        (Err(error), UploadState::Committed) => indeterminate(error.into_error(OPERATION), None),
+        (Err(error), _) => Outcome::Rejected {
+            retryable: !matches!(
+                error.kind,
+                TransportErrorKind::Cancelled | TransportErrorKind::InvalidResponse
+            ),
+            error: match (error.kind, upload) {
+                (TransportErrorKind::ConnectionLost, UploadState::InProgress) => {
+                    Error::upload_interrupted(OPERATION, error.source)
                 }
-                _ => failure.into_error(OPERATION),
+                _ => error.into_error(OPERATION),
             },
         },
     }
 }
 
-fn read(reply: Reply, committed: bool) -> Outcome {
-    if reply.is_success() {
-        return match accepted(reply) {
+fn classify_response(response: Response, committed: bool) -> Outcome {
+    if response.is_success() {
+        return match parse_generation(response) {
             Ok(generation) => Outcome::Accepted(Box::new(generation)),
-            Err(error) if committed => unknown(error, None),
-            Err(error) => Outcome::Refused { error, try_again: false },
+            Err(error) if committed => indeterminate(error, None),
+            Err(error) => Outcome::Rejected { error, retryable: false },
         };
     }
-    let error = reply.refusal(OPERATION);
-    let refused = !committed
-        || match reply.status {
-            // Followed as a GET these would seem to succeed: who sends them may have acted.
+    let error = response.api_error(OPERATION);
+    let rejected = !committed
+        || match response.status {
+            // Clients follow these with a GET, so the sender may have acted on the request already.
             302 | 303 => false,
-            // A gateway's: the service behind it may have acted.
+            // From a gateway: the service behind it may have acted on the request.
             502 | 504 | 524 => false,
-            // The API documents that a request it fails is never charged.
-            500..=599 => reply.has_vendor_body(),
+            // The API documents that it never charges for a request it fails. A gateway's 5xx
+            // proves nothing.
+            500..=599 => response.has_api_error_body(),
             300..=499 => true,
-            // No status that HTTP has for an answer.
+            // Not the status of a final HTTP response.
             _ => false,
         };
-    if refused {
-        let try_again = reply.status == 429 || (!committed && reply.status >= 500);
-        return Outcome::Refused { error, try_again };
+    if rejected {
+        let retryable = response.status == 429 || (!committed && response.status >= 500);
+        return Outcome::Rejected { error, retryable };
     }
-    unknown(error, inference_id(&reply))
+    indeterminate(error, inference_id(&response))
 }
 
-fn accepted(mut reply: Reply) -> Result<Generation, Error> {
-    let header_id = inference_id(&reply);
-    let generation = match (reply.object::<GenerationFields>(OPERATION), header_id) {
-        (Ok(fields), id) => fields.into_generation(id.as_ref()).ok_or_else(|| {
-            reply.unreadable(OPERATION, "the server's answer names no generation")
-        })?,
-        (Err(_), Some(id)) => bare(id),
+fn parse_generation(mut response: Response) -> Result<Generation, Error> {
+    let header_id = inference_id(&response);
+    let generation = match (response.parse_json::<GenerationFields>(OPERATION), header_id) {
+        (Ok(fields), id) => fields
+            .into_generation(id.as_ref())
+            .ok_or_else(|| response.invalid_response(OPERATION, "response has no generation id"))?,
+        (Err(_), Some(id)) => generation_with_id(id),
         (Err(error), None) => return Err(error),
     };
-    Ok(Generation { trace: reply.headers.into_trace(), ..generation })
+    Ok(Generation { metadata: response.headers.into_metadata(), ..generation })
 }
 
-fn unknown(cause: Error, id: Option<GenerationId>) -> Outcome {
-    let error = Error::create_unknown(cause);
-    Outcome::Unknown(match id {
+fn indeterminate(source: Error, id: Option<GenerationId>) -> Outcome {
+    let error = Error::create_unknown(source);
+    Outcome::Indeterminate(match id {
         Some(id) => error.with_id(&id),
         None => error,
     })
 }
 
-fn inference_id(reply: &Reply) -> Option<GenerationId> {
-    reply.headers.get("x-inference-id")?.parse().ok()
+fn inference_id(response: &Response) -> Option<GenerationId> {
+    response.headers.get("x-inference-id")?.parse().ok()
 }
 
-/// A generation of which only the id is known.
-fn bare(id: GenerationId) -> Generation {
+/// A generation of which nothing but the id is known.
+fn generation_with_id(id: GenerationId) -> Generation {
     Generation {
         id,
         status: Status::Queued,
         video: None,
         error: None,
         usage: None,
-        trace: Default::default(),
+        metadata: Default::default(),
         extra: Default::default(),
     }
 }
@@ -104,31 +110,33 @@ fn bare(id: GenerationId) -> Generation {
 mod tests {
     use super::*;
     use crate::ErrorKind;
-    use crate::arbitrary::{Parts, Seed, cases, failure, is_presentable, reply};
+    use crate::arbitrary::{
+        ResponseParts, Seed, cases, is_sanitized, response, transport_error_kind,
+    };
     use proptest::prelude::*;
     use proptest::sample::select;
     use serde_json::Value;
 
-    fn progress() -> impl Strategy<Value = Progress> {
-        use Progress::{Begun, Committed, NotBegun};
-        select(vec![NotBegun, Begun, Committed, Committed])
+    fn upload_state() -> impl Strategy<Value = UploadState> {
+        use UploadState::{Committed, InProgress, NotStarted};
+        select(vec![NotStarted, InProgress, Committed, Committed])
     }
 
-    fn is_id(text: &str) -> bool {
+    fn is_valid_id(text: &str) -> bool {
         !text.is_empty() && !text.contains(char::is_control)
     }
 
-    /// The id that a successful reply names: in its whole body, else in its header.
-    fn named(parts: &Parts) -> Option<String> {
-        let of = |value: &Value| match value {
-            Value::String(text) => is_id(text).then(|| text.clone()),
+    /// The id in a successful response's body, if that is complete, or else in its header.
+    fn id_in(parts: &ResponseParts) -> Option<String> {
+        let parse_id = |value: &Value| match value {
+            Value::String(text) => is_valid_id(text).then(|| text.clone()),
             value => (value.is_u64() || value.is_i64()).then(|| value.to_string()),
         };
-        let fields = parts.json().filter(|_| parts.end.is_none()).unwrap_or_default();
-        let in_body = ["id", "generation_id"].iter().find_map(|name| of(fields.get(*name)?));
+        let fields = parts.json().filter(|_| parts.body_error.is_none()).unwrap_or_default();
+        let in_body = ["id", "generation_id"].iter().find_map(|name| parse_id(fields.get(*name)?));
         in_body.or_else(|| {
             let (_, id) = parts.headers.iter().find(|(name, _)| *name == "x-inference-id")?;
-            is_id(id).then(|| id.clone())
+            is_valid_id(id).then(|| id.clone())
         })
     }
 
@@ -136,43 +144,46 @@ mod tests {
         #![proptest_config(cases(10_000))]
 
         #[test]
-        fn no_answer_is_taken_for_a_generation_without_its_id(
-            parts in reply(Seed::body),
-            progress in progress(),
+        fn response_is_accepted_only_with_a_generation_id(
+            parts in response(Seed::body),
+            upload in upload_state(),
         ) {
-            let committed = progress == Progress::Committed;
-            let expected = named(&parts).filter(|_| (200..300).contains(&parts.status));
-            match (outcome(Ok(parts.reply()), progress), expected) {
+            let committed = upload == UploadState::Committed;
+            let expected = id_in(&parts).filter(|_| (200..300).contains(&parts.status));
+            match (outcome(Ok(parts.response()), upload), expected) {
                 (Outcome::Accepted(generation), Some(id)) => {
-                    prop_assert_eq!(generation.id.as_ref(), id);
+                    prop_assert_eq!(generation.id.as_str(), id);
                 }
-                (Outcome::Refused { error, .. }, None) => {
+                (Outcome::Rejected { error, .. }, None) => {
                     prop_assert!(!committed || matches!(parts.status, 0..=199 | 300..));
                     prop_assert!(!error.may_have_been_billed());
-                    prop_assert!(error.body().is_none_or(is_presentable));
+                    prop_assert!(error.body().is_none_or(is_sanitized));
                 }
-                (Outcome::Unknown(error), None) => {
+                (Outcome::Indeterminate(error), None) => {
                     prop_assert!(committed);
                     prop_assert_eq!(error.kind(), ErrorKind::CreateUnknown);
                     prop_assert!(!error.is_retryable() && error.may_have_been_billed());
-                    prop_assert!(error.body().is_none_or(is_presentable));
+                    prop_assert!(error.body().is_none_or(is_sanitized));
                 }
                 (_, expected) => prop_assert!(false, "{:?} expected", expected),
             }
         }
 
         #[test]
-        fn no_answer_at_all_is_unknown_from_the_commit_point_on(
-            kind in failure(),
-            progress in progress(),
+        fn transport_error_is_indeterminate_from_the_commit_point_on(
+            kind in transport_error_kind(),
+            upload in upload_state(),
         ) {
-            let is_final = matches!(kind, FailureKind::Cancelled | FailureKind::Unusable);
-            match outcome(Err(Failure::new(kind, "cut")), progress) {
+            let is_permanent = matches!(
+                kind,
+                TransportErrorKind::Cancelled | TransportErrorKind::InvalidResponse
+            );
+            match outcome(Err(TransportError::new(kind, "test")), upload) {
                 Outcome::Accepted(_) => prop_assert!(false, "accepted"),
-                Outcome::Refused { try_again, .. } => {
-                    prop_assert!(progress != Progress::Committed && try_again != is_final);
+                Outcome::Rejected { retryable, .. } => {
+                    prop_assert!(upload != UploadState::Committed && retryable != is_permanent);
                 }
-                Outcome::Unknown(_) => prop_assert!(progress == Progress::Committed),
+                Outcome::Indeterminate(_) => prop_assert!(upload == UploadState::Committed),
             }
         }
     }

@@ -3,11 +3,12 @@
 use super::Route;
 use crate::error::Result;
 use crate::generation::{Generation, GenerationFields, GenerationId};
-use crate::http::{Reply, encode_query};
+use crate::http::{Response, encode_query};
+use crate::operation::Operation;
 
 pub(crate) fn target(route: Route, id: &GenerationId) -> String {
     const QUERY: &str = "?generation_id=";
-    let (path, id) = (route.path(), id.as_ref());
+    let (path, id) = (route.path(), id.as_str());
     let mut target = String::with_capacity(path.len() + QUERY.len() + 3 * id.len());
     target.push_str(path);
     target.push_str(QUERY);
@@ -15,47 +16,51 @@ pub(crate) fn target(route: Route, id: &GenerationId) -> String {
     target
 }
 
-pub(crate) fn read(mut reply: Reply, id: &GenerationId) -> Result<Generation> {
-    const OPERATION: &str = "retrieve";
-    let fields: GenerationFields = reply.object(OPERATION)?;
+pub(crate) fn parse_response(mut response: Response, id: &GenerationId) -> Result<Generation> {
+    const OPERATION: Operation = Operation::Retrieve;
+    let fields: GenerationFields = response.parse_json(OPERATION)?;
     if !fields.has_status() {
-        return Err(reply.unreadable(OPERATION, "the server's answer tells no status"));
+        return Err(response.invalid_response(OPERATION, "response has no `status`"));
     }
     let Some(mut generation) = fields.into_generation(Some(id)) else {
-        return Err(reply.unreadable(OPERATION, "the server's answer names no generation"));
+        return Err(response.invalid_response(OPERATION, "response has no generation id"));
     };
-    // The id that was asked for is the one that is known to work.
+    // Keep the id of the request: it is the one that is known to work.
     generation.id = id.clone();
     if let Some(video) = &mut generation.video {
         video.id = id.clone();
     }
-    generation.trace = reply.headers.into_trace();
+    generation.metadata = response.headers.into_metadata();
     Ok(generation)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arbitrary::{Seed, cases, is_presentable, reply};
+    use crate::arbitrary::{Seed, cases, is_sanitized, response};
+    use crate::generation::Video;
     use proptest::prelude::*;
 
     proptest! {
         #![proptest_config(cases(10_000))]
 
         #[test]
-        fn only_a_whole_success_with_a_status_is_a_state(parts in reply(Seed::body)) {
-            let asked: GenerationId = "asked-for".parse().unwrap();
-            let expected = parts.is_whole_success()
+        fn generation_is_parsed_only_from_a_complete_success_with_a_status(
+            parts in response(Seed::body),
+        ) {
+            let requested: GenerationId = "asked-for".parse().unwrap();
+            let expected = parts.is_complete_success()
                 && parts.json().is_some_and(|fields| fields.contains_key("status"));
-            match read(parts.reply(), &asked) {
+            match parse_response(parts.response(), &requested) {
                 Ok(generation) => {
                     prop_assert!(expected);
-                    prop_assert_eq!(&generation.id, &asked);
-                    prop_assert!(generation.video.is_none_or(|video| video.id == asked && !video.url.is_empty()));
+                    prop_assert_eq!(&generation.id, &requested);
+                    let is_valid = |video: Video| video.id == requested && !video.url.is_empty();
+                    prop_assert!(generation.video.is_none_or(is_valid));
                 }
                 Err(error) => {
                     prop_assert!(!expected);
-                    prop_assert!(error.body().is_none_or(is_presentable));
+                    prop_assert!(error.body().is_none_or(is_sanitized));
                 }
             }
         }

@@ -1,6 +1,7 @@
-//! How the API's JSON becomes a generation, and is written back.
+//! Conversion between the API's JSON and [`Generation`].
 //!
-//! What cannot be read stays in `extra` under its own name, so that nothing a server wrote is lost.
+//! Values that cannot be parsed stay in `extra` under their own name, so that nothing the server
+//! sent is lost.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,9 +11,11 @@ use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use super::{Fields, Generation, GenerationError, GenerationId, Status, Trace, Usage, Video};
+use super::{
+    Generation, GenerationError, GenerationId, JsonObject, ResponseMetadata, Status, Usage, Video,
+};
 
-/// A reply's fields: those that make a generation as they came, and the rest.
+/// The fields of a response: those of a generation, not parsed yet, and all others.
 #[derive(Default)]
 pub(crate) struct GenerationFields {
     id: Option<Value>,
@@ -20,7 +23,7 @@ pub(crate) struct GenerationFields {
     status: Option<Value>,
     video: Option<VideoField>,
     error: Option<Value>,
-    rest: Fields,
+    extra: JsonObject,
 }
 
 impl GenerationFields {
@@ -28,50 +31,58 @@ impl GenerationFields {
         self.status.is_some()
     }
 
-    /// The generation; `known_id` stands in where the reply names none.
+    /// Parses the generation. `known_id` is used if the response has no valid id.
     pub(crate) fn into_generation(self, known_id: Option<&GenerationId>) -> Option<Generation> {
-        let Self { id, generation_id, status, video, error, rest: mut extra } = self;
-        let mut keep = |name: &str, value: Option<Value>| {
+        let Self { id, generation_id, status, video, error, mut extra } = self;
+        let mut preserve = |name: &str, value: Option<Value>| {
             extra.extend(value.map(|value| (name.to_owned(), value)));
         };
-        let mut read = None;
+        let mut parsed = None;
         for (name, value) in [("id", id), ("generation_id", generation_id)] {
-            match (&read, value) {
+            match (&parsed, value) {
                 (None, Some(value)) => match GenerationId::from_value(value) {
-                    Ok(id) => read = Some(id),
-                    Err(unread) => keep(name, Some(unread)),
+                    Ok(id) => parsed = Some(id),
+                    Err(unparsed) => preserve(name, Some(unparsed)),
                 },
-                (_, value) => keep(name, value),
+                (_, value) => preserve(name, value),
             }
         }
-        let id = read.or_else(|| known_id.cloned())?;
+        let id = parsed.or_else(|| known_id.cloned())?;
         let status = match status {
-            Some(Value::String(word)) => Status::from(word.as_str()),
-            unread => {
-                keep("status", unread);
+            Some(Value::String(status)) => Status::from(status.as_str()),
+            unparsed => {
+                preserve("status", unparsed);
                 Status::Other("unknown".to_owned())
             }
         };
-        let (mut video, left) = read_videos(video, &id);
-        keep("video", left);
+        let (mut video, remaining) = parse_videos(video, &id);
+        preserve("video", remaining);
         let error = error.and_then(GenerationError::from_value);
         let usage =
             extra.get("meta").and_then(|meta| meta.get("usage")).and_then(Usage::from_value);
         if let Some(video) = &mut video {
             video.usage = usage;
-            // The documented reply carries the length twice; one of them is enough.
-            let outer = || extra.get("duration").and_then(Value::as_f64);
-            video.duration = video.duration.or_else(outer);
+            // The documented response also has the duration at the top level.
+            let top_level = || extra.get("duration").and_then(Value::as_f64);
+            video.duration = video.duration.or_else(top_level);
         }
-        Some(Generation { id, status, video, error, usage, trace: Trace::default(), extra })
+        Some(Generation {
+            id,
+            status,
+            video,
+            error,
+            usage,
+            metadata: ResponseMetadata::default(),
+            extra,
+        })
     }
 }
 
 impl<'de> Deserialize<'de> for GenerationFields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reply;
+        struct FieldsVisitor;
 
-        impl<'de> Visitor<'de> for Reply {
+        impl<'de> Visitor<'de> for FieldsVisitor {
             type Value = GenerationFields;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -80,7 +91,7 @@ impl<'de> Deserialize<'de> for GenerationFields {
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
                 let mut fields = GenerationFields::default();
-                while let Some(name) = map.next_key_seed(Name)? {
+                while let Some(name) = map.next_key_seed(FieldName)? {
                     if name == "video" {
                         fields.video = Some(map.next_value()?);
                         continue;
@@ -91,10 +102,10 @@ impl<'de> Deserialize<'de> for GenerationFields {
                         "generation_id" => &mut fields.generation_id,
                         "status" => &mut fields.status,
                         "error" => &mut fields.error,
-                        // As good as absent, and what half of the fields of a pending one are.
+                        // Equivalent to an absent field. A pending generation has many of them.
                         _ if value.is_null() => continue,
                         _ => {
-                            fields.rest.insert(name.into_owned(), value);
+                            fields.extra.insert(name.into_owned(), value);
                             continue;
                         }
                     };
@@ -104,14 +115,14 @@ impl<'de> Deserialize<'de> for GenerationFields {
             }
         }
 
-        deserializer.deserialize_map(Reply)
+        deserializer.deserialize_map(FieldsVisitor)
     }
 }
 
-/// The name of a field. Those that every reply has cost no allocation.
-struct Name;
+/// Deserializes a field name, without allocating if it is a known one.
+struct FieldName;
 
-impl<'de> DeserializeSeed<'de> for Name {
+impl<'de> DeserializeSeed<'de> for FieldName {
     type Value = Cow<'static, str>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -119,11 +130,11 @@ impl<'de> DeserializeSeed<'de> for Name {
     }
 }
 
-impl Visitor<'_> for Name {
+impl Visitor<'_> for FieldName {
     type Value = Cow<'static, str>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a field's name")
+        f.write_str("a field name")
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
@@ -143,7 +154,7 @@ impl Visitor<'_> for Name {
     }
 }
 
-/// What stands under `video`: an object, read as it comes, or something else.
+/// The value of `video`: an object, parsed directly into a [`Video`], or any other JSON.
 enum VideoField {
     Object(Video),
     Other(Value),
@@ -151,19 +162,19 @@ enum VideoField {
 
 impl<'de> Deserialize<'de> for VideoField {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Field;
+        struct VideoVisitor;
 
-        impl<'de> Visitor<'de> for Field {
+        impl<'de> Visitor<'de> for VideoVisitor {
             type Value = VideoField;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("any JSON")
+                f.write_str("any JSON value")
             }
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<VideoField, M::Error> {
                 let mut video = Video::empty();
-                while let Some(name) = map.next_key_seed(Name)? {
-                    video.take_in(name, map.next_value()?);
+                while let Some(name) = map.next_key_seed(FieldName)? {
+                    video.set_field(name, map.next_value()?);
                 }
                 Ok(VideoField::Object(video))
             }
@@ -197,21 +208,22 @@ impl<'de> Deserialize<'de> for VideoField {
             }
         }
 
-        deserializer.deserialize_any(Field)
+        deserializer.deserialize_any(VideoVisitor)
     }
 }
 
-/// One object or an array of them, and what is left of it; what holds no link stays where it is.
-fn read_videos(field: Option<VideoField>, id: &GenerationId) -> (Option<Video>, Option<Value>) {
+/// Parses an object or the first element of an array, and also returns what remains of the field.
+/// An object without a URL is not a video, so it remains.
+fn parse_videos(field: Option<VideoField>, id: &GenerationId) -> (Option<Video>, Option<Value>) {
     match field {
         None | Some(VideoField::Other(Value::Null)) => (None, None),
-        Some(VideoField::Object(video)) => match video.of(id) {
+        Some(VideoField::Object(video)) => match video.with_generation_id(id) {
             Ok(video) => (Some(video), None),
-            Err(unread) => (None, Some(unread)),
+            Err(unparsed) => (None, Some(unparsed)),
         },
         Some(VideoField::Other(Value::Array(items))) => {
             let mut items = items.into_iter();
-            match items.next().map(|first| read_video(first, id)) {
+            match items.next().map(|first| parse_video(first, id)) {
                 Some(Ok(video)) => (Some(video), Some(items.collect())),
                 Some(Err(first)) => (None, Some(std::iter::once(first).chain(items).collect())),
                 None => (None, Some(Value::Array(Vec::new()))),
@@ -221,35 +233,26 @@ fn read_videos(field: Option<VideoField>, id: &GenerationId) -> (Option<Video>, 
     }
 }
 
-fn read_video(value: Value, id: &GenerationId) -> Result<Video, Value> {
+fn parse_video(value: Value, id: &GenerationId) -> Result<Video, Value> {
     match value {
-        Value::Object(fields) => Video::from_fields(fields).of(id),
+        Value::Object(fields) => Video::from_fields(fields).with_generation_id(id),
         other => Err(other),
     }
 }
 
 impl Video {
     fn empty() -> Self {
-        Self {
-            id: GenerationId(String::new()),
-            url: String::new(),
-            duration: None,
-            content_type: None,
-            file_name: None,
-            file_size: None,
-            usage: None,
-            extra: Fields::new(),
-        }
+        Self::new(GenerationId(String::new()), String::new())
     }
 
-    fn from_fields(fields: Fields) -> Self {
+    fn from_fields(fields: JsonObject) -> Self {
         let mut video = Self::empty();
-        fields.into_iter().for_each(|(name, value)| video.take_in(name.into(), value));
+        fields.into_iter().for_each(|(name, value)| video.set_field(name.into(), value));
         video
     }
 
-    /// A field of its JSON.
-    fn take_in(&mut self, name: Cow<'_, str>, value: Value) {
+    /// Parses a field of the video's JSON, or preserves it in `extra`.
+    fn set_field(&mut self, name: Cow<'_, str>, value: Value) {
         match (&*name, value) {
             ("url", Value::String(text)) if !text.is_empty() => self.url = text,
             ("duration", Value::Number(number)) => self.duration = number.as_f64(),
@@ -260,42 +263,42 @@ impl Video {
         }
     }
 
-    /// The video of this generation, provided that it has a link; its JSON otherwise.
-    fn of(self, id: &GenerationId) -> Result<Self, Value> {
+    /// Sets the id if the video has a URL, and returns its JSON otherwise.
+    fn with_generation_id(self, id: &GenerationId) -> Result<Self, Value> {
         match self.url.is_empty() {
             true => Err(self.to_fields().into()),
             false => Ok(Self { id: id.clone(), ..self }),
         }
     }
 
-    /// The `video` object of a reply: without what belongs to the generation.
-    fn to_fields(&self) -> Fields {
+    /// The video as in the `video` field of a response, which has neither generation id nor usage.
+    fn to_fields(&self) -> JsonObject {
         let mut fields = self.extra.clone();
-        put(&mut fields, "url", Some(self.url.as_str()).filter(|url| !url.is_empty()));
-        put(&mut fields, "duration", self.duration.map(number));
-        put(&mut fields, "content_type", self.content_type.as_deref());
-        put(&mut fields, "file_name", self.file_name.as_deref());
-        put(&mut fields, "file_size", self.file_size);
+        insert_if_absent(&mut fields, "url", Some(self.url.as_str()).filter(|url| !url.is_empty()));
+        insert_if_absent(&mut fields, "duration", self.duration.map(to_json_number));
+        insert_if_absent(&mut fields, "content_type", self.content_type.as_deref());
+        insert_if_absent(&mut fields, "file_name", self.file_name.as_deref());
+        insert_if_absent(&mut fields, "file_size", self.file_size);
         fields
     }
 }
 
-/// Alone, a video has its generation's id and usage with it: under longer names where the API's
-/// video has fields of these names itself.
+/// A video that is serialized on its own includes the generation's id and usage. If the API's
+/// `video` itself has an `id` or `usage`, they are named `generation_id` and `generation_usage`.
 impl Serialize for Video {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut fields = self.to_fields();
         let id = if fields.contains_key("id") { "generation_id" } else { "id" };
         fields.insert(id.into(), self.id.0.clone().into());
         let usage = self.usage.map(|usage| {
-            let mut written = Fields::new();
-            usage.write(&mut written);
-            Value::from(written)
+            let mut fields = JsonObject::new();
+            usage.write_to(&mut fields);
+            Value::from(fields)
         });
         if fields.contains_key("usage") {
             fields.insert("generation_usage".into(), usage.into());
         } else {
-            put(&mut fields, "usage", usage);
+            insert_if_absent(&mut fields, "usage", usage);
         }
         fields.serialize(serializer)
     }
@@ -303,42 +306,42 @@ impl Serialize for Video {
 
 impl<'de> Deserialize<'de> for Video {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut fields = Fields::deserialize(deserializer)?;
-        let read_id = |value: &Value| GenerationId::from_value(value.clone()).ok();
-        let id = take(&mut fields, "generation_id", read_id)
-            .or_else(|| take(&mut fields, "id", read_id))
+        let mut fields = JsonObject::deserialize(deserializer)?;
+        let parse_id = |value: &Value| GenerationId::from_value(value.clone()).ok();
+        let id = take_parsed(&mut fields, "generation_id", parse_id)
+            .or_else(|| take_parsed(&mut fields, "id", parse_id))
             .ok_or_else(|| D::Error::missing_field("id"))?;
         let usage = match fields.remove("generation_usage") {
             Some(usage) => Usage::from_value(&usage),
-            None => take(&mut fields, "usage", Usage::from_value),
+            None => take_parsed(&mut fields, "usage", Usage::from_value),
         };
-        let video = Self::from_fields(fields).of(&id);
+        let video = Self::from_fields(fields).with_generation_id(&id);
         let video = video.map_err(|_| D::Error::missing_field("url"))?;
         Ok(Self { usage, ..video })
     }
 }
 
 impl Generation {
-    fn to_fields(&self) -> Fields {
+    fn to_fields(&self) -> JsonObject {
         let mut fields = self.extra.clone();
-        // A reply with an unreadable `id` was read by its `generation_id`.
+        // If `id` is in `extra`, it could not be parsed and the id came from `generation_id`.
         let id = if fields.contains_key("id") { "generation_id" } else { "id" };
-        put(&mut fields, id, Some(self.id.as_ref()));
-        put(&mut fields, "status", Some(self.status.as_str()));
-        put(&mut fields, "error", self.error.as_ref().map(|error| error.raw.clone()));
+        insert_if_absent(&mut fields, id, Some(self.id.as_str()));
+        insert_if_absent(&mut fields, "status", Some(self.status.as_str()));
+        insert_if_absent(&mut fields, "error", self.error.as_ref().map(|error| error.raw.clone()));
         if let Some(video) = &self.video {
             let video = Value::from(video.to_fields());
-            let written = match fields.remove("video") {
-                Some(Value::Array(rest)) => std::iter::once(video).chain(rest).collect(),
+            let value = match fields.remove("video") {
+                Some(Value::Array(remaining)) => std::iter::once(video).chain(remaining).collect(),
                 _ => video,
             };
-            fields.insert("video".into(), written);
+            fields.insert("video".into(), value);
         }
         if let Some(usage) = self.usage {
             let mut meta = take_object(&mut fields, "meta");
-            let mut written = take_object(&mut meta, "usage");
-            usage.write(&mut written);
-            meta.insert("usage".into(), written.into());
+            let mut usage_fields = take_object(&mut meta, "usage");
+            usage.write_to(&mut usage_fields);
+            meta.insert("usage".into(), usage_fields.into());
             fields.insert("meta".into(), meta.into());
         }
         fields
@@ -364,14 +367,14 @@ impl GenerationError {
         let message = match &raw {
             Value::Null => return None,
             Value::String(text) => text.clone(),
-            other => message_of(other)
+            other => parse_error_message(other)
                 .unwrap_or_else(|| serde_json::to_string(other).unwrap_or_default()),
         };
         Some(Self { name, message, raw })
     }
 }
 
-fn message_of(error: &Value) -> Option<String> {
+fn parse_error_message(error: &Value) -> Option<String> {
     if let Some(message) = error.get("message").and_then(Value::as_str) {
         return Some(message.to_owned());
     }
@@ -389,50 +392,55 @@ fn message_of(error: &Value) -> Option<String> {
 impl Usage {
     fn from_value(usage: &Value) -> Option<Self> {
         let number = |field| usage.get(field).and_then(Value::as_f64);
-        let read = Self {
+        let parsed = Self {
             credits_used: number("credits_used"),
             tokens_used: number("tokens_used"),
             usd_spent: number("usd_spent"),
         };
-        (read != Self::default()).then_some(read)
+        (parsed != Self::default()).then_some(parsed)
     }
 
-    fn write(self, usage: &mut Fields) {
+    fn write_to(self, fields: &mut JsonObject) {
         for (field, amount) in [
             ("credits_used", self.credits_used),
             ("tokens_used", self.tokens_used),
             ("usd_spent", self.usd_spent),
         ] {
-            put(usage, field, amount.map(number));
+            insert_if_absent(fields, field, amount.map(to_json_number));
         }
     }
 }
 
-/// Takes a field out if it can be read, and leaves it where it is otherwise.
-fn take<T>(fields: &mut Fields, field: &str, read: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
-    let value = fields.get(field).and_then(read)?;
+/// Removes a field if it can be parsed, and leaves it in place otherwise.
+fn take_parsed<T>(
+    fields: &mut JsonObject,
+    field: &str,
+    parse: impl FnOnce(&Value) -> Option<T>,
+) -> Option<T> {
+    let value = fields.get(field).and_then(parse)?;
     fields.remove(field);
     Some(value)
 }
 
-fn take_object(fields: &mut Fields, field: &str) -> Fields {
+fn take_object(fields: &mut JsonObject, field: &str) -> JsonObject {
     match fields.remove(field) {
         Some(Value::Object(object)) => object,
-        _ => Fields::new(),
+        _ => JsonObject::new(),
     }
 }
 
-/// Writes a field, unless what the server wrote there could not be read and was kept.
-fn put(fields: &mut Fields, field: &str, value: Option<impl Into<Value>>) {
+/// Inserts a field, unless a value that could not be parsed was preserved under its name.
+fn insert_if_absent(fields: &mut JsonObject, field: &str, value: Option<impl Into<Value>>) {
     if let Some(value) = value {
         fields.entry(field).or_insert_with(|| value.into());
     }
 }
 
-/// A whole number is written without a fraction, as it came.
-fn number(number: f64) -> Value {
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    if number.fract() == 0.0 && number.abs() < EXACT {
+/// Converts integers to JSON integers: the API sends them without a fraction.
+fn to_json_number(number: f64) -> Value {
+    /// The largest integer up to which `f64` represents all integers exactly.
+    const MAX_SAFE_INTEGER: f64 = 9_007_199_254_740_991.0;
+    if number.fract() == 0.0 && number.abs() <= MAX_SAFE_INTEGER {
         Value::from(number as i64)
     } else {
         Value::from(number)
@@ -442,45 +450,37 @@ fn number(number: f64) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arbitrary::{Seed, cases, grown};
+    use crate::arbitrary::{Seed, cases, from_seed};
     use proptest::prelude::*;
 
-    fn reread<T: Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
+    fn round_trip<T: Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
         serde_json::from_str(&serde_json::to_string(value).unwrap()).unwrap()
     }
 
-    /// All of a video, and not as it is written.
-    fn video_parts(video: &Video) -> Value {
+    /// The video's fields, independent of its serialization.
+    fn video_fields(video: &Video) -> Value {
         let Video { id, url, duration, content_type, file_name, file_size, usage, extra } = video;
         serde_json::json!([id, url, duration, content_type, file_name, file_size, usage, extra])
     }
 
-    /// All of a generation but what is lost in writing it: see `what_cannot_be_read_is_kept_too`.
-    fn parts(generation: &Generation) -> Value {
-        let Generation { id, status, video, error, usage, trace: _, extra } = generation;
-        let mut extra = extra.clone();
-        extra.remove("id");
-        extra.remove("status");
-        let video = video.clone().map(|mut video| {
-            if video.duration.is_some() {
-                video.extra.remove("duration");
-            }
-            video_parts(&video)
-        });
+    /// The generation's serialized fields, independent of its serialization.
+    fn generation_fields(generation: &Generation) -> Value {
+        let Generation { id, status, video, error, usage, metadata: _, extra } = generation;
+        let video = video.as_ref().map(video_fields);
         let error = error.as_ref().map(|error| (&error.name, &error.message, &error.raw));
         serde_json::json!([id, status.as_str(), video, error, usage, extra])
     }
 
-    /// The same but for the last digit of a number of more than 15, and the texts made from one: see
-    /// `amounts_are_kept_exactly`.
-    fn is_same(one: &Value, other: &Value) -> bool {
+    /// Equality, except for the last digit of numbers with more than 15 digits, which `serde_json`
+    /// does not parse exactly. Shorter numbers: see `usage_amount_round_trips_exactly`.
+    fn approx_eq(one: &Value, other: &Value) -> bool {
         match (one, other) {
             (Value::Array(one), Value::Array(other)) => {
-                one.len() == other.len() && one.iter().zip(other).all(|(a, b)| is_same(a, b))
+                one.len() == other.len() && one.iter().zip(other).all(|(a, b)| approx_eq(a, b))
             }
             (Value::Object(one), Value::Object(other)) => {
                 one.len() == other.len()
-                    && one.iter().zip(other).all(|(a, b)| a.0 == b.0 && is_same(a.1, b.1))
+                    && one.iter().zip(other).all(|(a, b)| a.0 == b.0 && approx_eq(a.1, b.1))
             }
             (Value::Number(a), Value::Number(b)) if a.is_f64() || b.is_f64() => {
                 let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
@@ -491,76 +491,81 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_kept_too() {
-        for reply in [
+    fn unparsable_field_survives_a_round_trip() {
+        for response in [
             r#"{"id":"","generation_id":"a"}"#,
             r#"{"id":"a","status":7}"#,
             r#"{"id":"a","duration":5,"video":{"url":"b","duration":"5"}}"#,
         ] {
-            let read: Generation = serde_json::from_str(reply).unwrap();
-            assert_eq!(reread(&read), read, "{reply}");
+            let parsed: Generation = serde_json::from_str(response).unwrap();
+            assert_eq!(round_trip(&parsed), parsed, "{response}");
         }
-        let reply = r#"{"id":"a","video":{"url":"b","usage":{"credits_used":1}}}"#;
-        let read: Generation = serde_json::from_str(reply).unwrap();
-        let video = read.video.unwrap();
-        assert_eq!(reread(&video), video);
+        let response = r#"{"id":"a","video":{"url":"b","usage":{"credits_used":1}}}"#;
+        let parsed: Generation = serde_json::from_str(response).unwrap();
+        let video = parsed.video.unwrap();
+        assert_eq!(round_trip(&video), video);
     }
 
     proptest! {
         #![proptest_config(cases(10_000))]
 
         #[test]
-        fn a_generation_is_read_and_written_without_loss(fields in grown(Seed::generation)) {
-            // As text, as it comes: the numbers in it have been parsed.
-            let fields = reread(&fields);
-            let has_id = ["id", "generation_id"]
-                .iter()
-                .any(|name| fields.get(*name).cloned().is_some_and(|id| GenerationId::from_value(id).is_ok()));
+        fn generation_round_trips_without_loss(fields in from_seed(Seed::generation)) {
+            // Through text as in a real response, which normalizes the numbers.
+            let fields = round_trip(&fields);
+            let has_id = ["id", "generation_id"].iter().any(|name| {
+                fields.get(*name).is_some_and(|id| GenerationId::from_value(id.clone()).is_ok())
+            });
             match serde_json::from_value::<Generation>(fields.into()) {
-                Ok(read) => {
+                Ok(parsed) => {
                     prop_assert!(has_id);
-                    let (before, mut after) = (parts(&read), parts(&reread(&read)));
+                    let before = generation_fields(&parsed);
+                    let mut after = generation_fields(&round_trip(&parsed));
                     if let (Some(before), Some(after)) =
                         (before.pointer("/3/1"), after.pointer_mut("/3/1"))
                     {
-                        // The message may be the error's JSON.
+                        // The message may be the error's JSON, with numbers in it.
                         let json = |text: &Value| serde_json::from_str(text.as_str().unwrap());
                         if let (Ok(one), Ok(other)) = (json(before), json(after)) {
-                            prop_assert!(is_same(&one, &other));
+                            prop_assert!(approx_eq(&one, &other));
                             *after = before.clone();
                         }
                     }
-                    prop_assert!(is_same(&before, &after), "{} became {}", before, after);
+                    prop_assert!(approx_eq(&before, &after), "{} became {}", before, after);
                 }
                 Err(_) => prop_assert!(!has_id),
             }
         }
 
         #[test]
-        fn amounts_are_kept_exactly(digits in 0u64..1_000_000_000_000_000, decimals in 0u32..=9) {
+        fn usage_amount_round_trips_exactly(
+            digits in 0u64..1_000_000_000_000_000,
+            decimals in 0u32..=9,
+        ) {
             let amount = digits as f64 / 10f64.powi(decimals as i32);
-            let reply = format!(r#"{{"id":"a","meta":{{"usage":{{"usd_spent":{amount}}}}}}}"#);
-            let read: Generation = serde_json::from_str(&reply).unwrap();
-            prop_assert_eq!(read.usage.unwrap().usd_spent, Some(amount));
-            prop_assert_eq!(reread(&read), read);
+            let response = format!(r#"{{"id":"a","meta":{{"usage":{{"usd_spent":{amount}}}}}}}"#);
+            let parsed: Generation = serde_json::from_str(&response).unwrap();
+            prop_assert_eq!(parsed.usage.unwrap().usd_spent, Some(amount));
+            prop_assert_eq!(round_trip(&parsed), parsed);
         }
 
         #[test]
-        fn a_video_is_read_and_written_without_loss(
-            fields in grown(Seed::video),
+        fn video_round_trips_without_loss(
+            fields in from_seed(Seed::video),
             id in any::<u64>(),
         ) {
-            let mut fields: Fields = reread(&fields);
+            let mut fields: JsonObject = round_trip(&fields);
             fields.insert("id".into(), id.to_string().into());
-            let link = fields.get("url").and_then(Value::as_str);
-            let has_link = link.is_some_and(|url| !url.is_empty());
+            let url = fields.get("url").and_then(Value::as_str);
+            let has_url = url.is_some_and(|url| !url.is_empty());
             match serde_json::from_value::<Video>(fields.into()) {
-                Ok(read) => {
-                    prop_assert!(has_link);
-                    let (before, after) = (video_parts(&read), video_parts(&reread(&read)));
-                    prop_assert!(is_same(&before, &after), "{} became {}", before, after);
+                Ok(parsed) => {
+                    prop_assert!(has_url);
+                    let (before, after) =
+                        (video_fields(&parsed), video_fields(&round_trip(&parsed)));
+                    prop_assert!(approx_eq(&before, &after), "{} became {}", before, after);
                 }
-                Err(_) => prop_assert!(!has_link),
+                Err(_) => prop_assert!(!has_url),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! How the API behaves: a request as a plain value in, a [`Reply`] out. No sockets.
+//! The API's behavior without I/O: takes a parsed request and returns a [`Response`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,30 +8,30 @@ use serde_json::json;
 
 use super::endpoint::Endpoint;
 use super::fault::VideoOptions;
-use super::generation::{Generation, Plan, Poll, SandboxGeneration, credits, usd};
-use super::http::{Head, MAX_BODY, Reply};
-use super::log::{Log, Row};
+use super::generation::{Generation, Plan, PollResponse, RecordedGeneration, credits, usd};
+use super::http::{MAX_BODY, RequestHead, Response};
+use super::logs::{ApiLog, LogEntry};
 use super::query::Query;
-use super::replies::{Refusal, client_request_id, json_reply, storage_error};
-use super::schema::{Allowed, Draft, MODEL, read_create};
+use super::responses::{ApiError, client_request_id, json_response, storage_error};
+use super::schema::{MODEL, SchemaExtensions, ValidCreate, parse_create};
 use super::time::now;
-use super::video::{StoredVideo, requested_id};
+use super::video::{StoredVideo, generation_id_of};
 
-pub(super) const KEY: &str = "sandbox-key";
+pub(super) const API_KEY: &str = "sandbox-key";
 
 pub(super) struct Api {
     origin: String,
-    replies: AtomicU64,
-    state: Mutex<State>,
+    next_request_id: AtomicU64,
+    state: Mutex<ApiState>,
 }
 
-/// All that the API remembers, and the script for what comes.
-pub(super) struct State {
+/// What the API stores, and the settings for later requests.
+pub(super) struct ApiState {
     pub(super) plan: Plan,
-    pub(super) allowed: Allowed,
+    pub(super) extensions: SchemaExtensions,
     pub(super) balance: f64,
     pub(super) video: StoredVideo,
-    pub(super) log: Log,
+    pub(super) logs: ApiLog,
     generations: Vec<Generation>,
     next_id: u64,
 }
@@ -40,8 +40,8 @@ impl Api {
     pub(super) fn new(port: u16) -> Api {
         Api {
             origin: format!("http://127.0.0.1:{port}"),
-            replies: AtomicU64::new(0),
-            state: Mutex::new(State::new(port)),
+            next_request_id: AtomicU64::new(0),
+            state: Mutex::new(ApiState::new(port)),
         }
     }
 
@@ -49,127 +49,137 @@ impl Api {
         &self.origin
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, ApiState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers a request that was read whole. `body` may be empty if it is longer than allowed.
-    pub(super) fn answer(&self, head: &Head, body: &[u8], video: &VideoOptions) -> Reply {
-        self.grant(head, body, video).unwrap_or_else(|refusal| self.refusal(refusal, head))
+    /// Responds to a complete request. `body` may be empty if it exceeds the limit.
+    pub(super) fn respond(
+        &self,
+        head: &RequestHead,
+        body: &[u8],
+        video: &VideoOptions,
+    ) -> Response {
+        self.handle(head, body, video).unwrap_or_else(|error| self.error_response(error, head))
     }
 
-    /// The refusal that the head alone gives reason for.
-    pub(super) fn refuse(&self, head: &Head) -> Option<Reply> {
-        check_head(head).err().map(|refusal| self.refusal(refusal, head))
+    /// Returns an error response if the head alone is enough to reject the request.
+    pub(super) fn reject(&self, head: &RequestHead) -> Option<Response> {
+        validate_head(head).err().map(|error| self.error_response(error, head))
     }
 
-    /// What the vendor documents for `status`.
-    pub(super) fn documented(&self, status: u16, head: &Head) -> Reply {
+    /// Returns the response that the vendor documents for `status`.
+    pub(super) fn documented_response(&self, status: u16, head: &RequestHead) -> Response {
         match status {
-            ..400 => Reply::new(status, String::new()),
-            _ => self.refusal(Refusal::documented(status), head),
+            ..400 => Response::new(status, String::new()),
+            _ => self.error_response(ApiError::documented(status), head),
         }
     }
 
-    fn refusal(&self, refusal: Refusal, head: &Head) -> Reply {
-        refusal.into_reply(head, &self.next_request_id())
+    fn error_response(&self, error: ApiError, head: &RequestHead) -> Response {
+        error.into_response(head, &self.next_request_id())
     }
 
-    fn grant(&self, head: &Head, body: &[u8], video: &VideoOptions) -> Result<Reply, Refusal> {
-        match check_head(head)? {
+    fn handle(
+        &self,
+        head: &RequestHead,
+        body: &[u8],
+        video: &VideoOptions,
+    ) -> Result<Response, ApiError> {
+        match validate_head(head)? {
             Endpoint::Create => self.create(head, body),
             Endpoint::Retrieve => self.retrieve(head),
             Endpoint::Logs => self.logs(head),
             Endpoint::Billing => Ok(self.billing(head)),
-            Endpoint::Video => Ok(self.state().video(head, video)),
+            Endpoint::Video => Ok(self.state().serve_video(head, video)),
         }
     }
 
-    fn create(&self, head: &Head, body: &[u8]) -> Result<Reply, Refusal> {
-        // Checking a large picture takes a while: not under the lock that all clients share.
-        let allowed = self.state().allowed.clone();
-        let draft = read_create(body, &allowed).map_err(Refusal::invalid)?;
-        let id = self.state().accept(draft, client_request_id(head), self.next_request_id());
+    fn create(&self, head: &RequestHead, body: &[u8]) -> Result<Response, ApiError> {
+        // Decoding a large image takes a while, so the lock is not held meanwhile.
+        let extensions = self.state().extensions.clone();
+        let create = parse_create(body, &extensions).map_err(ApiError::invalid)?;
+        let id = self.state().accept(create, client_request_id(head), self.next_request_id());
         let body = json!({
             "id": id, "status": "queued", "video": null, "duration": null,
             "error": null, "meta": null,
         });
-        Ok(json_reply(200, &body, head).header("x-inference-id", id))
+        Ok(json_response(200, &body, head).header("x-inference-id", id))
     }
 
-    fn retrieve(&self, head: &Head) -> Result<Reply, Refusal> {
+    fn retrieve(&self, head: &RequestHead) -> Result<Response, ApiError> {
         let query = Query::parse(head.raw_query());
         let Some(id) = query.value("generation_id").filter(|id| !id.is_empty()) else {
-            let problem = "Query validation error at \"generation_id\": Required";
-            return Err(Refusal::invalid(vec![problem.to_owned()]));
+            let message = "Query validation error at \"generation_id\": Required";
+            return Err(ApiError::invalid(vec![message.to_owned()]));
         };
         let poll = self.state().poll(id, &self.origin);
-        let Poll { body, credits } = poll.ok_or_else(|| Refusal::documented(404))?;
-        let reply = json_reply(200, &body, head);
+        let PollResponse { body, credits } = poll.ok_or_else(|| ApiError::documented(404))?;
+        let response = json_response(200, &body, head);
         Ok(match credits {
-            Some(credits) => reply
+            Some(credits) => response
                 .header("x-aimlapi-credits-used", credits.to_string())
                 .header("x-aimlapi-usd-spent", usd(credits).to_string()),
-            None => reply,
+            None => response,
         })
     }
 
-    fn logs(&self, head: &Head) -> Result<Reply, Refusal> {
-        let page = self.state().log.page(&Query::parse(head.raw_query()), now());
-        let page = page.map_err(|problem| Refusal::invalid(vec![problem]))?;
-        Ok(json_reply(200, &page, head))
+    fn logs(&self, head: &RequestHead) -> Result<Response, ApiError> {
+        let page = self.state().logs.page(&Query::parse(head.raw_query()), now());
+        let page = page.map_err(|message| ApiError::invalid(vec![message]))?;
+        Ok(json_response(200, &page, head))
     }
 
-    fn billing(&self, head: &Head) -> Reply {
+    fn billing(&self, head: &RequestHead) -> Response {
         let balance = self.state().balance;
-        json_reply(200, &json!({ "current_balance": balance, "currency": "USD" }), head)
+        json_response(200, &json!({ "current_balance": balance, "currency": "USD" }), head)
     }
 
     fn next_request_id(&self) -> String {
-        let n = self.replies.fetch_add(1, Ordering::Relaxed);
+        let n = self.next_request_id.fetch_add(1, Ordering::Relaxed);
         format!("sandbox-request-{n:05}")
     }
 }
 
-/// The endpoint of a request whose head is in order.
-fn check_head(head: &Head) -> Result<Endpoint, Refusal> {
-    let endpoint = Endpoint::of(head).map_err(|status| match status {
-        404 => Refusal::new(404, format!("Cannot {} {}", head.method, head.path())),
-        _ => Refusal::documented(status),
+/// Returns the endpoint of a request with a valid head.
+fn validate_head(head: &RequestHead) -> Result<Endpoint, ApiError> {
+    let endpoint = Endpoint::from_head(head).map_err(|status| match status {
+        404 => ApiError::new(404, format!("Cannot {} {}", head.method, head.path())),
+        _ => ApiError::documented(status),
     })?;
     match endpoint {
-        // The video's host is a stranger: whoever sends it the key has leaked it.
+        // The video host is a third party: a client that sends it the API key leaks the key.
         Endpoint::Video if head.header("authorization").is_some() => {
             let message =
-                "Only one auth mechanism allowed; the link is signed, send no Authorization";
-            Err(Refusal::new(400, message))
+                "Only one auth mechanism allowed: the URL is signed, do not send Authorization";
+            Err(ApiError::new(400, message))
         }
         Endpoint::Video => Ok(endpoint),
-        _ if !has_key(head) => {
-            let message = format!("Invalid API key provided. The sandbox accepts `{KEY}`");
-            Err(Refusal::new(401, message))
+        _ if !has_valid_key(head) => {
+            let message = format!("Invalid API key provided. The sandbox accepts `{API_KEY}`");
+            Err(ApiError::new(401, message))
         }
-        Endpoint::Create => check_create(head).map(|()| endpoint),
+        Endpoint::Create => validate_create_head(head).map(|()| endpoint),
         _ => Ok(endpoint),
     }
 }
 
-fn check_create(head: &Head) -> Result<(), Refusal> {
+fn validate_create_head(head: &RequestHead) -> Result<(), ApiError> {
     if !is_json(head.header("content-type").unwrap_or_default()) {
-        Err(Refusal::new(415, "Unsupported Media Type: send application/json"))
+        Err(ApiError::new(415, "Unsupported Media Type: send application/json"))
     } else if head.header("content-length").is_none() {
-        Err(Refusal::documented(411))
-    } else if head.length > MAX_BODY {
-        Err(Refusal::documented(413))
+        Err(ApiError::documented(411))
+    } else if head.content_length > MAX_BODY {
+        Err(ApiError::documented(413))
     } else {
         Ok(())
     }
 }
 
-fn has_key(head: &Head) -> bool {
+fn has_valid_key(head: &RequestHead) -> bool {
     let is_key = |value: &str| {
         value.split_once(' ').is_some_and(|(scheme, key)| {
-            scheme.eq_ignore_ascii_case("bearer") && key.trim_start() == KEY
+            scheme.eq_ignore_ascii_case("bearer") && key.trim_start() == API_KEY
         })
     };
     head.header("authorization").is_some_and(is_key)
@@ -180,33 +190,33 @@ fn is_json(content_type: &str) -> bool {
     media_type.trim().eq_ignore_ascii_case("application/json")
 }
 
-impl State {
-    fn new(port: u16) -> State {
-        State {
+impl ApiState {
+    fn new(port: u16) -> ApiState {
+        ApiState {
             plan: Plan::default(),
-            allowed: Allowed::default(),
+            extensions: SchemaExtensions::default(),
             balance: 100.0,
             video: StoredVideo::new(),
-            log: Log::new(),
+            logs: ApiLog::new(),
             generations: Vec::new(),
-            // 18 digits as the vendor's, over 2^53, and no two sandboxes share one: a test that
-            // mixes up servers shall not find what it looks for by luck.
+            // Like the vendor's ids, these have 18 digits and exceed 2^53. No two sandboxes share
+            // an id, so that a test that mixes up servers cannot pass by accident.
             next_id: 789_392_067_490_349_060 + u64::from(port) * 1_000_000_000,
         }
     }
 
-    pub(super) fn generations(&self) -> Vec<SandboxGeneration> {
-        self.generations.iter().map(|generation| generation.seen.clone()).collect()
+    pub(super) fn generations(&self) -> Vec<RecordedGeneration> {
+        self.generations.iter().map(|generation| generation.record.clone()).collect()
     }
 
-    /// Puts a row of no generation on top of the log.
-    pub(super) fn add_log_row(
+    /// Adds a log entry that belongs to no generation.
+    pub(super) fn add_log_entry(
         &mut self,
         client_request_id: &str,
         inference_id: &str,
         status: &str,
     ) {
-        self.log.add(Row {
+        self.logs.add(LogEntry {
             created: now(),
             accepted: None,
             status: status.to_owned(),
@@ -220,7 +230,7 @@ impl State {
 
     fn accept(
         &mut self,
-        draft: Draft,
+        create: ValidCreate,
         client_request_id: Option<&str>,
         request_id: String,
     ) -> String {
@@ -228,35 +238,35 @@ impl State {
         self.next_id += 1;
         let client_request_id = client_request_id.map(str::to_owned);
         let plan = self.plan.clone();
-        let (status, credits) = match plan.ends_in_failure() {
+        let (status, credits) = match plan.will_fail() {
             true => ("failed", 0),
-            false => ("succeeded", credits(draft.seconds)),
+            false => ("succeeded", credits(create.seconds)),
         };
-        self.log.add(Row {
+        self.logs.add(LogEntry {
             created: now(),
             accepted: Some(Instant::now()),
             status: status.to_owned(),
-            model: draft.model.clone(),
+            model: create.model.clone(),
             request_id: Some(request_id),
             inference_id: id.clone(),
             client_request_id: client_request_id.clone(),
             credits,
         });
-        self.generations.push(Generation::new(id.clone(), client_request_id, draft, plan));
+        self.generations.push(Generation::new(id.clone(), client_request_id, create, plan));
         id
     }
 
-    /// `None`: there is no such generation, or not yet.
-    fn poll(&mut self, id: &str, origin: &str) -> Option<Poll> {
-        let link = self.video.link(origin, id);
-        let generation = self.generations.iter_mut().find(|g| g.seen.id == id)?;
-        generation.poll(&link, self.video.length())
+    /// Returns `None` if the generation does not exist or is not found yet.
+    fn poll(&mut self, id: &str, origin: &str) -> Option<PollResponse> {
+        let url = self.video.url(origin, id);
+        let generation = self.generations.iter_mut().find(|g| g.record.id == id)?;
+        generation.poll(&url, self.video.length())
     }
 
-    fn video(&self, head: &Head, options: &VideoOptions) -> Reply {
-        let is_known = |id: &&str| self.generations.iter().any(|g| g.seen.id == *id);
-        match requested_id(head.path()).filter(is_known) {
-            Some(id) => self.video.answer(id, head, options),
+    fn serve_video(&self, head: &RequestHead, options: &VideoOptions) -> Response {
+        let exists = |id: &&str| self.generations.iter().any(|g| g.record.id == *id);
+        match generation_id_of(head.path()).filter(exists) {
+            Some(id) => self.video.respond(id, head, options),
             None => storage_error(404, "The specified key does not exist"),
         }
     }

@@ -1,5 +1,4 @@
-//! One connection: reads its requests, lets the [`Api`] answer them, and spoils what a [`Fault`]
-//! says.
+//! One connection: reads its requests, passes them to the [`Api`], and applies the queued faults.
 
 use std::io::{self, BufRead, BufReader, ErrorKind};
 use std::net::{Shutdown, TcpStream};
@@ -10,288 +9,316 @@ use socket2::SockRef;
 
 use super::api::Api;
 use super::endpoint::Endpoint;
-use super::fault::{Answer, Fault, Intake};
-use super::http::{Head, MAX_BODY, Parsed, Reply, find_header, parse_head};
-use super::sender::Sender;
-use super::stop::Stop;
-use super::traffic::Traffic;
+use super::fault::{Fault, RequestRead, ResponseOverride};
+use super::http::{MAX_BODY, ParsedHead, RequestHead, Response, find_header, parse_head};
+use super::request_log::RequestLog;
+use super::response_writer::ResponseWriter;
+use super::shutdown::ShutdownSignal;
 
 const READ_SIZE: usize = 64 * 1024;
-/// How long a client that was refused may go on sending before its connection is closed.
+/// How long a rejected client may continue sending before its connection is closed.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// What all connections share.
-pub(super) struct Shared {
+/// The state that all connections share.
+pub(super) struct ServerState {
     pub(super) api: Api,
-    pub(super) stop: Stop,
-    traffic: Mutex<Traffic>,
+    pub(super) shutdown: ShutdownSignal,
+    request_log: Mutex<RequestLog>,
 }
 
-impl Shared {
-    pub(super) fn new(api: Api) -> Shared {
-        Shared { api, stop: Stop::default(), traffic: Mutex::default() }
+impl ServerState {
+    pub(super) fn new(api: Api) -> ServerState {
+        ServerState { api, shutdown: ShutdownSignal::default(), request_log: Mutex::default() }
     }
 
-    pub(super) fn traffic(&self) -> MutexGuard<'_, Traffic> {
-        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn request_log(&self) -> MutexGuard<'_, RequestLog> {
+        self.request_log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Answers one client until it has had enough, or a fault ends it.
-pub(super) fn serve(stream: &TcpStream, shared: &Shared) {
+/// Serves one connection until the client or a fault closes it.
+pub(super) fn serve(stream: &TcpStream, server: &ServerState) {
     let reader = BufReader::with_capacity(READ_SIZE, stream);
-    let sender = Sender { stream, stop: &shared.stop };
-    let mut connection = Connection { stream, shared, reader, sender };
+    let writer = ResponseWriter { stream, shutdown: &server.shutdown };
+    let mut connection = Connection { stream, server, reader, writer };
     loop {
-        match connection.exchange() {
-            Ok(After::KeepAlive) => {}
-            Ok(After::Reset) => {
-                // Nothing waits to be sent, and closing does not wait either: a RST.
+        match connection.serve_request() {
+            Ok(ConnectionState::KeepAlive) => {}
+            Ok(ConnectionState::Reset) => {
+                // With a zero linger time, closing the socket sends a RST.
                 let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
                 return;
             }
-            Ok(After::Close) | Err(_) => return,
+            Ok(ConnectionState::Close) | Err(_) => return,
         }
     }
 }
 
 struct Connection<'a> {
     stream: &'a TcpStream,
-    shared: &'a Shared,
+    server: &'a ServerState,
     reader: BufReader<&'a TcpStream>,
-    sender: Sender<'a>,
+    writer: ResponseWriter<'a>,
 }
 
-/// What becomes of a connection after a request.
-enum After {
+/// What happens to the connection after a request.
+enum ConnectionState {
     KeepAlive,
     Close,
     Reset,
 }
 
-/// One request on its way through the server.
-struct Exchange {
-    /// In the record of all requests.
-    number: usize,
-    head: Head,
+/// One request that is being processed.
+struct RequestCycle {
+    /// Its index in the request log.
+    index: usize,
+    head: RequestHead,
     fault: Fault,
 }
 
-impl Exchange {
-    /// How many body bytes are read before something else happens.
-    fn wanted(&self) -> u64 {
-        match self.fault.intake {
-            Intake::UpTo(n) => n.min(self.head.length),
-            _ => self.head.length,
+impl RequestCycle {
+    /// Returns how many bytes of the body to read.
+    fn bytes_to_read(&self) -> u64 {
+        match self.fault.request_read {
+            RequestRead::Partial(n) => n.min(self.head.content_length),
+            _ => self.head.content_length,
         }
     }
 }
 
 impl Connection<'_> {
-    /// Reads one request and answers it.
-    fn exchange(&mut self) -> io::Result<After> {
+    /// Reads one request and responds to it.
+    fn serve_request(&mut self) -> io::Result<ConnectionState> {
         let head = match self.read_head() {
-            Parsed::Whole(head, _) => head,
-            Parsed::Refused(status, head) => return self.refuse_head(status, head),
-            Parsed::Partial => return Ok(After::Close),
+            ParsedHead::Complete(head, _) => head,
+            ParsedHead::Invalid(status, head) => return self.reject_invalid_head(status, head),
+            ParsedHead::Incomplete => return Ok(ConnectionState::Close),
         };
-        let exchange = self.open(head);
-        if self.may_refuse_early(&exchange)
-            && let Some(reply) = self.shared.api.refuse(&exchange.head)
+        let cycle = self.start_cycle(head);
+        if self.may_reject_early(&cycle)
+            && let Some(response) = self.server.api.reject(&cycle.head)
         {
-            return self.refuse(&exchange, reply);
+            return self.reject_before_body(&cycle, response);
         }
-        self.invite_body(&exchange)?;
-        match self.read_body(&exchange)? {
-            Some(body) => self.answer(&exchange, body),
-            None => Ok(After::Close),
+        self.send_continue(&cycle)?;
+        match self.read_body(&cycle)? {
+            Some(body) => self.respond(&cycle, body),
+            None => Ok(ConnectionState::Close),
         }
     }
 
-    /// Puts a request on record and takes the fault that waits for it.
-    fn open(&self, head: Head) -> Exchange {
-        let mut traffic = self.shared.traffic();
-        let number = traffic.record(&head);
+    /// Records a request and takes the next fault queued for its endpoint.
+    fn start_cycle(&self, head: RequestHead) -> RequestCycle {
+        let mut request_log = self.server.request_log();
+        let index = request_log.record(&head);
         let mut fault = Fault::default();
-        if let Ok(endpoint) = Endpoint::of(&head) {
-            fault = traffic.next_fault(endpoint).unwrap_or_default();
-            let delay = traffic.delays.get(&endpoint).copied().unwrap_or_default();
+        if let Ok(endpoint) = Endpoint::from_head(&head) {
+            fault = request_log.next_fault(endpoint).unwrap_or_default();
+            let delay = request_log.response_delays.get(&endpoint).copied().unwrap_or_default();
             fault.delivery.delay = fault.delivery.delay.saturating_add(delay);
         }
-        Exchange { number, head, fault }
+        RequestCycle { index, head, fault }
     }
 
-    /// Whether a refusal goes out before the body is read: to a client that asked first, or
-    /// whose body is too large to take. Others are heard out, for many clients cannot read an
-    /// answer while they are still sending.
-    fn may_refuse_early(&self, exchange: &Exchange) -> bool {
-        let early = self.asks_first(exchange) || exchange.head.length > MAX_BODY;
-        early && exchange.fault.keeps_answer()
+    /// Whether an error response may be sent before the body is read: only if the client expects
+    /// a `100 Continue`, or if its body exceeds the limit. Otherwise the body is read first,
+    /// because many clients cannot read a response while they are still sending.
+    fn may_reject_early(&self, cycle: &RequestCycle) -> bool {
+        let early = self.expects_continue(cycle) || cycle.head.content_length > MAX_BODY;
+        early && cycle.fault.keeps_api_response()
     }
 
-    fn asks_first(&self, exchange: &Exchange) -> bool {
-        let expect = exchange.head.header("expect").unwrap_or_default();
+    fn expects_continue(&self, cycle: &RequestCycle) -> bool {
+        let expect = cycle.head.header("expect").unwrap_or_default();
         let expects = expect.eq_ignore_ascii_case("100-continue");
-        expects && exchange.wanted() > 0 && self.reader.buffer().is_empty()
+        expects && cycle.bytes_to_read() > 0 && self.reader.buffer().is_empty()
     }
 
-    fn invite_body(&self, exchange: &Exchange) -> io::Result<()> {
-        let invitation: &[u8] = match exchange.fault.intake {
-            _ if !self.asks_first(exchange) => return Ok(()),
-            Intake::IgnoreExpect => return Ok(()),
-            Intake::ContinueWithHeader => b"HTTP/1.1 100 Continue\r\nX-Sandbox: continue\r\n\r\n",
+    /// Sends `100 Continue`, if the client expects it.
+    fn send_continue(&self, cycle: &RequestCycle) -> io::Result<()> {
+        let interim_response: &[u8] = match cycle.fault.request_read {
+            _ if !self.expects_continue(cycle) => return Ok(()),
+            RequestRead::IgnoreExpect => return Ok(()),
+            RequestRead::ContinueWithHeader => {
+                b"HTTP/1.1 100 Continue\r\nX-Sandbox: continue\r\n\r\n"
+            }
             _ => b"HTTP/1.1 100 Continue\r\n\r\n",
         };
-        self.sender.send(invitation, b"")
+        self.writer.write(interim_response, b"")
     }
 
-    /// Answers a request that was read, as the fault wants it.
-    fn answer(&mut self, exchange: &Exchange, body: Vec<u8>) -> io::Result<After> {
-        let Exchange { head, fault, .. } = exchange;
-        let api = &self.shared.api;
-        let acts = fault.acts() && exchange.wanted() == head.length;
-        let own_reply = acts.then(|| api.answer(head, &body, &fault.video));
-        drop(body); // a large picture need not outlive a stall
-        let reply = match (&fault.answer, &own_reply) {
-            (Answer::Stall, _) => return self.stall(),
-            (Answer::Reset, _) => return Ok(After::Reset),
-            (Answer::Raw { start, chunk, total }, _) => {
-                self.hold_back(exchange)?;
-                self.sender.deliver(start, b"", &fault.delivery)?;
-                self.sender.repeat(chunk, *total)?;
-                return Ok(After::Close);
+    /// Responds to a request that was read, as its fault says.
+    fn respond(&mut self, cycle: &RequestCycle, body: Vec<u8>) -> io::Result<ConnectionState> {
+        let RequestCycle { head, fault, .. } = cycle;
+        let api = &self.server.api;
+        let is_processed = fault.reaches_api() && cycle.bytes_to_read() == head.content_length;
+        let api_response = is_processed.then(|| api.respond(head, &body, &fault.video));
+        drop(body); // a large image is not held in memory while a connection is kept open
+        let response = match (&fault.response, &api_response) {
+            (ResponseOverride::NoResponse, _) => return self.hold_open(),
+            (ResponseOverride::Reset, _) => return Ok(ConnectionState::Reset),
+            (ResponseOverride::Raw { prefix, chunk, total }, _) => {
+                self.wait_for_delay(cycle)?;
+                self.writer.write_response(prefix, b"", &fault.delivery)?;
+                self.writer.write_repeated(chunk, *total)?;
+                return Ok(ConnectionState::Close);
             }
-            (Answer::Reply { status, body }, _) => Reply::new(*status, body.clone()),
-            (Answer::Status(status), _) => api.documented(*status, head),
-            (Answer::Normal, Some(own)) => return self.deliver(exchange, own.clone()),
-            // Not reached: the API acts on what gets a normal answer.
-            (Answer::Normal, None) => return Ok(After::Close),
+            (ResponseOverride::Response { status, body }, _) => {
+                Response::new(*status, body.clone())
+            }
+            (ResponseOverride::Status(status), _) => api.documented_response(*status, head),
+            (ResponseOverride::None, Some(response)) => {
+                return self.send_response(cycle, response.clone());
+            }
+            // Not reached: a fault without an override lets the API process the request.
+            (ResponseOverride::None, None) => return Ok(ConnectionState::Close),
         };
-        let id = own_reply.as_ref().and_then(|own| find_header(&own.headers, "x-inference-id"));
-        let reply = match id.filter(|_| fault.keeps_inference_id) {
-            Some(id) => reply.header("x-inference-id", id),
-            None => reply,
+        let id = api_response
+            .as_ref()
+            .and_then(|response| find_header(&response.headers, "x-inference-id"));
+        let response = match id.filter(|_| fault.include_inference_id) {
+            Some(id) => response.header("x-inference-id", id),
+            None => response,
         };
-        self.deliver(exchange, reply)
+        self.send_response(cycle, response)
     }
 
-    /// Sends a reply when its time has come, in the manner that the fault wants.
-    fn deliver(&self, exchange: &Exchange, reply: Reply) -> io::Result<After> {
-        let Exchange { number, head, fault } = exchange;
+    /// Sends a response after its delay, in the way the fault's delivery says.
+    fn send_response(
+        &self,
+        cycle: &RequestCycle,
+        response: Response,
+    ) -> io::Result<ConnectionState> {
+        let RequestCycle { index, head, fault } = cycle;
         let delivery = &fault.delivery;
-        let reply = reply.with_headers(&fault.headers);
-        let closes = head.wants_close() || reply.says_close();
-        let reply_head = reply.encode_head(closes, delivery.length_error);
-        self.hold_back(exchange)?;
-        self.shared.traffic().update(*number, |request| request.answered = Some(reply.status));
-        self.sender.deliver(&reply_head, reply.body.as_slice(), delivery)?;
-        let is_over = closes || delivery.close_after || delivery.cut_after.is_some();
-        Ok(if is_over { After::Close } else { After::KeepAlive })
+        let response = response.with_headers(&fault.headers);
+        let closes = head.wants_close() || response.has_connection_close();
+        let response_head = response.encode_head(closes, delivery.content_length_offset);
+        self.wait_for_delay(cycle)?;
+        let status = response.status;
+        self.server.request_log().update(*index, |request| request.response_status = Some(status));
+        self.writer.write_response(&response_head, response.body.as_slice(), delivery)?;
+        let must_close = closes || delivery.close_after || delivery.truncate_after.is_some();
+        Ok(if must_close { ConnectionState::Close } else { ConnectionState::KeepAlive })
     }
 
-    /// Waits as long as the endpoint's delay and the fault say.
-    fn hold_back(&self, exchange: &Exchange) -> io::Result<()> {
-        self.shared.stop.sleep(exchange.fault.delivery.delay)
+    /// Waits for the delay of the endpoint plus that of the fault.
+    fn wait_for_delay(&self, cycle: &RequestCycle) -> io::Result<()> {
+        self.server.shutdown.sleep(cycle.fault.delivery.delay)
     }
 
-    /// Refuses before the body was read. Closing with bytes unread is a RST, and a RST makes the
-    /// client's kernel drop the answer that the client has not read yet: so what still comes is
-    /// read, for a while.
-    fn refuse(&mut self, exchange: &Exchange, reply: Reply) -> io::Result<After> {
-        self.deliver(exchange, reply.header("Connection", "close"))?;
+    /// Sends an error response before the body was read.
+    ///
+    /// Closing a socket with unread bytes sends a RST, on which the client's kernel discards a
+    /// response that the client has not read yet. So the body is drained for a while first.
+    fn reject_before_body(
+        &mut self,
+        cycle: &RequestCycle,
+        response: Response,
+    ) -> io::Result<ConnectionState> {
+        self.send_response(cycle, response.header("Connection", "close"))?;
         self.stream.shutdown(Shutdown::Write)?;
         self.stream.set_read_timeout(Some(LINGER))?;
         let deadline = Instant::now() + LINGER;
-        let mut arrived = 0;
+        let mut received = 0;
         while Instant::now() < deadline {
-            match self.skip()? {
+            match self.drain()? {
                 0 => break,
-                read => arrived += read as u64,
+                read => received += read as u64,
             }
-            self.note_arrived(exchange, arrived);
+            self.record_body_bytes(cycle, received);
         }
-        Ok(After::Close)
+        Ok(ConnectionState::Close)
     }
 
-    /// Refuses what is no request that this server can read.
-    fn refuse_head(&mut self, status: u16, head: Head) -> io::Result<After> {
-        let reply = self.shared.api.documented(status, &head);
-        let number = self.shared.traffic().record(&head);
-        self.refuse(&Exchange { number, head, fault: Fault::default() }, reply)
+    /// Rejects a request whose head is not valid HTTP or not supported.
+    fn reject_invalid_head(
+        &mut self,
+        status: u16,
+        head: RequestHead,
+    ) -> io::Result<ConnectionState> {
+        let response = self.server.api.documented_response(status, &head);
+        let index = self.server.request_log().record(&head);
+        let cycle = RequestCycle { index, head, fault: Fault::default() };
+        self.reject_before_body(&cycle, response)
     }
 
-    /// Answers nothing until the client has had enough, or the server stops.
-    fn stall(&mut self) -> io::Result<After> {
-        while self.skip()? > 0 {}
-        Ok(After::Close)
+    /// Sends no response, and waits until the client closes the connection or the server stops.
+    fn hold_open(&mut self) -> io::Result<ConnectionState> {
+        while self.drain()? > 0 {}
+        Ok(ConnectionState::Close)
     }
 
-    /// Reads until a head is whole or refused; a partial one says that the client left.
-    fn read_head(&mut self) -> Parsed {
+    /// Reads until a head is complete or invalid. `Incomplete` means that the client disconnected.
+    fn read_head(&mut self) -> ParsedHead {
         let mut bytes = Vec::new();
         loop {
-            let piece = self.available().unwrap_or_default();
-            if piece.is_empty() {
-                // A client that went away within its head has been seen all the same.
+            let chunk = self.fill_buffer().unwrap_or_default();
+            if chunk.is_empty() {
+                // A client that disconnects in the middle of its head is recorded all the same.
                 if !bytes.is_empty() {
-                    self.shared.traffic().record(&Head::default());
+                    self.server.request_log().record(&RequestHead::default());
                 }
-                return Parsed::Partial;
+                return ParsedHead::Incomplete;
             }
-            let (before, read) = (bytes.len(), piece.len());
-            bytes.extend_from_slice(piece);
+            let (before, read) = (bytes.len(), chunk.len());
+            bytes.extend_from_slice(chunk);
             let parsed = parse_head(&bytes);
             match parsed {
-                // What follows it is its body, or the next request.
-                Parsed::Whole(_, used) => self.reader.consume(used.saturating_sub(before)),
+                // The bytes after the head belong to its body or to the next request.
+                ParsedHead::Complete(_, head_len) => {
+                    self.reader.consume(head_len.saturating_sub(before))
+                }
                 _ => self.reader.consume(read),
             }
-            if !matches!(parsed, Parsed::Partial) {
+            if !matches!(parsed, ParsedHead::Incomplete) {
                 return parsed;
             }
         }
     }
 
-    /// Reads the body, up to where a fault breaks it off. `None`: the client did not send it
-    /// all. A body over the limit is read, but not kept.
-    fn read_body(&mut self, exchange: &Exchange) -> io::Result<Option<Vec<u8>>> {
-        let wanted = exchange.wanted();
-        let (mut body, mut arrived) = (Vec::new(), 0);
-        self.note_arrived(exchange, arrived);
-        while arrived < wanted {
-            let left = usize::try_from(wanted - arrived).unwrap_or(usize::MAX);
-            let piece = self.available()?;
-            let piece = piece.get(..left).unwrap_or(piece);
-            if piece.is_empty() {
+    /// Reads the body, or the part of it that the fault lets through.
+    ///
+    /// Returns `None` if the client disconnected before that. A body over the limit is read, but
+    /// not stored.
+    fn read_body(&mut self, cycle: &RequestCycle) -> io::Result<Option<Vec<u8>>> {
+        let total = cycle.bytes_to_read();
+        let (mut body, mut received) = (Vec::new(), 0);
+        self.record_body_bytes(cycle, received);
+        while received < total {
+            let remaining = usize::try_from(total - received).unwrap_or(usize::MAX);
+            let chunk = self.fill_buffer()?;
+            let chunk = chunk.get(..remaining).unwrap_or(chunk);
+            if chunk.is_empty() {
                 return Ok(None);
             }
-            if wanted <= MAX_BODY {
-                body.extend_from_slice(piece);
+            if total <= MAX_BODY {
+                body.extend_from_slice(chunk);
             }
-            let read = piece.len();
+            let read = chunk.len();
             self.reader.consume(read);
-            arrived += read as u64;
-            self.note_arrived(exchange, arrived);
+            received += read as u64;
+            self.record_body_bytes(cycle, received);
         }
         Ok(Some(body))
     }
 
-    fn note_arrived(&self, exchange: &Exchange, arrived: u64) {
-        self.shared.traffic().update(exchange.number, |request| {
-            request.body_bytes = arrived;
-            request.complete = arrived == exchange.head.length;
+    fn record_body_bytes(&self, cycle: &RequestCycle, received: u64) {
+        self.server.request_log().update(cycle.index, |request| {
+            request.body_bytes = received;
+            request.body_complete = received == cycle.head.content_length;
         });
     }
 
-    /// Reads and forgets; 0 says that no more will come.
-    fn skip(&mut self) -> io::Result<usize> {
-        let read = self.available()?.len();
+    /// Reads and discards bytes; returns 0 at the end of the stream.
+    fn drain(&mut self) -> io::Result<usize> {
+        let read = self.fill_buffer()?.len();
         self.reader.consume(read);
         Ok(read)
     }
 
-    /// What has come and is not consumed, at least a byte; nothing if no more will come.
-    fn available(&mut self) -> io::Result<&[u8]> {
+    /// Returns the received bytes that are not consumed yet; none only at the end of the stream.
+    fn fill_buffer(&mut self) -> io::Result<&[u8]> {
         while let Err(error) = self.reader.fill_buf() {
             if error.kind() != ErrorKind::Interrupted {
                 return Err(error);

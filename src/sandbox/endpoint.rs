@@ -1,42 +1,47 @@
-//! Which endpoint a request is for.
+//! The endpoints, and the routing of requests to them.
 
-use super::http::Head;
+use super::http::RequestHead;
 
-const KLING: &str = "/v2/generate/video/kling/generation";
-const UNIVERSAL: &str = "/v2/video/generations";
+const KLING_ROUTE: &str = "/v2/generate/video/kling/generation";
+const UNIVERSAL_ROUTE: &str = "/v2/video/generations";
 const LOGS: &str = "/v2/logs";
 const BILLING: &str = "/v2/billing";
 pub(super) const VIDEOS: &str = "/videos/";
 
-/// What a request is for. Both routes, Kling's and the universal one, are the same endpoints.
+/// An endpoint of the API, or the host that serves the videos.
+///
+/// The sandbox serves both routes of the API, `/v2/generate/video/kling/generation` and
+/// `/v2/video/generations`, and does not distinguish between them.
 ///
 /// ```
 /// # fn main() -> kling_video::Result<()> {
-/// # let sandbox = kling_video::Sandbox::start()?;
-/// assert_eq!(sandbox.count(kling_video::Endpoint::Create), 0);
+/// use kling_video::sandbox::{Endpoint, Sandbox};
+///
+/// let sandbox = Sandbox::start()?;
+/// assert_eq!(sandbox.request_count(Endpoint::Create), 0);
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Endpoint {
-    /// `POST …/kling/generation`: a new generation.
+    /// `POST …/kling/generation`: creates a generation.
     Create,
-    /// `GET …/kling/generation`: how a generation stands.
+    /// `GET …/kling/generation`: returns the state of a generation.
     Retrieve,
-    /// `GET /v2/logs`: the key's requests.
+    /// `GET /v2/logs`: lists the requests made with the key.
     Logs,
-    /// `GET /v2/billing`: the key's balance.
+    /// `GET /v2/billing`: returns the account balance.
     Billing,
-    /// `GET /videos/…`: the link to a finished video.
+    /// `GET /videos/…`: serves the video of a generation.
     Video,
 }
 
 impl Endpoint {
-    /// The endpoint of a request; else the status that refuses it.
-    pub(super) fn of(head: &Head) -> Result<Endpoint, u16> {
+    /// Returns the endpoint of a request, or the error status to reject it with.
+    pub(super) fn from_head(head: &RequestHead) -> Result<Endpoint, u16> {
         let (get, post) = match head.path() {
-            KLING | UNIVERSAL => (Endpoint::Retrieve, Some(Endpoint::Create)),
+            KLING_ROUTE | UNIVERSAL_ROUTE => (Endpoint::Retrieve, Some(Endpoint::Create)),
             LOGS => (Endpoint::Logs, None),
             BILLING => (Endpoint::Billing, None),
             path if path.starts_with(VIDEOS) => (Endpoint::Video, None),
@@ -55,16 +60,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn routes() {
-        let of = |method: &str, target: &str| {
+    fn endpoint_follows_method_and_path() {
+        let endpoint = |method: &str, target: &str| {
             let (method, target) = (method.to_owned(), target.to_owned());
-            Endpoint::of(&Head { method, target, ..Head::default() })
+            Endpoint::from_head(&RequestHead { method, target, ..RequestHead::default() })
         };
-        assert_eq!(of("GET", "/v2/video/generations?generation_id=1"), Ok(Endpoint::Retrieve));
-        assert_eq!(of("POST", "/v2/video/generations"), Ok(Endpoint::Create));
-        assert_eq!(of("GET", "/v2/logs?period=1h"), Ok(Endpoint::Logs));
-        assert_eq!(of("GET", "/videos/1.mp4?sig=2"), Ok(Endpoint::Video));
-        assert_eq!(of("GET", "/v2/Logs"), Err(404));
-        assert_eq!(of("POST", "/v2/logs"), Err(405));
+        assert_eq!(
+            endpoint("GET", "/v2/video/generations?generation_id=1"),
+            Ok(Endpoint::Retrieve)
+        );
+        assert_eq!(endpoint("POST", "/v2/video/generations"), Ok(Endpoint::Create));
+        assert_eq!(endpoint("GET", "/v2/logs?period=1h"), Ok(Endpoint::Logs));
+        assert_eq!(endpoint("GET", "/videos/1.mp4?sig=2"), Ok(Endpoint::Video));
+        assert_eq!(endpoint("GET", "/v2/Logs"), Err(404));
+        assert_eq!(endpoint("POST", "/v2/logs"), Err(405));
     }
 }

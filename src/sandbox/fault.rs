@@ -1,141 +1,162 @@
-//! What can go wrong with one request: how it is read, what is answered in place of the API's own
-//! reply, and how that answer is delivered. The three are independent, so that they combine.
+//! Faults: how a request is read, what replaces the API's response, and how the response is
+//! delivered. The three are independent, so that they can be combined.
 
 use std::time::Duration;
 
-/// Something that goes wrong with a request, queued with [`Sandbox::fault`](super::Sandbox::fault).
+/// A failure to inject into a request, queued with [`Sandbox::fault`](super::Sandbox::fault).
 ///
-/// A fault on a create means that the API did *not* act on the request: no generation comes of
-/// it. [`acted`](Fault::acted) makes it the worse kind, where the generation exists and only its
-/// answer is lost.
+/// A create request whose response is replaced by a fault is *not* accepted: no generation is
+/// created. With [`after_accepting`](Fault::after_accepting) the generation is created, and only
+/// the response is lost.
+///
+/// [`Fault::default`] has no effect on its request.
 ///
 /// ```
-/// use kling_video::{Endpoint, Fault, Sandbox};
+/// use kling_video::sandbox::{Endpoint, Fault, Sandbox};
 ///
 /// # fn main() -> kling_video::Result<()> {
 /// let sandbox = Sandbox::start()?;
 /// sandbox.fault(Endpoint::Retrieve, Fault::status(503).header("Retry-After", "1"), 2);
-/// sandbox.fault(Endpoint::Create, Fault::close().acted(), 1);
+/// sandbox.fault(Endpoint::Create, Fault::close_connection().after_accepting(), 1);
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Fault {
-    pub(super) intake: Intake,
-    pub(super) answer: Answer,
-    pub(super) delivery: Delivery,
+    pub(super) request_read: RequestRead,
+    pub(super) response: ResponseOverride,
+    pub(super) delivery: ResponseDelivery,
     pub(super) headers: Vec<(String, String)>,
-    pub(super) keeps_inference_id: bool,
-    pub(super) acted: bool,
+    pub(super) include_inference_id: bool,
+    pub(super) after_accepting: bool,
     pub(super) video: VideoOptions,
 }
 
 /// How the request is read.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) enum Intake {
+pub(super) enum RequestRead {
     #[default]
-    Whole,
-    /// Only its head and so many bytes of its body; without any, the client is not invited to
-    /// send it.
-    UpTo(u64),
-    /// `Expect: 100-continue` is not heard.
+    Complete,
+    /// Reads the head and this many bytes of the body. With 0, no `100 Continue` is sent.
+    Partial(u64),
+    /// Ignores `Expect: 100-continue`.
     IgnoreExpect,
-    /// `100 Continue` comes with a header of its own.
+    /// Sends a `100 Continue` that carries a header.
     ContinueWithHeader,
 }
 
-/// What is answered once the request was read.
+/// What is sent instead of the API's response.
 #[derive(Clone, Debug, Default)]
-pub(super) enum Answer {
+pub(super) enum ResponseOverride {
+    /// The API's response is sent.
     #[default]
-    Normal,
-    /// The vendor's documented body for this status.
+    None,
+    /// This status with the body that the vendor documents for it.
     Status(u16),
-    Reply {
+    Response {
         status: u16,
         body: Vec<u8>,
     },
-    /// `start`, then `chunk` over and over, up to `total` bytes of chunks; then closed.
+    /// `prefix`, then `total` bytes of repeated `chunk`s; then the connection is closed.
     Raw {
-        start: Vec<u8>,
+        prefix: Vec<u8>,
         chunk: Vec<u8>,
         total: u64,
     },
-    Stall,
-    /// RST.
+    /// The connection is kept open without a response.
+    NoResponse,
+    /// The connection is closed with a RST.
     Reset,
 }
 
-/// How an HTTP answer gets to the client.
+/// How an HTTP response is delivered to the client.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Delivery {
+pub(super) struct ResponseDelivery {
     pub(super) delay: Duration,
-    pub(super) cut_after: Option<usize>,
-    pub(super) trickle: Option<Duration>,
-    pub(super) at_once: usize,
-    pub(super) length_error: i64,
+    pub(super) truncate_after: Option<usize>,
+    /// With an interval, the response is sent one byte at a time.
+    pub(super) byte_interval: Option<Duration>,
+    /// How many bytes are sent at once before that.
+    pub(super) unthrottled_bytes: usize,
+    /// The difference between the announced `Content-Length` and the actual length.
+    pub(super) content_length_offset: i64,
     pub(super) close_after: bool,
 }
 
-/// What the video's host does otherwise than usual.
+/// Deviations of the video host.
 #[derive(Clone, Debug, Default)]
 pub(super) struct VideoOptions {
-    pub(super) ranges_ignored: bool,
+    pub(super) ignore_range: bool,
     pub(super) etag: Option<String>,
 }
 
 impl Fault {
-    /// Answers `status` with the body that the vendor documents for it: 403 is "out of credits",
-    /// 401 a bad key, 524 a gateway's HTML page, and so on. [`Endpoint::Video`] answers as a
-    /// storage service does, with XML.
+    /// Responds with this status and the body that the vendor documents for it.
+    ///
+    /// For example, 403 means "out of credits", 401 an invalid key, and 524 returns a gateway's
+    /// HTML page. [`Endpoint::Video`] responds with XML, as a storage service does.
     ///
     /// ```
-    /// let out_of_credits = kling_video::Fault::status(403);
+    /// use kling_video::sandbox::Fault;
+    ///
+    /// let out_of_credits = Fault::status(403);
     /// ```
     ///
     /// [`Endpoint::Video`]: super::Endpoint::Video
     #[must_use]
     pub fn status(status: u16) -> Fault {
-        Fault::answering(Answer::Status(status))
+        Fault::with_override(ResponseOverride::Status(status))
     }
 
-    /// Answers `status` with this body, and with no header but its length (see
-    /// [`header`](Fault::header)).
+    /// Responds with this status and body.
+    ///
+    /// The only header is `Content-Length`; [`header`](Fault::header) adds others.
     ///
     /// ```
-    /// let gateway = kling_video::Fault::reply(502, "<html>Bad Gateway</html>")
-    ///     .header("Content-Type", "text/html");
+    /// use kling_video::sandbox::Fault;
+    ///
+    /// let bad_gateway =
+    ///     Fault::response(502, "<html>Bad Gateway</html>").header("Content-Type", "text/html");
     /// ```
     #[must_use]
-    pub fn reply(status: u16, body: impl Into<Vec<u8>>) -> Fault {
-        Fault::answering(Answer::Reply { status, body: body.into() })
+    pub fn response(status: u16, body: impl Into<Vec<u8>>) -> Fault {
+        Fault::with_override(ResponseOverride::Response { status, body: body.into() })
     }
 
-    /// Reads the whole request and never answers. The connection stays open until the client
-    /// gives up or the sandbox is dropped.
+    /// Reads the complete request and never responds.
+    ///
+    /// The connection stays open until the client closes it or the sandbox is dropped.
     ///
     /// ```
-    /// let stall = kling_video::Fault::stall();
+    /// use kling_video::sandbox::Fault;
+    ///
+    /// let unresponsive = Fault::no_response();
     /// ```
     #[must_use]
-    pub fn stall() -> Fault {
-        Fault::answering(Answer::Stall)
+    pub fn no_response() -> Fault {
+        Fault::with_override(ResponseOverride::NoResponse)
     }
 
-    /// Reads the whole request, then closes the connection without an answer.
+    /// Reads the complete request, then closes the connection without a response.
     ///
     /// ```
-    /// let lost_reply = kling_video::Fault::close().acted();
+    /// use kling_video::sandbox::Fault;
+    ///
+    /// let lost_response = Fault::close_connection().after_accepting();
     /// ```
     #[must_use]
-    pub fn close() -> Fault {
+    pub fn close_connection() -> Fault {
         Fault::raw("")
     }
 
-    /// Adds a header to the answer, the API's own or the fault's.
+    /// Sets a header of the response, be it the API's or the fault's.
+    ///
+    /// It replaces headers of the same name that the response would have without the fault.
     ///
     /// ```
-    /// let slow_down = kling_video::Fault::status(429).header("Retry-After", "2");
+    /// use kling_video::sandbox::Fault;
+    ///
+    /// let rate_limited = Fault::status(429).header("Retry-After", "2");
     /// ```
     #[must_use]
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Fault {
@@ -143,16 +164,21 @@ impl Fault {
         self
     }
 
-    /// A create that arrived whole and is valid is accepted first, and only its answer is
-    /// replaced by the fault. By default a fault leaves no generation behind. Means nothing to
-    /// the other endpoints.
+    /// Accepts a valid create request first, so that the fault replaces only its response.
+    ///
+    /// The generation then exists, although the client does not learn of it. A create request that
+    /// is invalid or was not read completely is not accepted. Has no effect on other endpoints.
+    ///
+    /// Defaults to off: a fault leaves no generation behind.
     ///
     /// ```
-    /// let accepted_but_unanswered = kling_video::Fault::status(504).acted();
+    /// use kling_video::sandbox::Fault;
+    ///
+    /// let accepted_without_response = Fault::status(504).after_accepting();
     /// ```
     #[must_use]
-    pub fn acted(mut self) -> Fault {
-        self.acted = true;
+    pub fn after_accepting(mut self) -> Fault {
+        self.after_accepting = true;
         self
     }
 }
@@ -160,112 +186,113 @@ impl Fault {
 /// For this crate's own tests.
 #[doc(hidden)]
 impl Fault {
-    /// These bytes instead of an HTTP reply, then the connection is closed.
+    /// Sends these bytes instead of an HTTP response, then closes the connection.
     #[must_use]
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Fault {
-        Fault::endless(bytes, "", 0)
+        Fault::repeat_body(bytes, "", 0)
     }
 
-    /// As a server that closes without reading: the unread request makes its kernel send a RST.
-    /// The head is looked at all the same, for only it tells the endpoint.
+    /// Acts like a server that closes without reading: the unread request makes its kernel send
+    /// a RST. The head is read all the same, because it determines the endpoint.
     #[must_use]
     pub fn close_before_reading() -> Fault {
         Fault::reset_after_body(0)
     }
 
-    /// Reads the head, then closes.
+    /// Reads the head, then closes the connection.
     #[must_use]
     pub fn close_after_head() -> Fault {
-        Fault { intake: Intake::UpTo(0), ..Fault::close() }
+        Fault { request_read: RequestRead::Partial(0), ..Fault::close_connection() }
     }
 
-    /// RST once `n` bytes of the body were read (all of them, if there are fewer).
+    /// Reads `n` bytes of the body, or all of a shorter one, then sends a RST.
     #[must_use]
     pub fn reset_after_body(n: u64) -> Fault {
-        Fault { intake: Intake::UpTo(n), ..Fault::reset_before_reply() }
+        Fault { request_read: RequestRead::Partial(n), ..Fault::reset_before_response() }
     }
 
-    /// Reads the whole request, then RST.
+    /// Reads the complete request, then sends a RST.
     #[must_use]
-    pub fn reset_before_reply() -> Fault {
-        Fault::answering(Answer::Reset)
+    pub fn reset_before_response() -> Fault {
+        Fault::with_override(ResponseOverride::Reset)
     }
 
-    /// The normal reply, cut after `n` bytes in total, head included; then the connection is
-    /// closed.
+    /// Truncates the API's response after `n` bytes, head included, and closes the connection.
     #[must_use]
-    pub fn cut(n: usize) -> Fault {
-        Fault::default().cut_after(n)
+    pub fn truncate(n: usize) -> Fault {
+        Fault::default().truncate_after(n)
     }
 
-    /// The same for a fault's own reply: `Fault::status(500).cut_after(40)`.
+    /// Like [`truncate`](Fault::truncate), for any response.
     #[must_use]
-    pub fn cut_after(mut self, n: usize) -> Fault {
-        self.delivery.cut_after = Some(n);
+    pub fn truncate_after(mut self, n: usize) -> Fault {
+        self.delivery.truncate_after = Some(n);
         self
     }
 
-    /// The normal reply, one byte at a time, so long apart.
+    /// Sends the API's response one byte at a time, at this interval.
     #[must_use]
-    pub fn trickle(every: Duration) -> Fault {
-        Fault::delivered(Delivery { trickle: Some(every), ..Delivery::default() })
+    pub fn throttle(interval: Duration) -> Fault {
+        Fault::default().throttle_after(0, interval)
     }
 
-    /// Any HTTP answer: its first `n` bytes at once, head included, the rest one byte at a time.
+    /// Like [`throttle`](Fault::throttle), for any response and only after its first `n` bytes,
+    /// head included.
     #[must_use]
-    pub fn trickle_after(mut self, n: usize, every: Duration) -> Fault {
-        (self.delivery.at_once, self.delivery.trickle) = (n, Some(every));
+    pub fn throttle_after(mut self, n: usize, interval: Duration) -> Fault {
+        (self.delivery.unthrottled_bytes, self.delivery.byte_interval) = (n, Some(interval));
         self
     }
 
-    /// `head`, then `chunk` over and over, up to `total` bytes of chunks; then closed.
+    /// Sends `head`, then repeats `chunk` up to `total` bytes of body, then closes the connection.
     #[must_use]
-    pub fn endless(head: impl Into<Vec<u8>>, chunk: impl Into<Vec<u8>>, total: u64) -> Fault {
-        Fault::answering(Answer::Raw { start: head.into(), chunk: chunk.into(), total })
+    pub fn repeat_body(head: impl Into<Vec<u8>>, chunk: impl Into<Vec<u8>>, total: u64) -> Fault {
+        let (prefix, chunk) = (head.into(), chunk.into());
+        Fault::with_override(ResponseOverride::Raw { prefix, chunk, total })
     }
 
-    /// Answers right after the head, without `100 Continue` and without reading the body, then
-    /// closes. A client that is still sending gets a RST for it.
+    /// Responds right after the head, without `100 Continue` and without reading the body, then
+    /// closes the connection. A client that is still sending gets a RST.
     #[must_use]
-    pub fn early(status: u16) -> Fault {
-        let fault = Fault { intake: Intake::UpTo(0), ..Fault::status(status) };
+    pub fn respond_before_body(status: u16) -> Fault {
+        let fault = Fault { request_read: RequestRead::Partial(0), ..Fault::status(status) };
         fault.header("Connection", "close")
     }
 
-    /// Sends no `100 Continue`; otherwise normal.
+    /// Sends no `100 Continue`; the request is processed as usual.
     #[must_use]
     pub fn ignore_expect() -> Fault {
-        Fault::reading(Intake::IgnoreExpect)
+        Fault::with_request_read(RequestRead::IgnoreExpect)
     }
 
-    /// Sends a `100 Continue` that carries a header; otherwise normal.
+    /// Sends a `100 Continue` that carries a header; the request is processed as usual.
     #[must_use]
     pub fn continue_with_header() -> Fault {
-        Fault::reading(Intake::ContinueWithHeader)
+        Fault::with_request_read(RequestRead::ContinueWithHeader)
     }
 
-    /// The normal keep-alive reply, then the socket is closed without a word: what a pool finds
-    /// as a stale connection.
+    /// Sends the API's response with the connection kept alive, then closes the socket without
+    /// notice. A connection pool sees a stale connection.
     #[must_use]
-    pub fn close_after_reply() -> Fault {
-        Fault::delivered(Delivery { close_after: true, ..Delivery::default() })
+    pub fn close_after_response() -> Fault {
+        Fault::with_delivery(ResponseDelivery { close_after: true, ..ResponseDelivery::default() })
     }
 
-    /// A redirect to `location`.
+    /// Redirects to `location`.
     #[must_use]
     pub fn redirect(status: u16, location: impl Into<String>) -> Fault {
-        Fault::reply(status, "").header("Location", location)
+        Fault::response(status, "").header("Location", location)
     }
 
-    /// The video endpoint ignores `Range` and answers 200 with the whole video.
+    /// Makes the video endpoint ignore `Range` and respond 200 with the complete video.
     #[must_use]
-    pub fn no_range() -> Fault {
+    pub fn ignore_range() -> Fault {
         let mut fault = Fault::default();
-        fault.video.ranges_ignored = true;
+        fault.video.ignore_range = true;
         fault
     }
 
-    /// The video endpoint's reply has this `ETag`, and `If-Range` is held against it.
+    /// Sets the `ETag` of the video endpoint's response, which `If-Range` is compared with.
     #[must_use]
     pub fn etag(value: impl Into<String>) -> Fault {
         let mut fault = Fault::default();
@@ -273,47 +300,52 @@ impl Fault {
         fault
     }
 
-    /// The normal reply with a `Content-Length` that is off by so much, then closed.
+    /// Sends the API's response with a `Content-Length` that is off by `offset`, then closes the
+    /// connection.
     #[must_use]
-    pub fn wrong_length(by: i64) -> Fault {
-        Fault::delivered(Delivery { length_error: by, close_after: true, ..Delivery::default() })
+    pub fn wrong_content_length(offset: i64) -> Fault {
+        Fault::with_delivery(ResponseDelivery {
+            content_length_offset: offset,
+            close_after: true,
+            ..ResponseDelivery::default()
+        })
     }
 
-    /// The normal reply, held back so long.
+    /// Holds the API's response back for this long.
     #[must_use]
-    pub fn delayed(delay: Duration) -> Fault {
-        Fault::delivered(Delivery { delay, ..Delivery::default() })
+    pub fn delay(delay: Duration) -> Fault {
+        Fault::with_delivery(ResponseDelivery { delay, ..ResponseDelivery::default() })
     }
 
-    /// Gives the fault's reply the `x-inference-id` of the generation that came of the request.
-    /// Together with [`acted`](Fault::acted).
+    /// Adds the `x-inference-id` of the created generation to the fault's response. Only
+    /// effective with [`after_accepting`](Fault::after_accepting).
     #[must_use]
     pub fn with_inference_id(mut self) -> Fault {
-        self.keeps_inference_id = true;
+        self.include_inference_id = true;
         self
     }
 }
 
 impl Fault {
-    /// Whether the API gets to see the request.
-    pub(super) fn acts(&self) -> bool {
-        self.acted || self.keeps_answer()
+    /// Whether the API processes the request.
+    pub(super) fn reaches_api(&self) -> bool {
+        self.after_accepting || self.keeps_api_response()
     }
 
-    /// Whether the API's own answer goes out, however mangled on its way.
-    pub(super) fn keeps_answer(&self) -> bool {
-        matches!(self.answer, Answer::Normal)
+    /// Whether the API's response is sent, in whatever way it is delivered.
+    pub(super) fn keeps_api_response(&self) -> bool {
+        matches!(self.response, ResponseOverride::None)
     }
 
-    fn answering(answer: Answer) -> Fault {
-        Fault { answer, ..Fault::default() }
+    fn with_override(response: ResponseOverride) -> Fault {
+        Fault { response, ..Fault::default() }
     }
 
-    fn reading(intake: Intake) -> Fault {
-        Fault { intake, ..Fault::default() }
+    fn with_request_read(request_read: RequestRead) -> Fault {
+        Fault { request_read, ..Fault::default() }
     }
 
-    fn delivered(delivery: Delivery) -> Fault {
+    fn with_delivery(delivery: ResponseDelivery) -> Fault {
         Fault { delivery, ..Fault::default() }
     }
 }
@@ -323,30 +355,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_fault_that_keeps_the_answer_or_says_so_lets_the_api_act() {
-        let wrapping = [
-            Fault::cut(3),
-            Fault::trickle(Duration::ZERO),
-            Fault::close_after_reply(),
+    fn fault_reaches_api_only_without_override_or_after_accepting() {
+        let without_override = [
+            Fault::truncate(3),
+            Fault::throttle(Duration::ZERO),
+            Fault::close_after_response(),
             Fault::ignore_expect(),
             Fault::continue_with_header(),
-            Fault::delayed(Duration::ZERO),
-            Fault::wrong_length(1),
+            Fault::delay(Duration::ZERO),
+            Fault::wrong_content_length(1),
         ];
-        let replacing = [
+        let with_override = [
             Fault::status(500),
-            Fault::close(),
-            Fault::stall(),
+            Fault::close_connection(),
+            Fault::no_response(),
             Fault::raw("x"),
-            Fault::reset_before_reply(),
+            Fault::reset_before_response(),
             Fault::reset_after_body(9),
             Fault::close_after_head(),
             Fault::close_before_reading(),
-            Fault::early(413),
-            Fault::endless("", "x", 1),
+            Fault::respond_before_body(413),
+            Fault::repeat_body("", "x", 1),
         ];
-        assert!(wrapping.iter().all(Fault::acts));
-        assert!(!replacing.iter().any(Fault::acts));
-        assert!(replacing.iter().all(|fault| fault.clone().acted().acts()));
+        assert!(without_override.iter().all(Fault::reaches_api));
+        assert!(!with_override.iter().any(Fault::reaches_api));
+        assert!(with_override.iter().all(|fault| fault.clone().after_accepting().reaches_api()));
     }
 }

@@ -1,6 +1,6 @@
-//! The query of a request's target.
+//! The query string of a request.
 
-/// Decoded names and values, in order.
+/// The decoded names and values, in order.
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
@@ -8,7 +8,7 @@ impl Query {
         let pairs = raw.split('&').filter(|pair| !pair.is_empty());
         let decoded = pairs.map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (form_decoded(name), form_decoded(value))
+            (decode_form(name), decode_form(value))
         });
         Query(decoded.collect())
     }
@@ -18,19 +18,19 @@ impl Query {
     }
 
     pub(super) fn values(&self, name: &str) -> impl Iterator<Item = &str> {
-        let named = self.0.iter().filter(move |(known, _)| known == name);
-        named.map(|(_, value)| value.as_str())
+        let pairs = self.0.iter().filter(move |(other, _)| other == name);
+        pairs.map(|(_, value)| value.as_str())
     }
 
-    /// Whether a value is among those named, or none is named.
-    pub(super) fn wants(&self, name: &str, value: &str) -> bool {
+    /// Whether the query has this value for the name, or no value for it at all.
+    pub(super) fn matches(&self, name: &str, value: &str) -> bool {
         let mut values = self.values(name).peekable();
-        values.peek().is_none() || values.any(|wanted| wanted == value)
+        values.peek().is_none() || values.any(|other| other == value)
     }
 }
 
-/// As web frameworks read a query: `%XX` is a byte and `+` a space; a stray `%` stays.
-fn form_decoded(text: &str) -> String {
+/// Decodes as web frameworks do: `%XX` is a byte, `+` is a space, and a stray `%` is kept.
+fn decode_form(text: &str) -> String {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, after @ ..] = rest {
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn queries_are_decoded_as_forms() {
+    fn query_is_decoded_as_a_form() {
         let query = Query::parse("a=uuid%3Av%2fw&b=1+2%2B&a=%zz%4&c");
         assert_eq!(query.values("a").collect::<Vec<_>>(), ["uuid:v/w", "%zz%4"]);
         assert_eq!(query.value("b"), Some("1 2+"));

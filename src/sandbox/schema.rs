@@ -1,5 +1,5 @@
-//! The body of a create, held against what the API documents: a table of fields, and the few
-//! rules that take more than one field to check.
+//! Validation of create requests against the documented schema: a table of fields, and the few
+//! rules that involve more than one field.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -7,20 +7,20 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
-use super::picture;
+use super::image;
 
 pub(super) const MODEL: &str = "kling-video/v2.1/pro/image-to-video";
 
-/// What a value may be.
+/// What values a field accepts.
 enum Rule {
     Model,
-    /// The picture to animate.
-    Source,
+    /// The image to animate.
+    ImageUrl,
     Mask,
-    /// With at most so many characters.
-    Text(usize),
+    /// With this maximum number of characters.
+    String(usize),
     OneOf(&'static [&'static str]),
-    /// An integer on the wire: neither `"5"` nor `5.0`.
+    /// A JSON integer: neither `"5"` nor `5.0`.
     Duration,
     Integer,
     Number(RangeInclusive<f64>),
@@ -44,16 +44,16 @@ const fn optional(name: &'static str, rule: Rule) -> Field {
 
 const BODY: &[Field] = &[
     required("model", Rule::Model),
-    required("image_url", Rule::Source),
-    optional("prompt", Rule::Text(2500)),
-    optional("negative_prompt", Rule::Text(2500)),
+    required("image_url", Rule::ImageUrl),
+    optional("prompt", Rule::String(2500)),
+    optional("negative_prompt", Rule::String(2500)),
     optional("type", Rule::OneOf(&["image-to-video"])),
     optional("static_mask", Rule::Mask),
     optional("dynamic_masks", Rule::List(0..=6, &Rule::Object(DYNAMIC_MASK))),
     optional("camera_control", Rule::Object(CAMERA)),
     optional("duration", Rule::Duration),
     optional("cfg_scale", Rule::Number(0.0..=1.0)),
-    optional("external_task_id", Rule::Text(usize::MAX)),
+    optional("external_task_id", Rule::String(usize::MAX)),
 ];
 const DYNAMIC_MASK: &[Field] = &[
     required("mask", Rule::Mask),
@@ -71,43 +71,46 @@ const fn axis(name: &'static str) -> Field {
     optional(name, Rule::Number(-10.0..=10.0))
 }
 
-/// What a create may name besides what is documented.
+/// What create requests may contain in addition to the documented schema.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Allowed {
+pub(super) struct SchemaExtensions {
     pub(super) models: BTreeSet<String>,
     pub(super) fields: BTreeSet<String>,
 }
 
-/// A valid create.
+/// A create request that passed validation.
 #[derive(Debug)]
-pub(super) struct Draft {
+pub(super) struct ValidCreate {
     pub(super) model: String,
     pub(super) seconds: u64,
-    /// The body, data URIs cut to their header.
+    /// The body, with data URIs shortened to their header.
     pub(super) request: Value,
-    pub(super) picture: Option<Vec<u8>>,
+    pub(super) image: Option<Vec<u8>>,
 }
 
-/// Reads a create's body, or lists all that is wrong with it.
-pub(super) fn read_create(body: &[u8], allowed: &Allowed) -> Result<Draft, Vec<String>> {
+/// Parses and validates the body of a create request; the error lists everything that is invalid.
+pub(super) fn parse_create(
+    body: &[u8],
+    extensions: &SchemaExtensions,
+) -> Result<ValidCreate, Vec<String>> {
     let request: Value = serde_json::from_slice(body)
         .map_err(|error| vec![format!("Body validation error: invalid JSON, {error}")])?;
-    let mut check = Check { allowed, problems: Vec::new(), picture: None };
-    check.value("", &request, &Rule::Object(BODY));
-    check.camera(&request);
-    if !check.problems.is_empty() {
-        return Err(check.problems);
+    let mut validator = Validator { extensions, errors: Vec::new(), image: None };
+    validator.validate("", &request, &Rule::Object(BODY));
+    validator.validate_camera_control(&request);
+    if !validator.errors.is_empty() {
+        return Err(validator.errors);
     }
     let model = request.get("model").and_then(Value::as_str).unwrap_or_default();
-    Ok(Draft {
+    Ok(ValidCreate {
         model: model.to_owned(),
         seconds: request.get("duration").and_then(Value::as_u64).unwrap_or(5),
-        picture: check.picture,
+        image: validator.image,
         request: without_payloads(request),
     })
 }
 
-/// Cuts `data:image/png;base64,AAAA…` to `data:image/png;base64,`, however deep it sits.
+/// Shortens `data:image/png;base64,AAAA…` to `data:image/png;base64,`, at any depth.
 fn without_payloads(value: Value) -> Value {
     match value {
         Value::String(text) if text.starts_with("data:") => {
@@ -116,107 +119,110 @@ fn without_payloads(value: Value) -> Value {
         }
         Value::Array(items) => items.into_iter().map(without_payloads).collect(),
         Value::Object(fields) => {
-            let cut = |(name, value)| (name, without_payloads(value));
-            fields.into_iter().map(cut).collect()
+            fields.into_iter().map(|(name, value)| (name, without_payloads(value))).collect()
         }
         other => other,
     }
 }
 
-/// Collects the problems of one body, and the picture that came with it.
-struct Check<'a> {
-    allowed: &'a Allowed,
-    problems: Vec<String>,
-    picture: Option<Vec<u8>>,
+/// Collects the validation errors of one body, and its decoded image.
+struct Validator<'a> {
+    extensions: &'a SchemaExtensions,
+    errors: Vec<String>,
+    image: Option<Vec<u8>>,
 }
 
-impl Check<'_> {
-    fn problem(&mut self, at: &str, problem: impl Display) {
-        self.problems.push(format!("Body validation error at \"{at}\": {problem}"));
+impl Validator<'_> {
+    fn add_error(&mut self, path: &str, error: impl Display) {
+        self.errors.push(format!("Body validation error at \"{path}\": {error}"));
     }
 
-    fn value(&mut self, at: &str, value: &Value, rule: &Rule) {
-        if let Err(problem) = self.verdict(at, value, rule) {
-            self.problem(at, problem);
+    fn validate(&mut self, path: &str, value: &Value, rule: &Rule) {
+        if let Err(error) = self.check(path, value, rule) {
+            self.add_error(path, error);
         }
     }
 
-    /// What is wrong with the value itself; what is wrong inside it is put on the list.
-    fn verdict(&mut self, at: &str, value: &Value, rule: &Rule) -> Result<(), String> {
+    /// Returns the error of the value itself; errors of nested values are added to the list.
+    fn check(&mut self, path: &str, value: &Value, rule: &Rule) -> Result<(), String> {
         match rule {
-            Rule::Model if self.allowed.models.contains(text(value)?) => Ok(()),
+            Rule::Model if self.extensions.models.contains(string(value)?) => Ok(()),
             Rule::Model => one_of(&[MODEL], value),
             Rule::OneOf(allowed) => one_of(allowed, value),
-            Rule::Source => self.source(text(value)?),
-            Rule::Mask => Ok(picture::read(text(value)?).map(drop)?),
-            Rule::Text(most) => within(&(0..=*most), text(value)?.chars().count(), " characters"),
+            Rule::ImageUrl => self.check_image(string(value)?),
+            Rule::Mask => Ok(image::decode(string(value)?).map(drop)?),
+            Rule::String(max_chars) => {
+                in_range(&(0..=*max_chars), string(value)?.chars().count(), " characters")
+            }
             Rule::Duration => match typed("integer", Value::as_u64, value)? {
                 5 | 10 => Ok(()),
                 other => Err(format!("Expected 5 | 10, received {other}")),
             },
             Rule::Integer => typed("integer", Value::as_i64, value).map(drop),
-            Rule::Number(allowed) => within(allowed, typed("number", Value::as_f64, value)?, ""),
+            Rule::Number(allowed) => in_range(allowed, typed("number", Value::as_f64, value)?, ""),
             Rule::List(lengths, item) => {
                 let items = typed("array", Value::as_array, value)?;
                 for (index, value) in items.iter().enumerate() {
-                    self.value(&format!("{at}.{index}"), value, item);
+                    self.validate(&format!("{path}.{index}"), value, item);
                 }
-                within(lengths, items.len(), " items")
+                in_range(lengths, items.len(), " items")
             }
             Rule::Object(fields) => {
-                self.object(at, typed("object", Value::as_object, value)?, fields);
+                self.check_fields(path, typed("object", Value::as_object, value)?, fields);
                 Ok(())
             }
         }
     }
 
-    fn object(&mut self, at: &str, object: &Map<String, Value>, fields: &[Field]) {
-        let inside = |name: &str| if at.is_empty() { name.into() } else { format!("{at}.{name}") };
+    fn check_fields(&mut self, path: &str, object: &Map<String, Value>, fields: &[Field]) {
+        let is_body = path.is_empty();
+        let path_of = |name: &str| if is_body { name.to_owned() } else { format!("{path}.{name}") };
         for Field { name, is_required, rule } in fields {
             match object.get(*name) {
-                Some(value) => self.value(&inside(name), value, rule),
-                None if *is_required => self.problem(&inside(name), "Required"),
+                Some(value) => self.validate(&path_of(name), value, rule),
+                None if *is_required => self.add_error(&path_of(name), "Required"),
                 None => {}
             }
         }
         for name in object.keys() {
-            let is_extra = at.is_empty() && self.allowed.fields.contains(name);
-            if !is_extra && !fields.iter().any(|field| field.name == name) {
-                self.problem(&inside(name), "Unrecognized key");
+            let is_extension = is_body && self.extensions.fields.contains(name);
+            if !is_extension && !fields.iter().any(|field| field.name == name) {
+                self.add_error(&path_of(name), "Unrecognized key");
             }
         }
     }
 
-    fn source(&mut self, text: &str) -> Result<(), String> {
-        self.picture = picture::read(text)?;
-        self.picture.as_deref().map_or(Ok(()), picture::check_size)
+    fn check_image(&mut self, url: &str) -> Result<(), String> {
+        self.image = image::decode(url)?;
+        self.image.as_deref().map_or(Ok(()), image::validate_dimensions)
     }
 
-    /// What the table cannot say of the camera: what it goes with, and what goes with it.
-    fn camera(&mut self, request: &Value) {
+    /// Validates what the table cannot express: which fields `camera_control` excludes, and which
+    /// `config` its `type` requires.
+    fn validate_camera_control(&mut self, request: &Value) {
         let Some(camera) = request.get("camera_control") else {
             return;
         };
         if request.get("static_mask").or(request.get("dynamic_masks")).is_some() {
-            self.problem("camera_control", "Not together with a mask");
+            self.add_error("camera_control", "Cannot be combined with a mask");
         }
         let is_simple = camera.get("type").is_some_and(|kind| kind == "simple");
-        let problem = match camera.get("config") {
+        let error = match camera.get("config") {
             None if is_simple => "Required",
-            Some(_) if !is_simple => "Only with the type 'simple'",
-            Some(config) if moved_axes(config) != 1 => "Exactly one value must not be zero",
+            Some(_) if !is_simple => "Only allowed with type 'simple'",
+            Some(config) if nonzero_values(config) != 1 => "Exactly one value must be non-zero",
             _ => return,
         };
-        self.problem("camera_control.config", problem);
+        self.add_error("camera_control.config", error);
     }
 }
 
-fn moved_axes(config: &Value) -> usize {
+fn nonzero_values(config: &Value) -> usize {
     let values = config.as_object().into_iter().flat_map(Map::values);
     values.filter(|value| value.as_f64() != Some(0.0)).count()
 }
 
-/// The value as its type, or what it is instead.
+/// Reads the value as a type; the error names the type that it has instead.
 fn typed<'v, T>(
     expected: &str,
     read: impl Fn(&'v Value) -> Option<T>,
@@ -233,18 +239,18 @@ fn typed<'v, T>(
     read(value).ok_or_else(|| format!("Expected {expected}, received {received}"))
 }
 
-fn text(value: &Value) -> Result<&str, String> {
+fn string(value: &Value) -> Result<&str, String> {
     typed("string", Value::as_str, value)
 }
 
 fn one_of(allowed: &[&str], value: &Value) -> Result<(), String> {
-    match text(value)? {
-        text if allowed.contains(&text) => Ok(()),
+    match string(value)? {
+        value if allowed.contains(&value) => Ok(()),
         other => Err(format!("Expected '{}', received '{other}'", allowed.join("' | '"))),
     }
 }
 
-fn within<T: PartialOrd + Display>(
+fn in_range<T: PartialOrd + Display>(
     allowed: &RangeInclusive<T>,
     received: T,
     unit: &str,
@@ -252,32 +258,32 @@ fn within<T: PartialOrd + Display>(
     if allowed.contains(&received) {
         return Ok(());
     }
-    let (least, most) = (allowed.start(), allowed.end());
-    Err(format!("Expected {least}..{most}{unit}, received {received}"))
+    let (min, max) = (allowed.start(), allowed.end());
+    Err(format!("Expected {min}..{max}{unit}, received {received}"))
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::super::picture::tests::{JPEG, PNG, data_uri};
+    use super::super::image::tests::{JPEG, PNG, data_uri};
     use super::*;
 
-    /// The minimal body with these fields added or replaced.
-    fn read(fields: Value) -> Result<Draft, Vec<String>> {
+    /// Parses the minimal body with these fields added or replaced.
+    fn parse(fields: Value) -> Result<ValidCreate, Vec<String>> {
         let mut body = json!({ "model": MODEL, "image_url": "https://example.com/cat.jpg" });
         for (name, value) in fields.as_object().into_iter().flatten() {
             body[name] = value.clone();
         }
-        read_create(body.to_string().as_bytes(), &Allowed::default())
+        parse_create(body.to_string().as_bytes(), &SchemaExtensions::default())
     }
 
-    fn problems(fields: Value) -> Vec<String> {
-        read(fields).err().unwrap_or_default()
+    fn errors(fields: Value) -> Vec<String> {
+        parse(fields).err().unwrap_or_default()
     }
 
     #[test]
-    fn documented_bodies_are_accepted() {
+    fn documented_body_is_accepted() {
         let points = json!([{ "x": -1, "y": 0 }, { "x": 5, "y": 7 }]);
         let masks = json!([{ "mask": "https://example.com/m.png", "trajectories": points }]);
         for fields in [
@@ -290,12 +296,12 @@ mod tests {
             json!({ "image_url": data_uri("image/jpeg", JPEG) }),
             json!({ "image_url": data_uri("image/png", PNG), "static_mask": "https://a" }),
         ] {
-            assert_eq!(problems(fields.clone()), Vec::<String>::new(), "{fields}");
+            assert_eq!(errors(fields.clone()), Vec::<String>::new(), "{fields}");
         }
     }
 
     #[test]
-    fn each_wrong_field_is_named() {
+    fn invalid_field_is_named_in_the_error() {
         let point = json!({ "x": 1, "y": 2 });
         let mask = |points: Value| json!([{ "mask": "https://a", "trajectories": points }]);
         let simple = |config: Value| json!({ "type": "simple", "config": config });
@@ -332,41 +338,42 @@ mod tests {
             ("camera_control.config.fov", simple(json!({ "fov": 1 }))),
             ("tail_image_url", json!("https://a")),
         ] {
-            let top = field.split('.').next().unwrap_or_default();
-            let found = problems(json!({ top: value.clone() }));
-            let start = format!("Body validation error at \"{field}\": ");
-            assert!(found.iter().any(|p| p.starts_with(&start)), "{field} {value}: {found:?}");
+            let top_level = field.split('.').next().unwrap_or_default();
+            let errors = errors(json!({ top_level: value.clone() }));
+            let prefix = format!("Body validation error at \"{field}\": ");
+            let is_named = errors.iter().any(|error| error.starts_with(&prefix));
+            assert!(is_named, "{field} {value}: {errors:?}");
         }
     }
 
     #[test]
     fn masks_and_camera_exclude_each_other() {
         let camera = json!({ "type": "forward_up" });
-        let both = problems(json!({ "camera_control": camera, "static_mask": "https://a" }));
+        let both = errors(json!({ "camera_control": camera, "static_mask": "https://a" }));
         assert_eq!(both.len(), 1);
     }
 
     #[test]
-    fn what_is_no_object_is_refused() {
+    fn body_must_be_a_json_object() {
         for body in ["", "{", "[]", "null", "\"a\"", "{}", "\u{0}"] {
-            assert!(read_create(body.as_bytes(), &Allowed::default()).is_err(), "{body}");
+            assert!(parse_create(body.as_bytes(), &SchemaExtensions::default()).is_err(), "{body}");
         }
     }
 
     #[test]
-    fn more_is_allowed_on_request() {
-        let mut allowed = Allowed::default();
-        allowed.models.insert("other".to_owned());
-        allowed.fields.insert("tail".to_owned());
+    fn extensions_are_accepted() {
+        let mut extensions = SchemaExtensions::default();
+        extensions.models.insert("other".to_owned());
+        extensions.fields.insert("tail".to_owned());
         let body = json!({ "model": "other", "image_url": "https://a", "tail": [1] });
-        assert!(read_create(body.to_string().as_bytes(), &allowed).is_ok());
+        assert!(parse_create(body.to_string().as_bytes(), &extensions).is_ok());
     }
 
     #[test]
-    fn the_picture_is_kept_and_its_text_is_not() {
-        let draft = read(json!({ "image_url": data_uri("image/jpeg", JPEG) }));
-        let draft = draft.expect("valid");
-        assert_eq!(draft.picture.as_deref(), Some(JPEG));
-        assert_eq!(draft.request["image_url"], "data:image/jpeg;base64,");
+    fn image_is_decoded_and_its_base64_removed_from_the_body() {
+        let create = parse(json!({ "image_url": data_uri("image/jpeg", JPEG) }));
+        let create = create.expect("valid");
+        assert_eq!(create.image.as_deref(), Some(JPEG));
+        assert_eq!(create.request["image_url"], "data:image/jpeg;base64,");
     }
 }

@@ -1,4 +1,4 @@
-//! The port: accepts connections and gives each a thread; dropping the server ends them all.
+//! The listener: accepts connections, one thread each, and ends them all when dropped.
 
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use super::api::Api;
-use super::connection::{Shared, serve};
-use super::traffic::Traffic;
+use super::connection::{ServerState, serve};
+use super::request_log::RequestLog;
 
 const BACKLOG: i32 = 1024;
 
 pub(super) struct Server {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    state: Arc<ServerState>,
     acceptor: Option<JoinHandle<()>>,
 }
 
@@ -24,31 +24,31 @@ impl Server {
     pub(super) fn start() -> io::Result<Server> {
         let listener = listen()?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared::new(Api::new(address.port())));
+        let state = Arc::new(ServerState::new(Api::new(address.port())));
         let acceptor = thread::Builder::new().name("sandbox".to_owned()).spawn({
-            let shared = Arc::clone(&shared);
-            move || accept_all(&listener, &shared)
+            let state = Arc::clone(&state);
+            move || accept_connections(&listener, &state)
         })?;
-        Ok(Server { address, shared, acceptor: Some(acceptor) })
+        Ok(Server { address, state, acceptor: Some(acceptor) })
     }
 
     pub(super) fn api(&self) -> &Api {
-        &self.shared.api
+        &self.state.api
     }
 
-    pub(super) fn traffic(&self) -> MutexGuard<'_, Traffic> {
-        self.shared.traffic()
+    pub(super) fn request_log(&self) -> MutexGuard<'_, RequestLog> {
+        self.state.request_log()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.shared.stop.raise();
+        self.state.shutdown.trigger();
         let Some(acceptor) = self.acceptor.take() else {
             return;
         };
-        // `accept` cannot be interrupted, but it returns for one more client. Bounded, so that a
-        // process that has run out of sockets leaks a thread rather than hangs.
+        // `accept` cannot be interrupted, but one more connection makes it return. The loop is
+        // bounded, so that a process that has run out of sockets leaks a thread rather than hangs.
         let deadline = Instant::now() + Duration::from_secs(5);
         while !acceptor.is_finished() && Instant::now() < deadline {
             let _ = TcpStream::connect_timeout(&self.address, Duration::from_millis(50));
@@ -60,7 +60,7 @@ impl Drop for Server {
     }
 }
 
-/// std's own listener has a backlog of 128, too few for hundreds of clients at once.
+/// Listens with a larger backlog than std's 128, which is too small for hundreds of clients.
 fn listen() -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
@@ -68,47 +68,48 @@ fn listen() -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// A connection as the acceptor knows it. Only its thread owns the socket, so that the socket
-/// closes when that thread ends.
-struct Client {
+/// The acceptor's handle of a connection.
+///
+/// The connection's thread alone owns the socket, so that the socket closes when the thread ends.
+struct ConnectionHandle {
     stream: Weak<TcpStream>,
     thread: JoinHandle<()>,
 }
 
-fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
-    let mut clients: Vec<Client> = Vec::new();
+fn accept_connections(listener: &TcpListener, state: &Arc<ServerState>) {
+    let mut connections: Vec<ConnectionHandle> = Vec::new();
     loop {
         let accepted = listener.accept();
-        if shared.stop.is_raised() {
+        if state.shutdown.is_triggered() {
             break;
         }
-        clients.retain(|client| !client.thread.is_finished());
+        connections.retain(|connection| !connection.thread.is_finished());
         match accepted {
-            Ok((stream, _)) => clients.extend(spawn(stream, shared)),
-            // Out of file descriptors, most likely: let some connection end first.
+            Ok((stream, _)) => connections.extend(spawn(stream, state)),
+            // Most likely out of file descriptors: wait for a connection to end.
             Err(_) => thread::sleep(Duration::from_millis(1)),
         }
     }
-    for client in &clients {
-        if let Some(stream) = client.stream.upgrade() {
+    for connection in &connections {
+        if let Some(stream) = connection.stream.upgrade() {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
-    for client in clients {
-        let _ = client.thread.join();
+    for connection in connections {
+        let _ = connection.thread.join();
     }
 }
 
-fn spawn(stream: TcpStream, shared: &Arc<Shared>) -> Option<Client> {
-    shared.traffic().connections += 1;
-    // Small writes that follow each other (a trickle, a 100 Continue) leave at once.
+fn spawn(stream: TcpStream, state: &Arc<ServerState>) -> Option<ConnectionHandle> {
+    state.request_log().connection_count += 1;
+    // Successive small writes (a throttled response, a 100 Continue) must be sent at once.
     let _ = stream.set_nodelay(true);
     let stream = Arc::new(stream);
-    let client = Arc::downgrade(&stream);
-    let shared = Arc::clone(shared);
+    let weak_stream = Arc::downgrade(&stream);
+    let state = Arc::clone(state);
     let thread = thread::Builder::new()
         .name("sandbox client".to_owned())
-        .spawn(move || serve(&stream, &shared))
+        .spawn(move || serve(&stream, &state))
         .ok()?;
-    Some(Client { stream: client, thread })
+    Some(ConnectionHandle { stream: weak_stream, thread })
 }

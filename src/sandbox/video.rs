@@ -1,4 +1,4 @@
-//! The video: signed links that expire, and the host behind them, which honours `Range`.
+//! The video host: signed URLs that expire, and range requests.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
@@ -6,22 +6,22 @@ use std::sync::Arc;
 
 use super::endpoint::VIDEOS;
 use super::fault::VideoOptions;
-use super::http::{Body, Head, Reply, decimal};
-use super::replies::storage_error;
+use super::http::{Body, RequestHead, Response, parse_decimal};
+use super::responses::storage_error;
 
-pub(super) const VIDEO: &[u8] = include_bytes!("video.mp4");
+pub(super) const DEFAULT_VIDEO: &[u8] = include_bytes!("video.mp4");
 
-/// What is served for every generation, to whom has a link of this epoch.
+/// The video that is served for every generation, at the URLs of the current epoch.
 pub(super) struct StoredVideo {
     bytes: Arc<Vec<u8>>,
-    /// Counts what was served before, so that no two have the same ETag.
+    /// How often the bytes were replaced, so that different videos have different ETags.
     version: u32,
-    link_epoch: u64,
+    url_epoch: u64,
 }
 
 impl StoredVideo {
     pub(super) fn new() -> StoredVideo {
-        StoredVideo { bytes: Arc::new(VIDEO.to_vec()), version: 0, link_epoch: 0 }
+        StoredVideo { bytes: Arc::new(DEFAULT_VIDEO.to_vec()), version: 0, url_epoch: 0 }
     }
 
     pub(super) fn replace(&mut self, bytes: Vec<u8>) {
@@ -29,68 +29,70 @@ impl StoredVideo {
         self.version += 1;
     }
 
-    pub(super) fn expire_links(&mut self) {
-        self.link_epoch += 1;
+    pub(super) fn expire_urls(&mut self) {
+        self.url_epoch += 1;
     }
 
     pub(super) fn length(&self) -> usize {
         self.bytes.len()
     }
 
-    pub(super) fn link(&self, origin: &str, id: &str) -> String {
-        format!("{origin}{VIDEOS}{id}.mp4?{}", link_query(id, self.link_epoch))
+    pub(super) fn url(&self, origin: &str, id: &str) -> String {
+        format!("{origin}{VIDEOS}{id}.mp4?{}", signed_query(id, self.url_epoch))
     }
 
-    /// Answers a request for the video of this generation.
-    pub(super) fn answer(&self, id: &str, head: &Head, options: &VideoOptions) -> Reply {
+    /// Responds to a request for the video of this generation.
+    pub(super) fn respond(&self, id: &str, head: &RequestHead, options: &VideoOptions) -> Response {
         let query = head.raw_query();
-        if query == link_query(id, self.link_epoch) {
+        if query == signed_query(id, self.url_epoch) {
             self.serve(head, options)
-        } else if (0..self.link_epoch).any(|old| query == link_query(id, old)) {
+        } else if (0..self.url_epoch).any(|old| query == signed_query(id, old)) {
             storage_error(403, "Request has expired")
         } else {
             storage_error(403, "The signature does not match the request")
         }
     }
 
-    fn serve(&self, head: &Head, options: &VideoOptions) -> Reply {
+    fn serve(&self, head: &RequestHead, options: &VideoOptions) -> Response {
         let length = self.length();
         let etag = options.etag.clone().unwrap_or_else(|| self.etag());
-        let same = head.header("if-range").is_none_or(|known| known == etag);
-        let range = head.header("range").filter(|_| same && !options.ranges_ignored);
-        let reply = match Extent::of(range, length) {
-            Extent::Whole => Reply::new(200, Body::part(&self.bytes, 0..length)),
-            Extent::Part(range) => {
+        let is_current = head.header("if-range").is_none_or(|validator| validator == etag);
+        let range = head.header("range").filter(|_| is_current && !options.ignore_range);
+        let response = match RangeResult::new(range, length) {
+            RangeResult::Full => Response::new(200, Body::slice_of(&self.bytes, 0..length)),
+            RangeResult::Partial(range) => {
                 let last = range.end.saturating_sub(1);
                 let content_range = format!("bytes {}-{last}/{length}", range.start);
-                Reply::new(206, Body::part(&self.bytes, range))
+                Response::new(206, Body::slice_of(&self.bytes, range))
                     .header("Content-Range", content_range)
             }
-            Extent::Unsatisfiable => {
-                return storage_error(416, "The requested range cannot be met")
+            RangeResult::Unsatisfiable => {
+                return storage_error(416, "The requested range is not satisfiable")
                     .header("Content-Range", format!("bytes */{length}"));
             }
         };
-        reply
+        response
             .header("Content-Type", "video/mp4")
             .header("Accept-Ranges", "bytes")
             .header("ETag", etag)
     }
 
-    /// Not a hash: that would take a while for the videos of a benchmark.
+    /// Not a hash of the bytes, which would be slow for the large videos of benchmarks.
     fn etag(&self) -> String {
         format!("\"{:x}-{:x}\"", self.version, self.length())
     }
 }
 
-/// The generation whose video a path names.
-pub(super) fn requested_id(path: &str) -> Option<&str> {
+/// Returns the generation id in the path of a video URL.
+pub(super) fn generation_id_of(path: &str) -> Option<&str> {
     path.strip_prefix(VIDEOS)?.strip_suffix(".mp4")
 }
 
-/// Looks like a cloud's signed link, and holds what a client might "normalise": both cases of
-/// hex, an escaped and a bare plus, a tilde, an empty value.
-fn link_query(id: &str, epoch: u64) -> String {
+/// Returns the query of a signed URL, in the style of cloud storage.
+///
+/// It contains what a client might wrongly normalize: upper and lower case hex digits, an escaped
+/// and a bare plus, a tilde, and an empty value.
+fn signed_query(id: &str, epoch: u64) -> String {
     let mut hasher = DefaultHasher::new();
     (id, epoch).hash(&mut hasher);
     let signature = hasher.finish();
@@ -101,32 +103,34 @@ fn link_query(id: &str, epoch: u64) -> String {
     )
 }
 
-/// How much of the video a `Range` header asks for.
+/// What a `Range` header selects of the video.
 #[derive(Debug, PartialEq)]
-enum Extent {
-    Whole,
-    Part(Range<usize>),
+enum RangeResult {
+    Full,
+    Partial(Range<usize>),
     Unsatisfiable,
 }
 
-impl Extent {
-    /// A range that cannot be read is ignored, and so are several at once.
-    fn of(range: Option<&str>, length: usize) -> Extent {
-        match range.and_then(|range| read_range(range, length)) {
-            None => Extent::Whole,
-            Some(Range { start, end }) if start < length => Extent::Part(start..end.min(length)),
-            Some(_) => Extent::Unsatisfiable,
+impl RangeResult {
+    /// Ignores a range that is invalid, and multiple ranges.
+    fn new(range: Option<&str>, length: usize) -> RangeResult {
+        match range.and_then(|range| parse_range(range, length)) {
+            None => RangeResult::Full,
+            Some(Range { start, end }) if start < length => {
+                RangeResult::Partial(start..end.min(length))
+            }
+            Some(_) => RangeResult::Unsatisfiable,
         }
     }
 }
 
-/// `bytes=3-4`, `bytes=3-` or `bytes=-4`, the last four.
-fn read_range(range: &str, length: usize) -> Option<Range<usize>> {
+/// Parses `bytes=3-4`, `bytes=3-` or `bytes=-4`, which means the last four bytes.
+fn parse_range(range: &str, length: usize) -> Option<Range<usize>> {
     match range.strip_prefix("bytes=")?.split_once('-')? {
-        ("", tail) => Some(length.saturating_sub(decimal(tail)?)..length),
-        (first, "") => Some(decimal(first)?..length),
+        ("", tail) => Some(length.saturating_sub(parse_decimal(tail)?)..length),
+        (first, "") => Some(parse_decimal(first)?..length),
         (first, last) => {
-            let range = decimal(first)?..decimal::<usize>(last)?.saturating_add(1);
+            let range = parse_decimal(first)?..parse_decimal::<usize>(last)?.saturating_add(1);
             (!range.is_empty()).then_some(range)
         }
     }
@@ -137,19 +141,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges() {
-        let of = |range| Extent::of(Some(range), 10);
-        assert_eq!(Extent::of(None, 10), Extent::Whole);
-        assert_eq!(of("bytes=0-"), Extent::Part(0..10));
-        assert_eq!(of("bytes=3-4"), Extent::Part(3..5));
-        assert_eq!(of("bytes=9-99"), Extent::Part(9..10));
-        assert_eq!(of("bytes=-4"), Extent::Part(6..10));
-        assert_eq!(of("bytes=10-"), Extent::Unsatisfiable);
-        assert_eq!(of("bytes=-0"), Extent::Unsatisfiable);
+    fn range_selects_part_of_the_video() {
+        let result = |range| RangeResult::new(Some(range), 10);
+        assert_eq!(RangeResult::new(None, 10), RangeResult::Full);
+        assert_eq!(result("bytes=0-"), RangeResult::Partial(0..10));
+        assert_eq!(result("bytes=3-4"), RangeResult::Partial(3..5));
+        assert_eq!(result("bytes=9-99"), RangeResult::Partial(9..10));
+        assert_eq!(result("bytes=-4"), RangeResult::Partial(6..10));
+        assert_eq!(result("bytes=10-"), RangeResult::Unsatisfiable);
+        assert_eq!(result("bytes=-0"), RangeResult::Unsatisfiable);
         for ignored in
             ["bytes=4-3", "bytes=-", "bytes=a-", "bytes=0-1,3-4", "lines=0-1", "bytes=+1-"]
         {
-            assert_eq!(of(ignored), Extent::Whole, "{ignored}");
+            assert_eq!(result(ignored), RangeResult::Full, "{ignored}");
         }
     }
 }

@@ -1,14 +1,16 @@
-//! What ureq's errors mean.
+//! Classifies ureq's errors.
 
 use std::io;
 
 use ureq::Timeout;
 
-use crate::http::{Failure, FailureKind};
+use crate::http::{TransportError, TransportErrorKind};
 
-/// What ureq's error means. Whether a create may have happened does not hang on this: the body's
-/// commit point tells.
-pub(super) fn failure(e: ureq::Error) -> Failure {
+/// Maps ureq's error to the kind that it is for this crate.
+///
+/// Whether a generation may have been created does not depend on the kind, but on whether the
+/// request's body has passed its commit point.
+pub(super) fn classify_error(e: ureq::Error) -> TransportError {
     use ureq::Error as E;
     let kind = match &e {
         E::BadUri(_)
@@ -17,20 +19,20 @@ pub(super) fn failure(e: ureq::Error) -> Failure {
         | E::ConnectProxyFailed(_)
         | E::Tls(_)
         | E::TlsRequired
-        | E::Timeout(Timeout::Resolve | Timeout::Connect) => FailureKind::Connect,
-        E::Timeout(_) => FailureKind::Silent,
-        E::Io(e) if is_connect_error(e) => FailureKind::Connect,
-        E::LargeResponseHeader(..) => FailureKind::Unusable,
+        | E::Timeout(Timeout::Resolve | Timeout::Connect) => TransportErrorKind::Connect,
+        E::Timeout(_) => TransportErrorKind::Timeout,
+        E::Io(e) if is_connect_error(e) => TransportErrorKind::Connect,
+        E::LargeResponseHeader(..) => TransportErrorKind::InvalidResponse,
         #[cfg(feature = "rustls")]
-        E::Rustls(_) => FailureKind::Connect,
+        E::Rustls(_) => TransportErrorKind::Connect,
         #[cfg(feature = "native-tls")]
-        E::NativeTls(_) => FailureKind::Connect,
-        _ => FailureKind::Broken,
+        E::NativeTls(_) => TransportErrorKind::Connect,
+        _ => TransportErrorKind::ConnectionLost,
     };
     match e {
-        // ureq's own wrapper hides the cause.
-        E::Io(e) => Failure::new(kind, e),
-        other => Failure::new(kind, other),
+        // `ureq::Error` has no `source`, so the I/O error is unwrapped to keep its own.
+        E::Io(e) => TransportError::new(kind, e),
+        other => TransportError::new(kind, other),
     }
 }
 
@@ -42,9 +44,9 @@ fn is_connect_error(e: &io::Error) -> bool {
         | K::NetworkUnreachable
         | K::NetworkDown
         | K::AddrNotAvailable
-        // What rustls says of a certificate it does not trust.
+        // rustls reports an untrusted certificate like this.
         | K::InvalidData => true,
-        // A look-up has no kind of its own in std.
+        // std has no error kind for a failed DNS lookup.
         _ => e.raw_os_error().is_none() && e.to_string().contains("failed to lookup address"),
     }
 }

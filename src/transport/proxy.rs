@@ -1,11 +1,11 @@
-//! Which proxy is used, and for what not.
+//! Selects the proxy and the hosts that bypass it.
 
 use ureq::Proxy;
 
-use super::url::has_unreadable_port;
+use super::url::has_invalid_port;
 use crate::error::{Error, Result};
 
-/// Where proxies come from.
+/// Where the proxy is configured.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum ProxyChoice {
     #[default]
@@ -14,11 +14,11 @@ pub(crate) enum ProxyChoice {
     Url(String),
 }
 
-/// The environment's proxies, the ones meant for https first.
+/// In order of precedence: the variables for https come first.
 const PROXY_VARIABLES: [&str; 6] =
     ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy"];
 
-pub(super) fn find_proxy(choice: &ProxyChoice) -> Result<Option<Proxy>> {
+pub(super) fn resolve_proxy(choice: &ProxyChoice) -> Result<Option<Proxy>> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     match choice {
         ProxyChoice::None => Ok(None),
@@ -26,43 +26,41 @@ pub(super) fn find_proxy(choice: &ProxyChoice) -> Result<Option<Proxy>> {
         ProxyChoice::Environment => {
             let found = PROXY_VARIABLES.iter().find_map(|&name| Some((name, variable(name)?)));
             let Some((name, url)) = found else { return Ok(None) };
-            let exceptions = variable("NO_PROXY").or_else(|| variable("no_proxy"));
-            parse_proxy(name, url.trim(), &exceptions.unwrap_or_default()).map(Some)
+            let no_proxy = variable("NO_PROXY").or_else(|| variable("no_proxy"));
+            parse_proxy(name, url.trim(), &no_proxy.unwrap_or_default()).map(Some)
         }
     }
 }
 
-/// The messages do not quote the URL: it may hold a password.
-fn parse_proxy(setting: &str, url: &str, exceptions: &str) -> Result<Proxy> {
-    let refused =
-        |_| Error::config(format!("{setting}: is no proxy URL: allowed is http://host:port"));
-    let given = Proxy::new(url).map_err(refused)?;
-    if given.uri().authority().is_some_and(has_unreadable_port) {
-        let problem = "has no port that can be read: allowed is none, or 1 to 65535";
-        return Err(Error::config(format!("{setting}: {problem}")));
+/// Error messages name the setting and never quote the URL, which may contain a password.
+fn parse_proxy(setting: &str, url: &str, no_proxy: &str) -> Result<Proxy> {
+    let error = |message: &str| Error::config(format!("{setting} {message}"));
+    let invalid = |_| error("must be a URL of the form http://host:port");
+    let parsed = Proxy::new(url).map_err(invalid)?;
+    if parsed.uri().authority().is_some_and(has_invalid_port) {
+        return Err(error("has an invalid port; must be 1 to 65535 or omitted"));
     }
-    let protocol = given.protocol();
+    let protocol = parsed.protocol();
     if !matches!(protocol, ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https) {
-        return Err(Error::config(format!(
-            "{setting}: is a {protocol} proxy: allowed is http or https"
-        )));
+        return Err(error(&format!("is a {protocol} proxy; must be an HTTP or HTTPS proxy")));
     }
-    let mut proxy = Proxy::builder(protocol).host(given.host()).port(given.port());
-    if let Some(name) = given.username() {
-        proxy = proxy.username(name);
+    let mut builder = Proxy::builder(protocol).host(parsed.host()).port(parsed.port());
+    if let Some(username) = parsed.username() {
+        builder = builder.username(username);
     }
-    if let Some(password) = given.password() {
-        proxy = proxy.password(password);
+    if let Some(password) = parsed.password() {
+        builder = builder.password(password);
     }
-    // As other programs read NO_PROXY: with white space, and with what lies below a domain.
-    for entry in exceptions.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+    // As in curl and other programs, entries may be padded with spaces, and a domain includes its
+    // subdomains.
+    for entry in no_proxy.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
         let domain = entry.trim_start_matches('*').trim_start_matches('.');
-        proxy = match domain {
-            "" => proxy.no_proxy("*"),
-            _ => proxy.no_proxy(domain).no_proxy(&format!(".{domain}")),
+        builder = match domain {
+            "" => builder.no_proxy("*"),
+            _ => builder.no_proxy(domain).no_proxy(&format!(".{domain}")),
         };
     }
-    proxy.build().map_err(refused)
+    builder.build().map_err(invalid)
 }
 
 #[cfg(test)]
@@ -70,24 +68,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exceptions_from_the_proxy_are_read_as_other_programs_read_them() {
-        let bypassed = |exceptions: &str, host: &str| {
-            let proxy = parse_proxy("proxy", "http://proxy.example:8080", exceptions).unwrap();
+    fn no_proxy_entries_include_subdomains() {
+        let bypasses_proxy = |no_proxy: &str, host: &str| {
+            let proxy = parse_proxy("proxy", "http://proxy.example:8080", no_proxy).unwrap();
             proxy.is_no_proxy(&format!("https://{host}/").parse().unwrap())
         };
-        let listed = "internal.example , *.wild.example,.dot.example";
+        let entries = "internal.example , *.wild.example,.dot.example";
         for host in ["internal.example", "api.internal.example", "a.wild.example", "a.dot.example"]
         {
-            assert!(bypassed(listed, host), "{host}");
-            assert!(bypassed("*", host), "{host}");
-            assert!(!bypassed("", host), "{host}");
+            assert!(bypasses_proxy(entries, host), "{host}");
+            assert!(bypasses_proxy("*", host), "{host}");
+            assert!(!bypasses_proxy("", host), "{host}");
         }
-        assert!(!bypassed(listed, "api.aimlapi.com"));
-        assert!(!bypassed(listed, "notinternal.example"));
+        assert!(!bypasses_proxy(entries, "api.aimlapi.com"));
+        assert!(!bypasses_proxy(entries, "notinternal.example"));
     }
 
     #[test]
-    fn a_proxys_password_is_kept_and_not_told() {
+    fn proxy_password_is_decoded_and_not_in_errors() {
         let proxy = parse_proxy("proxy", "http://me:p%40ss@proxy.example:8080", "").unwrap();
         assert_eq!((proxy.username(), proxy.password()), (Some("me"), Some("p@ss")));
         for url in [

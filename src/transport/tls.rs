@@ -1,41 +1,45 @@
-//! Which TLS library and whose certificates are used.
+//! Selects the TLS library and the trusted root certificates.
 
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
-pub(crate) use on::Tls;
+pub(crate) use enabled::Tls;
 
 #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
-pub(crate) use off::Tls;
+pub(crate) use disabled::Tls;
 
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
-mod on {
+mod enabled {
     use crate::error::{Error, Result};
     use crate::transport::AgentConfig;
 
     #[derive(Clone)]
     pub(crate) struct Tls(ureq::tls::TlsConfig);
 
-    impl Tls {
-        /// With the certificate authorities that the features choose.
-        pub(crate) fn usual() -> Self {
+    impl Default for Tls {
+        /// Trusts the root certificates that the cargo features select: Mozilla's, which are
+        /// bundled, or the system trust store.
+        fn default() -> Self {
             use ureq::tls::RootCerts;
             let bundled = cfg!(all(feature = "rustls", not(feature = "platform-verifier")));
-            Self::with(if bundled { RootCerts::WebPki } else { RootCerts::PlatformVerifier })
+            Self::new(if bundled { RootCerts::WebPki } else { RootCerts::PlatformVerifier })
         }
+    }
 
-        /// With these certificate authorities instead.
-        pub(crate) fn trusting(pem: &[u8]) -> Result<Self> {
+    impl Tls {
+        /// Trusts only these root certificates.
+        pub(crate) fn with_root_certs(pem: &[u8]) -> Result<Self> {
             let certificates = parse_certificates(pem)?;
-            Ok(Self::with(ureq::tls::RootCerts::Specific(std::sync::Arc::new(certificates))))
+            Ok(Self::new(ureq::tls::RootCerts::Specific(std::sync::Arc::new(certificates))))
         }
 
-        fn with(roots: ureq::tls::RootCerts) -> Self {
+        fn new(roots: ureq::tls::RootCerts) -> Self {
             use ureq::tls::{TlsConfig, TlsProvider};
             let provider =
                 if cfg!(feature = "rustls") { TlsProvider::Rustls } else { TlsProvider::NativeTls };
             Self(TlsConfig::builder().provider(provider).root_certs(roots).build())
         }
 
-        pub(in crate::transport) fn check(&self) -> Result<()> {
+        /// Fails if the crate was built without a TLS library.
+        pub(in crate::transport) fn ensure_enabled(&self) -> Result<()> {
             Ok(())
         }
 
@@ -48,32 +52,33 @@ mod on {
         use ureq::tls::{PemItem, parse_pem};
         let mut certificates = Vec::new();
         for item in parse_pem(pem) {
-            let item =
-                item.map_err(|e| Error::config_from("root_certificates_pem: is no PEM", e))?;
+            let item = item.map_err(|e| {
+                Error::config_with_source("root_certificates_pem is not valid PEM", e)
+            })?;
             if let PemItem::Certificate(certificate) = item {
-                // The TLS library ignores what it cannot read, and would then trust nobody.
+                // The TLS library skips invalid certificates, and would then trust no server.
                 if !is_certificate(certificate.der()) {
                     return Err(Error::config(
-                        "root_certificates_pem: holds a damaged certificate",
+                        "root_certificates_pem contains an invalid certificate",
                     ));
                 }
                 certificates.push(certificate);
             }
         }
         if certificates.is_empty() {
-            return Err(Error::config("root_certificates_pem: holds no certificate"));
+            return Err(Error::config("root_certificates_pem contains no certificate"));
         }
         Ok(certificates)
     }
 
-    /// Whether the bytes have the shape of a certificate: a sequence of what is signed, how, and the
-    /// signature (X.509). Whether it is a sound one is for the TLS library to say.
+    /// Whether the bytes have the structure of an X.509 certificate: a sequence of the signed data,
+    /// the signature algorithm and the signature. The TLS library checks whether it is valid.
     fn is_certificate(der: &[u8]) -> bool {
         const SEQUENCE: u8 = 0x30;
         const BIT_STRING: u8 = 0x03;
-        let Some((SEQUENCE, mut rest, [])) = element(der) else { return false };
+        let Some((SEQUENCE, mut rest, [])) = split_element(der) else { return false };
         for expected in [SEQUENCE, SEQUENCE, BIT_STRING] {
-            rest = match element(rest) {
+            rest = match split_element(rest) {
                 Some((tag, [_, ..], after)) if tag == expected => after,
                 _ => return false,
             };
@@ -81,8 +86,8 @@ mod on {
         rest.is_empty()
     }
 
-    /// The first ASN.1 element: its tag, its content, and what follows it.
-    fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    /// Splits off the first DER element: its tag, its content, and the bytes after it.
+    fn split_element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         let (tag, length, rest) = match der {
             [tag, short @ 0..=0x7F, rest @ ..] => (tag, usize::from(*short), rest),
             [tag, 0x81, a, rest @ ..] => (tag, usize::from(*a), rest),
@@ -98,46 +103,43 @@ mod on {
         use super::*;
 
         #[test]
-        fn a_certificate_has_three_parts() {
-            let part = |tag: u8, length: u8| [vec![tag, length], vec![0; length.into()]].concat();
-            let sequence = |parts: &[Vec<u8>]| {
-                let content = parts.concat();
+        fn certificate_is_a_sequence_of_three_elements() {
+            let element =
+                |tag: u8, length: u8| [vec![tag, length], vec![0; length.into()]].concat();
+            let sequence = |elements: &[Vec<u8>]| {
+                let content = elements.concat();
                 [vec![0x30, 0x82, 0, content.len() as u8], content].concat()
             };
-            let sound = [part(0x30, 9), part(0x30, 2), part(0x03, 5)];
-            assert!(is_certificate(&sequence(&sound)));
-            let whole = sequence(&sound);
-            for cut in 0..whole.len() {
-                assert!(!is_certificate(&whole[..cut]), "{cut}");
+            let (data, algorithm) = (element(0x30, 9), element(0x30, 2));
+            let valid = sequence(&[data.clone(), algorithm.clone(), element(0x03, 5)]);
+            assert!(is_certificate(&valid));
+            for len in 0..valid.len() {
+                assert!(!is_certificate(&valid[..len]), "{len}");
             }
-            assert!(!is_certificate(&[whole, vec![0]].concat()));
-            assert!(!is_certificate(&sequence(&[part(0x02, 1)])));
-            assert!(!is_certificate(&sequence(&[part(0x30, 9), part(0x30, 2)])));
-            assert!(!is_certificate(&sequence(&[part(0x30, 9), part(0x30, 2), part(0x03, 0)])));
+            assert!(!is_certificate(&[valid, vec![0]].concat()));
+            assert!(!is_certificate(&sequence(&[element(0x02, 1)])));
+            assert!(!is_certificate(&sequence(&[data.clone(), algorithm.clone()])));
+            assert!(!is_certificate(&sequence(&[data, algorithm, element(0x03, 0)])));
         }
     }
 }
 
 #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
-mod off {
+mod disabled {
     use crate::error::{Error, Result};
     use crate::transport::AgentConfig;
 
-    #[derive(Clone)]
+    #[derive(Clone, Default)]
     pub(crate) struct Tls;
 
     impl Tls {
-        pub(crate) fn usual() -> Self {
-            Self
+        pub(crate) fn with_root_certs(_pem: &[u8]) -> Result<Self> {
+            Self.ensure_enabled().map(|()| Self)
         }
 
-        pub(crate) fn trusting(_pem: &[u8]) -> Result<Self> {
-            Self.check().map(|()| Self)
-        }
-
-        pub(in crate::transport) fn check(&self) -> Result<()> {
+        pub(in crate::transport) fn ensure_enabled(&self) -> Result<()> {
             Err(Error::config(
-                "https needs one of the features `rustls` (the default), `platform-verifier` or `native-tls`",
+                "https requires one of the features `rustls` (the default), `platform-verifier` or `native-tls`",
             ))
         }
 

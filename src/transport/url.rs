@@ -1,4 +1,4 @@
-//! Which addresses are used, and where a redirect leads.
+//! Validates the base URL and resolves redirects.
 
 use std::net::IpAddr;
 
@@ -6,51 +6,69 @@ use ureq::http::Uri;
 use ureq::http::uri::Authority;
 
 use crate::error::{Error, Result};
+use crate::key::ApiKey;
 
-pub(super) fn check_base_url(base: &str) -> Result<Uri> {
-    let refused = |problem: &str| Error::config(format!("base_url: {problem}"));
-    let uri: Uri = base.parse().map_err(|e| Error::config_from("base_url: is no URL", e))?;
+pub(super) fn validate_base_url(base_url: &str, key: &ApiKey) -> Result<Uri> {
+    let invalid = |message: &str| Error::config(format!("base_url {message}"));
+    let uri: Uri = base_url
+        .parse()
+        .map_err(|e| Error::config_with_source("base_url is not a valid URL", e))?;
     let host = uri.host().unwrap_or_default();
     if host.is_empty() {
-        return Err(refused("names no host"));
+        return Err(invalid("has no host"));
     }
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        // Not quoted: what stands there is a password.
-        return Err(refused("holds a user name: allowed is none, the key goes in a header"));
+        return Err(invalid("must not contain credentials; the API key is sent in a header"));
     }
-    if uri.authority().is_some_and(has_unreadable_port) {
-        return Err(refused("has no port that can be read: allowed is none, or 1 to 65535"));
+    if uri.authority().is_some_and(has_invalid_port) {
+        return Err(invalid("has an invalid port; must be 1 to 65535 or omitted"));
     }
-    if base.contains(['?', '#']) {
-        return Err(refused("holds a query: allowed is a scheme, a host and perhaps a path"));
+    if base_url.contains(['?', '#']) {
+        return Err(invalid("must not contain a query or a fragment"));
     }
     match uri.scheme_str() {
         Some("https") => Ok(uri),
         Some("http") if is_loopback(host) => Ok(uri),
-        Some("http") => Err(refused("is http: allowed is https, and http on the loopback only")),
-        _ => Err(refused("has no scheme that is known: allowed is https")),
+        scheme => {
+            let quoted = quote_origin(&uri, key).unwrap_or_default();
+            let exception = match scheme {
+                Some("http") => "; http:// is for loopback hosts only",
+                _ => "",
+            };
+            Err(invalid(&format!("{quoted}must start with https://{exception}")))
+        }
     }
 }
 
-pub(super) fn bare_host(host: &str) -> &str {
+/// The URL's scheme and host in quotation marks, without its path, which may contain a secret.
+/// `None` if the host has no dot and so may be an API key that was passed by mistake.
+fn quote_origin(uri: &Uri, key: &ApiKey) -> Option<String> {
+    let authority = uri.authority()?.as_str();
+    let scheme = uri.scheme_str().map(|scheme| format!("{scheme}://")).unwrap_or_default();
+    let origin = key.redact(format!("{scheme}{authority}").into_bytes());
+    authority.contains('.').then(|| format!("\"{}\" ", String::from_utf8_lossy(&origin)))
+}
+
+pub(super) fn strip_brackets(host: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 pub(super) fn is_loopback(host: &str) -> bool {
-    let host = bare_host(host);
+    let host = strip_brackets(host);
     host.eq_ignore_ascii_case("localhost")
         || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// ureq takes the scheme's own port instead, and would send the request to another server.
-pub(super) fn has_unreadable_port(authority: &Authority) -> bool {
+/// For an invalid port ureq uses the default one, and would send the request to another server.
+pub(super) fn has_invalid_port(authority: &Authority) -> bool {
     let host_and_port = authority.as_str().rsplit('@').next().unwrap_or_default();
-    let is_named = host_and_port.len() > authority.host().len();
-    is_named && authority.port_u16().is_none_or(|port| port == 0)
+    let has_port = host_and_port.len() > authority.host().len();
+    has_port && authority.port_u16().is_none_or(|port| port == 0)
 }
 
-/// A redirect's target, which may be relative (RFC 3986, without the dots nobody sends).
-pub(super) fn resolve(base: &str, location: &str) -> String {
+/// Resolves a redirect's `Location`, which may be relative (RFC 3986, but without `.` and `..`,
+/// which servers do not send).
+pub(super) fn resolve_redirect(base: &str, location: &str) -> String {
     let scheme_end = base.find("://").map_or(0, |at| at + 3);
     let authority_end = base
         .get(scheme_end..)
@@ -71,8 +89,8 @@ pub(super) fn resolve(base: &str, location: &str) -> String {
         if location.starts_with('?') {
             format!("{path}{location}")
         } else {
-            let folder = path.rfind('/').filter(|&at| at >= authority_end);
-            format!("{}/{location}", path.get(..folder.unwrap_or(path.len())).unwrap_or(path))
+            let last_slash = path.rfind('/').filter(|&at| at >= authority_end);
+            format!("{}/{location}", path.get(..last_slash.unwrap_or(path.len())).unwrap_or(path))
         }
     }
 }
@@ -82,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn redirects_may_be_relative() {
+    fn redirect_may_be_relative() {
         let base = "https://cdn.example/a/b.mp4?sig=1/2";
         for (location, resolved) in [
             ("https://other.example/x?y#z", "https://other.example/x?y"),
@@ -93,14 +111,17 @@ mod tests {
             ("c.mp4?to=https://x", "https://cdn.example/a/c.mp4?to=https://x"),
             ("?sig=2", "https://cdn.example/a/b.mp4?sig=2"),
         ] {
-            assert_eq!(resolve(base, location), resolved, "{location}");
+            assert_eq!(resolve_redirect(base, location), resolved, "{location}");
         }
-        assert_eq!(resolve("https://cdn.example", "c.mp4"), "https://cdn.example/c.mp4");
-        assert_eq!(resolve("https://cdn.example?x", "/c.mp4"), "https://cdn.example/c.mp4");
+        assert_eq!(resolve_redirect("https://cdn.example", "c.mp4"), "https://cdn.example/c.mp4");
+        assert_eq!(
+            resolve_redirect("https://cdn.example?x", "/c.mp4"),
+            "https://cdn.example/c.mp4"
+        );
     }
 
     #[test]
-    fn loopback_is_what_the_machine_keeps_to_itself() {
+    fn loopback_hosts_are_recognized() {
         for host in ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "[::1]"] {
             assert!(is_loopback(host), "{host}");
         }
@@ -112,16 +133,17 @@ mod tests {
     }
 
     #[test]
-    fn a_base_url_is_https_or_on_the_loopback_and_nothing_but_an_address() {
-        for good in [
+    fn base_url_is_https_or_loopback_without_credentials_and_query() {
+        let key = ApiKey::new("api-key-of-the-test".to_owned()).unwrap();
+        for valid in [
             "https://api.aimlapi.com",
             "https://api.aimlapi.com:8443/behind/a/path",
             "http://127.0.0.1:80",
             "http://[::1]:8080",
         ] {
-            assert!(check_base_url(good).is_ok(), "{good}");
+            assert!(validate_base_url(valid, &key).is_ok(), "{valid}");
         }
-        for bad in [
+        for invalid in [
             "",
             "api.aimlapi.com",
             "http://api.aimlapi.com",
@@ -134,9 +156,27 @@ mod tests {
             "https://api.aimlapi.com:99999",
             "https://api.aimlapi.com:-1",
         ] {
-            let error = check_base_url(bad).unwrap_err();
+            let error = validate_base_url(invalid, &key).unwrap_err();
             assert!(error.to_string().contains("base_url"), "{error}");
             assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+        }
+        let https_only = "must start with https://";
+        let loopback_only = "must start with https://; http:// is for loopback hosts only";
+        for (invalid, message) in [
+            ("api.aimlapi.com", format!("base_url \"api.aimlapi.com\" {https_only}")),
+            (
+                "http://api.aimlapi.com",
+                format!("base_url \"http://api.aimlapi.com\" {loopback_only}"),
+            ),
+            ("ftp://10.0.0.1:80/secret", format!("base_url \"ftp://10.0.0.1:80\" {https_only}")),
+            (
+                "http://api-key-of-the-test.x",
+                format!("base_url \"http://[key].x\" {loopback_only}"),
+            ),
+            // A key where the URL should be.
+            ("0123456789abcdef", format!("base_url {https_only}")),
+        ] {
+            assert_eq!(validate_base_url(invalid, &key).unwrap_err().to_string(), message);
         }
     }
 }

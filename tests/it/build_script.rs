@@ -1,5 +1,5 @@
-//! `examples/build-script`, a program whose build script makes its video: built again and again
-//! with cargo, while the sandbox counts what is asked of it.
+//! Builds and runs `examples/build-script`, a package whose build script generates its video,
+//! several times with cargo, and checks which requests the sandbox receives.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -7,70 +7,72 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use kling_video::{Endpoint, Sandbox};
+use kling_video::sandbox::{Endpoint, Sandbox};
 
 use crate::common::{fixture, sandbox};
 
 #[test]
-fn a_build_script_pays_once_and_then_makes_no_call() {
+fn build_script_pays_once_and_then_sends_no_request() {
     let sandbox = sandbox();
-    sandbox.finish_after(0);
-    let bytes = format!("{} bytes of video inside", sandbox.video().len());
-    let program = Program::new();
-    let mut seen = Seen { sandbox: &sandbox, requests: 0 };
+    sandbox.complete_after_polls(0);
+    let bytes = format!("{} bytes of video inside", sandbox.default_video().len());
+    let package = Package::new();
+    let mut cursor = RequestCursor { sandbox: &sandbox, requests: 0 };
 
-    // What it comes with is enough for a first build: offline, at no cost, with a sample.
-    assert_eq!(program.run(None).said, bytes);
-    assert_eq!(seen.new_requests(), []);
-    assert!(program.folder.join("assets/sample.mp4").exists() && !program.video().exists());
+    // The first build works offline and at no cost, with a sample video.
+    assert_eq!(package.run(None).output, bytes);
+    assert_eq!(cursor.new_requests(), []);
+    assert!(package.dir.join("assets/sample.mp4").exists() && !package.video().exists());
 
-    // Told to, it pays, once.
-    let first = program.run(Some(&sandbox));
-    assert_eq!(seen.new_requests(), [Endpoint::Create, Endpoint::Retrieve, Endpoint::Video]);
-    assert_eq!(first.said, bytes);
-    assert_eq!(fs::read(program.video()).unwrap(), sandbox.video());
+    // With KLING_VIDEO=make it pays, once.
+    let first = package.run(Some(&sandbox));
+    assert_eq!(cursor.new_requests(), [Endpoint::Create, Endpoint::Retrieve, Endpoint::Video]);
+    assert_eq!(first.output, bytes);
+    assert_eq!(fs::read(package.video()).unwrap(), sandbox.default_video());
 
-    // Again: cargo does not even run the script. Nothing is asked, compiled or touched.
-    let before = program.files();
-    let second = program.run(Some(&sandbox));
-    assert_eq!((second.said, second.compiled), (bytes.clone(), false));
-    assert_eq!(seen.new_requests(), []);
-    assert_eq!(program.files(), before);
+    // Cargo does not run the script again: nothing is requested, compiled or written.
+    let before = package.files();
+    let second = package.run(Some(&sandbox));
+    assert_eq!((second.output, second.compiled), (bytes.clone(), false));
+    assert_eq!(cursor.new_requests(), []);
+    assert_eq!(package.files(), before);
 
-    // Without being told to, what is paid for is used as it is.
-    let mut video = sandbox.video().to_vec();
+    // Without KLING_VIDEO=make, the paid video is used as it is.
+    let mut video = sandbox.default_video().to_vec();
     video.extend(b"\0\0\0\x08free");
-    sandbox.serve_video(video.clone());
-    assert_eq!(program.run(None).said, bytes);
-    assert_eq!(seen.new_requests(), []);
-    assert_eq!(program.files(), before);
+    sandbox.set_video(video.clone());
+    assert_eq!(package.run(None).output, bytes);
+    assert_eq!(cursor.new_requests(), []);
+    assert_eq!(package.files(), before);
 
-    // Deleted, it comes back; it is not paid for again.
-    fs::remove_file(program.video()).unwrap();
-    program.run(Some(&sandbox));
-    assert_eq!(seen.new_requests(), [Endpoint::Retrieve, Endpoint::Video]);
-    assert!(program.video().exists());
-    assert!(!program.run(Some(&sandbox)).compiled);
+    // A deleted video is downloaded again, not paid for again.
+    fs::remove_file(package.video()).unwrap();
+    package.run(Some(&sandbox));
+    assert_eq!(cursor.new_requests(), [Endpoint::Retrieve, Endpoint::Video]);
+    assert!(package.video().exists());
+    assert!(!package.run(Some(&sandbox)).compiled);
 
-    // A picture that was only touched needs no other video, one that was changed does.
-    let picture = program.folder.join("picture.jpg");
-    File::options().write(true).open(&picture).unwrap().set_modified(SystemTime::now()).unwrap();
-    program.run(Some(&sandbox));
-    assert_eq!(seen.new_requests(), []);
-    fs::copy(fixture("picture.png"), picture).unwrap();
-    let changed = program.run(Some(&sandbox));
-    assert_eq!(seen.new_requests(), [Endpoint::Create, Endpoint::Retrieve, Endpoint::Video]);
-    assert_eq!(changed.said, format!("{} bytes of video inside", video.len()));
-    assert!(!program.run(Some(&sandbox)).compiled);
-    assert_eq!(seen.new_requests(), []);
+    // An image that was only touched needs no new video. A changed image does.
+    let image = package.dir.join("image.jpg");
+    File::options().write(true).open(&image).unwrap().set_modified(SystemTime::now()).unwrap();
+    package.run(Some(&sandbox));
+    assert_eq!(cursor.new_requests(), []);
+    fs::copy(fixture("image.png"), image).unwrap();
+    let changed = package.run(Some(&sandbox));
+    assert_eq!(cursor.new_requests(), [Endpoint::Create, Endpoint::Retrieve, Endpoint::Video]);
+    assert_eq!(changed.output, format!("{} bytes of video inside", video.len()));
+    assert!(!package.run(Some(&sandbox)).compiled);
+    assert_eq!(cursor.new_requests(), []);
 }
 
-struct Seen<'a> {
+/// A position in the sandbox's list of requests.
+struct RequestCursor<'a> {
     sandbox: &'a Sandbox,
     requests: usize,
 }
 
-impl Seen<'_> {
+impl RequestCursor<'_> {
+    /// The endpoints of the requests received since the last call.
     fn new_requests(&mut self) -> Vec<Endpoint> {
         let requests = self.sandbox.requests();
         let new = requests[self.requests..].iter().map(|request| request.endpoint.unwrap());
@@ -79,85 +81,86 @@ impl Seen<'_> {
     }
 }
 
-/// A copy of the example. It stands where the last run's stood and is compiled to the same place,
-/// so that what it depends on is compiled only once.
-struct Program {
-    folder: PathBuf,
-    /// One test run at a time uses that place.
+/// A copy of the example. Its path and target directory are the same in every test run, so that its
+/// dependencies are compiled only once.
+struct Package {
+    dir: PathBuf,
+    /// Other test runs wait for this one.
     _lock: File,
 }
 
-struct Built {
-    said: String,
+struct RunResult {
+    output: String,
     compiled: bool,
 }
 
-impl Program {
+impl Package {
     fn new() -> Self {
-        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("build-script");
-        fs::create_dir_all(&place).unwrap();
-        let lock = File::create(place.join("lock")).unwrap();
+        let work_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("build-script");
+        fs::create_dir_all(&work_dir).unwrap();
+        let lock = File::create(work_dir.join("lock")).unwrap();
         lock.lock().unwrap();
 
-        let folder = place.join("program");
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(folder.join("src")).unwrap();
+        let dir = work_dir.join("package");
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(dir.join("src")).unwrap();
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let example = root.join("examples/build-script");
-        // Plain HTTP to the loopback needs no TLS, which takes the longest to compile.
+        // Plain HTTP to the loopback does not need TLS, which takes longest to compile.
         let path = format!("path = '{}', default-features = false", root.display());
         let manifest = replace(&example.join("Cargo.toml"), "path = \"../..\"", &path);
-        fs::write(folder.join("Cargo.toml"), manifest).unwrap();
-        // The first look is after 10 seconds otherwise.
-        let wait = "wait(kling_video::WaitOptions::new().first_poll_after(Default::default()))";
-        let script = replace(&example.join("build.rs"), "max_creates(1)", wait);
-        fs::write(folder.join("build.rs"), script).unwrap();
-        for file in ["src/main.rs", "picture.jpg"] {
-            fs::copy(example.join(file), folder.join(file)).unwrap();
+        fs::write(dir.join("Cargo.toml"), manifest).unwrap();
+        // Without this, the first poll comes after 10 seconds.
+        let wait_options =
+            "wait_options(kling_video::WaitOptions::new().initial_delay(Default::default()))";
+        let script = replace(&example.join("build.rs"), "max_generations(1)", wait_options);
+        fs::write(dir.join("build.rs"), script).unwrap();
+        for file in ["src/main.rs", "image.jpg"] {
+            fs::copy(example.join(file), dir.join(file)).unwrap();
         }
-        // The versions that are on this machine, as the tests need them, too.
-        fs::copy(root.join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
-        Program { folder, _lock: lock }
+        // These versions are available offline, since this test binary was built with them.
+        fs::copy(root.join("Cargo.lock"), dir.join("Cargo.lock")).unwrap();
+        Package { dir, _lock: lock }
     }
 
     fn video(&self) -> PathBuf {
-        self.folder.join("assets/video.mp4")
+        self.dir.join("assets/video.mp4")
     }
 
-    /// `cargo run`; told to have the video made there, if that is given.
-    fn run(&self, at: Option<&Sandbox>) -> Built {
+    /// Runs `cargo run`, with `KLING_VIDEO=make` if a sandbox is given.
+    fn run(&self, sandbox: Option<&Sandbox>) -> RunResult {
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["run", "--offline"]).current_dir(&self.folder);
-        cargo.env("CARGO_TARGET_DIR", self.folder.with_file_name("target"));
+        cargo.args(["run", "--offline"]).current_dir(&self.dir);
+        cargo.env("CARGO_TARGET_DIR", self.dir.with_file_name("target"));
         cargo.envs([("CARGO_PROFILE_DEV_DEBUG", "0"), ("CARGO_INCREMENTAL", "0")]);
         for name in
             ["KLING_VIDEO", "KLING_BASE_URL", "AIML_API_KEY", "AIMLAPI_API_KEY", "AIMLAPI_KEY"]
         {
             cargo.env_remove(name);
         }
-        if let Some(sandbox) = at {
+        if let Some(sandbox) = sandbox {
             cargo.env("KLING_VIDEO", "make").env("KLING_BASE_URL", sandbox.url());
             cargo.env("AIML_API_KEY", sandbox.key());
         }
         let output = cargo.output().unwrap();
         let log = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{log}");
-        Built {
-            said: String::from_utf8_lossy(&output.stdout).trim_end().to_owned(),
+        RunResult {
+            output: String::from_utf8_lossy(&output.stdout).trim_end().to_owned(),
             compiled: log.contains("Compiling"),
         }
     }
 
-    /// Everything in its folder: contents, and when they were changed.
+    /// The contents and modification times of the package's files.
     fn files(&self) -> BTreeMap<PathBuf, (Vec<u8>, Duration)> {
         let mut files = BTreeMap::new();
-        for folder in [self.folder.clone(), self.folder.join("src"), self.folder.join("assets")] {
-            for entry in fs::read_dir(folder).unwrap() {
+        for dir in [self.dir.clone(), self.dir.join("src"), self.dir.join("assets")] {
+            for entry in fs::read_dir(dir).unwrap() {
                 let path = entry.unwrap().path();
                 if path.is_file() {
-                    let changed = fs::metadata(&path).unwrap().modified().unwrap();
-                    let changed = changed.duration_since(SystemTime::UNIX_EPOCH).unwrap();
-                    files.insert(path.clone(), (fs::read(&path).unwrap(), changed));
+                    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+                    let modified = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+                    files.insert(path.clone(), (fs::read(&path).unwrap(), modified));
                 }
             }
         }
@@ -165,9 +168,9 @@ impl Program {
     }
 }
 
-/// A file's text with this in place of that, which must be there.
-fn replace(file: &Path, that: &str, this: &str) -> String {
+/// Reads a file and replaces `from`, which it must contain, by `to`.
+fn replace(file: &Path, from: &str, to: &str) -> String {
     let text = fs::read_to_string(file).unwrap();
-    assert!(text.contains(that), "{} lacks {that}", file.display());
-    text.replace(that, this)
+    assert!(text.contains(from), "{} does not contain {from}", file.display());
+    text.replace(from, to)
 }

@@ -1,109 +1,109 @@
-//! A proxy that knows CONNECT and nothing else, with a name service of its own.
+//! An HTTP proxy that supports only CONNECT and has its own host table instead of DNS.
 #![allow(unreachable_pub, reason = "shared by the modules of one binary")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use crate::service::{Service, join};
+use crate::tcp_server::{TcpServer, relay};
 
 pub struct ConnectProxy {
-    service: Service,
-    seen: Arc<Mutex<Seen>>,
+    server: TcpServer,
+    record: Arc<Mutex<Record>>,
 }
 
 #[derive(Default)]
-struct Seen {
-    heads: Vec<String>,
-    /// All that clients sent.
+struct Record {
+    request_heads: Vec<String>,
+    /// Everything that clients sent.
     bytes: Vec<u8>,
 }
 
-/// How it treats who connects.
+/// What the proxy does with a connection.
 #[derive(Clone, Debug)]
-pub enum Manner {
-    /// Connects these, and knows no other.
+pub enum ProxyBehavior {
+    /// Opens tunnels to the targets in this host table, and to no other.
     Tunnel(Vec<(&'static str, SocketAddr)>),
-    /// Says this and closes.
-    Answer(&'static str),
-    /// Closes with the request unread, which is a reset.
+    /// Reads the request, sends these bytes and closes the connection.
+    Respond(&'static str),
+    /// Closes the connection with the request unread, which resets it.
     Reset,
-    /// Reads the request and says nothing.
+    /// Reads the request and sends nothing.
     Stall,
 }
 
 impl ConnectProxy {
-    /// Connects `api.test:443`.
-    pub fn to(api: SocketAddr) -> ConnectProxy {
-        ConnectProxy::start(Manner::Tunnel(vec![("api.test:443", api)]))
+    /// Opens tunnels for `api.test:443` to this address.
+    pub fn tunnel_to(api: SocketAddr) -> ConnectProxy {
+        ConnectProxy::start(ProxyBehavior::Tunnel(vec![("api.test:443", api)]))
     }
 
-    pub fn start(manner: Manner) -> ConnectProxy {
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let service = Service::start({
-            let seen = Arc::clone(&seen);
-            move |stream| serve(stream, &manner, &seen)
+    pub fn start(behavior: ProxyBehavior) -> ConnectProxy {
+        let record = Arc::new(Mutex::new(Record::default()));
+        let server = TcpServer::start({
+            let record = Arc::clone(&record);
+            move |stream| serve(stream, &behavior, &record)
         });
-        ConnectProxy { service, seen }
+        ConnectProxy { server, record }
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.service.address()
+        self.server.address()
     }
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
     }
 
-    /// The requests it got.
-    pub fn heads(&self) -> Vec<String> {
-        self.seen.lock().unwrap().heads.clone()
+    /// The request lines and headers of all requests.
+    pub fn request_heads(&self) -> Vec<String> {
+        self.record.lock().unwrap().request_heads.clone()
     }
 
-    /// Their first lines.
-    pub fn asked(&self) -> Vec<String> {
-        self.heads().iter().filter_map(|head| Some(head.lines().next()?.to_owned())).collect()
+    pub fn request_lines(&self) -> Vec<String> {
+        let heads = self.request_heads();
+        heads.iter().filter_map(|head| Some(head.lines().next()?.to_owned())).collect()
     }
 
-    /// Whether a client sent this, in a request or in a tunnel.
-    pub fn saw(&self, text: &str) -> bool {
-        let seen = self.seen.lock().unwrap();
-        seen.bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    /// Whether a client sent this text, in a request to the proxy or in a tunnel.
+    pub fn received(&self, text: &str) -> bool {
+        let record = self.record.lock().unwrap();
+        record.bytes.windows(text.len()).any(|window| window == text.as_bytes())
     }
 }
 
-fn serve(stream: &TcpStream, manner: &Manner, seen: &Mutex<Seen>) {
-    if let Manner::Reset = manner {
+fn serve(stream: &TcpStream, behavior: &ProxyBehavior, record: &Mutex<Record>) {
+    if let ProxyBehavior::Reset = behavior {
         let _ = stream.peek(&mut [0]);
         return;
     }
     let Some(head) = read_head(stream) else { return };
     {
-        let mut seen = seen.lock().unwrap();
-        seen.bytes.extend(head.as_bytes());
-        seen.heads.push(head.clone());
+        let mut record = record.lock().unwrap();
+        record.bytes.extend(head.as_bytes());
+        record.request_heads.push(head.clone());
     }
-    let say = |text: &str| (&*stream).write_all(text.as_bytes());
-    match manner {
-        Manner::Tunnel(names) => {
+    let send = |text: &str| (&*stream).write_all(text.as_bytes());
+    match behavior {
+        ProxyBehavior::Tunnel(hosts) => {
             let target = head.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next());
-            let known = names.iter().find(|(name, _)| Some(*name) == target);
-            let server = known.and_then(|(_, address)| TcpStream::connect(address).ok());
+            let host = hosts.iter().find(|(name, _)| Some(*name) == target);
+            let server = host.and_then(|(_, address)| TcpStream::connect(address).ok());
             let Some(server) = server else {
-                let _ = say("HTTP/1.1 502 Bad Gateway\r\n\r\n");
+                let _ = send("HTTP/1.1 502 Bad Gateway\r\n\r\n");
                 return;
             };
-            if say("HTTP/1.1 200 Connection established\r\n\r\n").is_ok() {
-                join(stream, &server, |bytes| seen.lock().unwrap().bytes.extend(bytes));
+            if send("HTTP/1.1 200 Connection established\r\n\r\n").is_ok() {
+                relay(stream, &server, |bytes| record.lock().unwrap().bytes.extend(bytes));
             }
         }
-        Manner::Answer(text) => {
-            let _ = say(text);
+        ProxyBehavior::Respond(text) => {
+            let _ = send(text);
         }
-        Manner::Stall => {
+        ProxyBehavior::Stall => {
             let _ = (&*stream).read(&mut [0]);
         }
-        Manner::Reset => {}
+        ProxyBehavior::Reset => {}
     }
 }
 

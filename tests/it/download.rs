@@ -1,78 +1,80 @@
-//! From a link to a file: the target is either whole or untouched, and nothing is left beside it.
+//! Downloads to a file: the target is either complete or untouched, and no other file remains.
 
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kling_video::{Client, Endpoint, Error, ErrorKind, Event, Fault, RetryPolicy, Sandbox, Video};
+use kling_video::sandbox::{Endpoint, Fault, Sandbox};
+use kling_video::{Client, Error, ErrorKind, EventKind, Operation, RetryPolicy, Video};
 
-use crate::common::{once, request, sandbox, video_at, watched};
+use crate::common::{no_retry_client, request, sandbox, video_at, with_event_log};
 
-/// More than any retry, and not without an end: a download that does not give up shall fail, not
-/// hang.
+/// More than any number of retries, but finite, so that a download that never gives up fails its
+/// test instead of hanging.
 const MANY: u32 = 100;
 
-/// A finished video, and the client that has waited for it.
+/// A completed video and the client that waited for it.
 fn finished(sandbox: &Sandbox) -> (Client, Video) {
-    finish_with(sandbox, sandbox.client_builder().build().unwrap())
+    finished_with(sandbox, sandbox.client_builder().build().unwrap())
 }
 
-fn finish_with(sandbox: &Sandbox, client: Client) -> (Client, Video) {
-    sandbox.finish_after(0);
+fn finished_with(sandbox: &Sandbox, client: Client) -> (Client, Video) {
+    sandbox.complete_after_polls(0);
     let video = client.generate(&request()).unwrap();
     (client, video)
 }
 
-fn names_in(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
+fn file_names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
 
-/// Downloads into an empty folder, fails, and leaves it empty.
-fn fails_without_a_trace(client: &Client, video: &Video) -> Error {
-    let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("cat.mp4");
+/// Asserts that a download to an empty directory fails and leaves it empty.
+#[track_caller]
+fn assert_fails_cleanly(client: &Client, video: &Video) -> Error {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("cat.mp4");
     let error = client.download(video, &target).unwrap_err();
-    assert_eq!(names_in(folder.path()), [""; 0], "{error}");
+    assert_eq!(file_names(dir.path()), [""; 0], "{error}");
     error
 }
 
-fn whole_box(kind: &[u8; 4], len: usize) -> Vec<u8> {
+fn mp4_box(kind: &[u8; 4], len: usize) -> Vec<u8> {
     let size = u32::try_from(len + 8).unwrap().to_be_bytes();
     [&size[..], kind, &vec![7; len]].concat()
 }
 
-/// An MP4 as far as its boxes go.
+/// An MP4 with valid boxes and filler for media data.
 fn mp4(len: usize) -> Vec<u8> {
-    let start = [whole_box(b"ftyp", 16), whole_box(b"moov", 100)].concat();
-    let rest = len - start.len() - 8;
-    [start, whole_box(b"mdat", rest)].concat()
+    let start = [mp4_box(b"ftyp", 16), mp4_box(b"moov", 100)].concat();
+    let media_len = len - start.len() - 8;
+    [start, mp4_box(b"mdat", media_len)].concat()
 }
 
 // ---------------------------------------------------------------- success
 
 #[test]
-fn the_file_is_what_was_served() {
+fn file_matches_the_served_bytes() {
     let sandbox = sandbox();
     let (client, video) = finished(&sandbox);
-    let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("cat.mp4");
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("cat.mp4");
     let bytes = client.download(&video, &target).unwrap();
-    assert_eq!(bytes, sandbox.video().len() as u64);
-    assert!(fs::read(&target).unwrap() == sandbox.video());
-    assert_eq!(names_in(folder.path()), ["cat.mp4"]);
+    assert_eq!(bytes, sandbox.default_video().len() as u64);
+    assert!(fs::read(&target).unwrap() == sandbox.default_video());
+    assert_eq!(file_names(dir.path()), ["cat.mp4"]);
 }
 
 #[test]
-fn the_link_is_used_byte_for_byte_and_without_the_key() {
+fn url_is_requested_verbatim_and_without_the_api_key() {
     let sandbox = sandbox();
     let (client, video) = finished(&sandbox);
-    let folder = tempfile::tempdir().unwrap();
-    client.download(&video, folder.path().join("cat.mp4")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    client.download(&video, dir.path().join("cat.mp4")).unwrap();
     let seen = sandbox.requests().pop().unwrap();
     assert_eq!(format!("{}{}", sandbox.url(), seen.target), video.url);
     assert_eq!(seen.header("authorization"), None);
@@ -80,390 +82,407 @@ fn the_link_is_used_byte_for_byte_and_without_the_key() {
 }
 
 #[test]
-fn events_count_the_bytes_up_to_all_of_them() {
+fn events_report_progress_up_to_the_complete_length() {
     let sandbox = sandbox();
     let served = mp4(3_000_000);
-    sandbox.serve_video(served.clone());
+    sandbox.set_video(served.clone());
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let noted = Arc::clone(&seen);
-    let client = sandbox.client_builder().on_event(move |event| {
-        if let Event::Downloading { received, total, .. } = event {
-            noted.lock().unwrap().push((*received, *total));
+    let handler_seen = Arc::clone(&seen);
+    let client = sandbox.client_builder().event_handler(move |event| {
+        if let EventKind::Downloading { received, total, .. } = event.kind {
+            handler_seen.lock().unwrap().push((received, total));
         }
     });
-    let (client, video) = finish_with(&sandbox, client.build().unwrap());
-    let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("cat.mp4");
+    let (client, video) = finished_with(&sandbox, client.build().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("cat.mp4");
     client.download(&video, &target).unwrap();
     assert!(fs::read(&target).unwrap() == served);
     let seen = seen.lock().unwrap();
-    assert!(seen.len() > 3, "it comes in pieces: {seen:?}");
-    assert!(seen.is_sorted_by(|one, next| one.0 < next.0), "{seen:?}");
+    assert!(seen.len() > 3, "progress is reported more than once: {seen:?}");
+    assert!(seen.is_sorted_by(|previous, next| previous.0 < next.0), "{seen:?}");
     assert!(seen.iter().all(|(_, total)| *total == Some(3_000_000)), "{seen:?}");
     assert_eq!(seen.last().unwrap().0, 3_000_000);
 }
 
 #[test]
-fn events_name_the_generation() {
+fn events_carry_the_generation_id() {
     let sandbox = sandbox();
     let (_, video) = finished(&sandbox);
     let expected = video.id.clone();
-    let watching = sandbox.client_builder().on_event(move |event| {
-        if let Event::Downloading { id, .. } = event {
-            assert_eq!(*id, &expected);
+    let builder = sandbox.client_builder().event_handler(move |event| {
+        if let EventKind::Downloading { .. } = event.kind {
+            assert_eq!(event.generation_id, Some(&expected));
         }
     });
-    let folder = tempfile::tempdir().unwrap();
-    watching.build().unwrap().download(&video, folder.path().join("cat.mp4")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    builder.build().unwrap().download(&video, dir.path().join("cat.mp4")).unwrap();
 }
 
 #[test]
-fn a_video_without_a_length_is_taken_to_its_end() {
+fn video_without_content_length_is_read_to_eof() {
     let sandbox = sandbox();
     let (client, video) = finished(&sandbox);
     let head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
-    let raw = [head, sandbox.video()].concat();
+    let raw = [head, sandbox.default_video()].concat();
     sandbox.fault(Endpoint::Video, Fault::raw(raw), 1);
-    let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("cat.mp4");
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("cat.mp4");
     client.download(&video, &target).unwrap();
-    assert!(fs::read(&target).unwrap() == sandbox.video());
+    assert!(fs::read(&target).unwrap() == sandbox.default_video());
 }
 
 #[test]
-fn a_video_that_was_kept_as_json_can_be_downloaded_elsewhere() {
+fn video_deserialized_from_json_can_be_downloaded() {
     let sandbox = sandbox();
     let (_, video) = finished(&sandbox);
-    let kept = serde_json::to_string(&video).unwrap();
-    let video: Video = serde_json::from_str(&kept).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let bytes = once(&sandbox).download(&video, folder.path().join("cat.mp4")).unwrap();
-    assert_eq!(bytes, sandbox.video().len() as u64);
+    let stored = serde_json::to_string(&video).unwrap();
+    let video: Video = serde_json::from_str(&stored).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = no_retry_client(&sandbox).download(&video, dir.path().join("cat.mp4")).unwrap();
+    assert_eq!(bytes, sandbox.default_video().len() as u64);
 }
 
 #[test]
-fn the_size_in_the_reply_only_informs() {
+fn file_size_of_the_video_is_not_enforced() {
     let sandbox = sandbox();
     let (client, mut video) = finished(&sandbox);
     video.file_size = Some(1);
-    let folder = tempfile::tempdir().unwrap();
-    let bytes = client.download(&video, folder.path().join("cat.mp4")).unwrap();
-    assert_eq!(bytes, sandbox.video().len() as u64);
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = client.download(&video, dir.path().join("cat.mp4")).unwrap();
+    assert_eq!(bytes, sandbox.default_video().len() as u64);
 }
 
 #[test]
-fn a_redirect_is_followed_with_its_target_relative_or_whole() {
+fn redirect_is_followed_to_a_relative_or_absolute_location() {
     let sandbox = sandbox();
     let (client, video) = finished(&sandbox);
     let path = video.url.strip_prefix(&sandbox.url()).unwrap();
     for location in [&video.url, path] {
         for status in [301, 302, 303, 307, 308] {
             sandbox.fault(Endpoint::Video, Fault::redirect(status, location), 1);
-            let folder = tempfile::tempdir().unwrap();
-            client.download(&video, folder.path().join("cat.mp4")).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            client.download(&video, dir.path().join("cat.mp4")).unwrap();
         }
     }
 }
 
 #[test]
-fn redirects_without_an_end_are_given_up() {
+fn redirect_loop_fails() {
     let sandbox = sandbox();
     let (_, video) = finished(&sandbox);
     sandbox.fault(Endpoint::Video, Fault::redirect(302, &video.url), MANY);
-    let before = sandbox.count(Endpoint::Video);
-    let error = fails_without_a_trace(&once(&sandbox), &video);
+    let before = sandbox.request_count(Endpoint::Video);
+    let error = assert_fails_cleanly(&no_retry_client(&sandbox), &video);
     assert_eq!(error.kind(), ErrorKind::Decode, "{error}");
-    assert_eq!(sandbox.count(Endpoint::Video) - before, 6);
+    assert_eq!(sandbox.request_count(Endpoint::Video) - before, 6);
 }
 
 // ---------------------------------------------------------------- the target
 
 #[test]
-fn an_older_file_is_replaced_only_at_the_end() {
+fn existing_file_is_replaced_only_at_the_end() {
     let sandbox = sandbox();
     let (_, video) = finished(&sandbox);
-    let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("cat.mp4");
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("cat.mp4");
     fs::write(&target, "an older video").unwrap();
-    let looked_at = target.clone();
-    let watching = sandbox.client_builder().on_event(move |_| {
-        assert_eq!(fs::read_to_string(&looked_at).unwrap(), "an older video");
+    let handler_target = target.clone();
+    let builder = sandbox.client_builder().event_handler(move |event| {
+        if let EventKind::Downloading { .. } = event.kind {
+            assert_eq!(fs::read_to_string(&handler_target).unwrap(), "an older video");
+        }
     });
-    watching.build().unwrap().download(&video, &target).unwrap();
-    assert!(fs::read(&target).unwrap() == sandbox.video());
-    assert_eq!(names_in(folder.path()), ["cat.mp4"]);
+    builder.build().unwrap().download(&video, &target).unwrap();
+    assert!(fs::read(&target).unwrap() == sandbox.default_video());
+    assert_eq!(file_names(dir.path()), ["cat.mp4"]);
 }
 
 #[test]
-fn an_older_file_stays_when_the_download_fails() {
+fn existing_file_survives_a_failed_download() {
     let sandbox = sandbox();
     let (_, video) = finished(&sandbox);
-    let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("cat.mp4");
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("cat.mp4");
     fs::write(&target, "an older video").unwrap();
-    for fault in [Fault::status(500), Fault::close(), Fault::cut(5_000), Fault::reply(200, "<p>")] {
+    for fault in [
+        Fault::status(500),
+        Fault::close_connection(),
+        Fault::truncate(5_000),
+        Fault::response(200, "<p>"),
+    ] {
         sandbox.fault(Endpoint::Video, fault, 1);
-        once(&sandbox).download(&video, &target).unwrap_err();
+        no_retry_client(&sandbox).download(&video, &target).unwrap_err();
         assert_eq!(fs::read_to_string(&target).unwrap(), "an older video");
-        assert_eq!(names_in(folder.path()), ["cat.mp4"]);
+        assert_eq!(file_names(dir.path()), ["cat.mp4"]);
     }
 }
 
 #[test]
-fn a_missing_folder_is_an_io_error_with_the_path() {
+fn missing_directory_is_an_io_error_with_its_path() {
     let sandbox = sandbox();
     let (client, video) = finished(&sandbox);
     let before = sandbox.requests().len();
-    let folder = tempfile::tempdir().unwrap();
-    let error = client.download(&video, folder.path().join("no/such/cat.mp4")).unwrap_err();
-    assert_eq!((error.kind(), error.operation()), (ErrorKind::Io, "download"));
+    let dir = tempfile::tempdir().unwrap();
+    let error = client.download(&video, dir.path().join("no/such/cat.mp4")).unwrap_err();
+    assert_eq!((error.kind(), error.operation()), (ErrorKind::Io, Operation::Download));
     assert_eq!(error.generation_id(), Some(&video.id));
-    assert!(error.to_string().contains("no/such/cat.mp4"), "{error}");
-    assert_eq!(sandbox.requests().len(), before, "nothing is asked for that cannot be kept");
+    let message = format!("directory {} does not exist", dir.path().join("no/such").display());
+    assert!(error.to_string().contains(&message), "{error}");
+    assert_eq!(sandbox.requests().len(), before, "nothing is requested without a place to save it");
 }
 
 #[test]
-fn a_directory_is_no_target() {
+fn target_that_is_empty_or_a_directory_is_rejected() {
     let sandbox = sandbox();
     let (client, video) = finished(&sandbox);
-    let folder = tempfile::tempdir().unwrap();
-    for target in [folder.path(), Path::new("/"), Path::new(".."), Path::new("")] {
+    let dir = tempfile::tempdir().unwrap();
+    let not_a_file = "target is not a file path";
+    for (target, message) in [
+        (dir.path(), not_a_file),
+        (Path::new("/"), not_a_file),
+        (Path::new(".."), not_a_file),
+        (Path::new(""), "the target path is empty"),
+    ] {
         let error = client.download(&video, target).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io, "{target:?}: {error}");
+        assert!(error.to_string().contains(message), "{target:?}: {error}");
     }
-    assert_eq!(names_in(folder.path()), [""; 0]);
+    assert_eq!(file_names(dir.path()), [""; 0]);
 }
 
 #[test]
-fn a_target_that_cannot_be_replaced_leaves_nothing_beside_it() {
+fn rename_failure_leaves_no_partial_file() {
     let sandbox = sandbox();
     let (_, video) = finished(&sandbox);
-    let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("cat.mp4");
-    let made = target.clone();
-    let meddling = sandbox.client_builder().on_event(move |_| {
-        let _ = fs::create_dir(&made);
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("cat.mp4");
+    let handler_target = target.clone();
+    let builder = sandbox.client_builder().event_handler(move |_| {
+        let _ = fs::create_dir(&handler_target);
     });
-    let error = meddling.build().unwrap().download(&video, &target).unwrap_err();
+    let error = builder.build().unwrap().download(&video, &target).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     assert!(error.to_string().contains("cat.mp4"), "{error}");
-    assert_eq!(names_in(folder.path()), ["cat.mp4"]);
+    assert_eq!(file_names(dir.path()), ["cat.mp4"]);
 }
 
 #[test]
-fn what_an_earlier_run_left_half_done_is_written_over() {
+fn partial_file_of_an_earlier_run_is_overwritten() {
     let sandbox = sandbox();
     let (client, video) = finished(&sandbox);
-    let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("cat.mp4");
-    fs::write(folder.path().join("cat.mp4.part"), vec![7; 100_000]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("cat.mp4");
+    fs::write(dir.path().join("cat.mp4.part"), vec![7; 100_000]).unwrap();
     client.download(&video, &target).unwrap();
-    assert!(fs::read(&target).unwrap() == sandbox.video());
-    assert_eq!(names_in(folder.path()), ["cat.mp4"]);
+    assert!(fs::read(&target).unwrap() == sandbox.default_video());
+    assert_eq!(file_names(dir.path()), ["cat.mp4"]);
 }
 
 #[test]
-fn a_second_download_of_the_same_target_is_refused_at_once() {
+fn second_download_to_the_same_target_fails_at_once() {
     let sandbox = sandbox();
     let (client, video) = finished(&sandbox);
-    let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("cat.mp4");
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("cat.mp4");
     let (same_video, same_target) = (video.clone(), target.clone());
-    let refusals: Arc<Mutex<Vec<Error>>> = Arc::default();
-    let noted = Arc::clone(&refusals);
-    let first = sandbox.client_builder().on_event(move |_| {
-        noted.lock().unwrap().extend(client.download(&same_video, &same_target).err());
+    let errors: Arc<Mutex<Vec<Error>>> = Arc::default();
+    let handler_errors = Arc::clone(&errors);
+    let first = sandbox.client_builder().event_handler(move |event| {
+        if let EventKind::Downloading { .. } = event.kind {
+            handler_errors.lock().unwrap().extend(client.download(&same_video, &same_target).err());
+        }
     });
     first.build().unwrap().download(&video, &target).unwrap();
-    let refusals = refusals.lock().unwrap();
-    assert!(!refusals.is_empty());
-    assert!(refusals.iter().all(|error| error.kind() == ErrorKind::Io), "{refusals:?}");
-    assert!(fs::read(&target).unwrap() == sandbox.video());
+    let errors = errors.lock().unwrap();
+    assert!(!errors.is_empty());
+    assert!(errors.iter().all(|error| error.kind() == ErrorKind::Io), "{errors:?}");
+    assert!(fs::read(&target).unwrap() == sandbox.default_video());
 }
 
-// ---------------------------------------------------------------- what is no video
+// ---------------------------------------------------------------- invalid videos
 
 #[test]
-fn a_page_instead_of_the_video_is_refused() {
+fn html_page_is_rejected() {
     let sandbox = sandbox();
     let (client, video) = finished(&sandbox);
-    sandbox.serve_video(b"<html><body>Please sign in</body></html>".to_vec());
-    let error = fails_without_a_trace(&client, &video);
-    assert_eq!((error.kind(), error.operation()), (ErrorKind::Decode, "download"));
+    sandbox.set_video(b"<html><body>Please sign in</body></html>".to_vec());
+    let error = assert_fails_cleanly(&client, &video);
+    assert_eq!((error.kind(), error.operation()), (ErrorKind::Decode, Operation::Download));
     assert_eq!(error.generation_id(), Some(&video.id));
-    assert!(error.to_string().contains("no whole MP4"), "{error}");
+    assert!(error.to_string().contains("the URL served HTML, not a video"), "{error}");
 }
 
 #[test]
-fn an_empty_video_is_refused() {
+fn empty_video_is_rejected() {
     let sandbox = sandbox();
     let (client, video) = finished(&sandbox);
-    sandbox.serve_video(Vec::new());
-    let error = fails_without_a_trace(&client, &video);
+    sandbox.set_video(Vec::new());
+    let error = assert_fails_cleanly(&client, &video);
     assert_eq!(error.kind(), ErrorKind::Decode);
 }
 
 #[test]
-fn an_mp4_without_an_index_is_refused() {
+fn mp4_without_moov_is_rejected() {
     let sandbox = sandbox();
     let (client, video) = finished(&sandbox);
-    sandbox.serve_video([whole_box(b"ftyp", 16), whole_box(b"mdat", 5_000)].concat());
-    assert_eq!(fails_without_a_trace(&client, &video).kind(), ErrorKind::Decode);
+    sandbox.set_video([mp4_box(b"ftyp", 16), mp4_box(b"mdat", 5_000)].concat());
+    assert_eq!(assert_fails_cleanly(&client, &video).kind(), ErrorKind::Decode);
 }
 
 #[test]
-fn an_mp4_that_ends_early_without_a_length_is_refused() {
+fn mp4_truncated_without_content_length_is_rejected() {
     let sandbox = sandbox();
     let (client, video) = finished(&sandbox);
     let head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
-    let served = sandbox.video();
+    let served = sandbox.default_video();
     let raw = [head, &served[..served.len() - 1]].concat();
     sandbox.fault(Endpoint::Video, Fault::raw(raw), MANY);
-    assert_eq!(fails_without_a_trace(&client, &video).kind(), ErrorKind::Decode);
+    assert_eq!(assert_fails_cleanly(&client, &video).kind(), ErrorKind::Decode);
 }
 
 #[test]
-fn a_length_that_promises_too_much_is_a_failure() {
+fn content_length_larger_than_the_body_fails() {
     let sandbox = sandbox();
     let (client, video) = finished(&sandbox);
-    sandbox.fault(Endpoint::Video, Fault::wrong_length(5), MANY);
-    let error = fails_without_a_trace(&once(&sandbox), &video);
+    sandbox.fault(Endpoint::Video, Fault::wrong_content_length(5), MANY);
+    let error = assert_fails_cleanly(&no_retry_client(&sandbox), &video);
     assert_eq!(error.kind(), ErrorKind::Transport, "{error}");
-    fails_without_a_trace(&client, &video);
+    assert_fails_cleanly(&client, &video);
 }
 
 #[test]
-fn a_length_that_promises_too_little_is_a_failure() {
+fn content_length_smaller_than_the_video_fails() {
     let sandbox = sandbox();
     let (client, video) = finished(&sandbox);
-    sandbox.fault(Endpoint::Video, Fault::wrong_length(-5), MANY);
-    assert_eq!(fails_without_a_trace(&client, &video).kind(), ErrorKind::Decode);
+    sandbox.fault(Endpoint::Video, Fault::wrong_content_length(-5), MANY);
+    assert_eq!(assert_fails_cleanly(&client, &video).kind(), ErrorKind::Decode);
 }
 
 #[test]
-fn a_length_beyond_reason_is_refused_at_once() {
+fn content_length_over_1_gib_fails_at_once() {
     let sandbox = sandbox();
     let (client, video) = finished(&sandbox);
     let huge = "HTTP/1.1 200 OK\r\nContent-Length: 1073741825\r\n\r\n";
     sandbox.fault(Endpoint::Video, Fault::raw(huge), MANY);
-    let before = sandbox.count(Endpoint::Video);
-    let error = fails_without_a_trace(&client, &video);
+    let before = sandbox.request_count(Endpoint::Video);
+    let error = assert_fails_cleanly(&client, &video);
     assert_eq!(error.kind(), ErrorKind::Decode);
     assert!(error.to_string().contains("1 GiB"), "{error}");
-    assert_eq!(sandbox.count(Endpoint::Video) - before, 1);
+    assert_eq!(sandbox.request_count(Endpoint::Video) - before, 1);
 }
 
-// ---------------------------------------------------------------- what goes wrong on the way
+// ---------------------------------------------------------------- interruptions and URLs
 
 #[test]
-fn a_break_is_resumed_where_it_was() {
+fn interrupted_download_resumes() {
     let sandbox = sandbox();
-    let (client, seen) = watched(sandbox.client_builder());
-    let (client, video) = finish_with(&sandbox, client);
-    sandbox.fault(Endpoint::Video, Fault::cut(9_000), 1);
-    let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("cat.mp4");
+    let (client, seen) = with_event_log(sandbox.client_builder());
+    let (client, video) = finished_with(&sandbox, client);
+    sandbox.fault(Endpoint::Video, Fault::truncate(9_000), 1);
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("cat.mp4");
     client.download(&video, &target).unwrap();
-    assert!(fs::read(&target).unwrap() == sandbox.video());
-    assert!(seen.words().contains(&"retrying download".to_owned()));
+    assert!(fs::read(&target).unwrap() == sandbox.default_video());
+    assert!(seen.names().contains(&"retrying download".to_owned()));
     let resumed = sandbox.requests().pop().unwrap();
     let from = resumed.header("range").unwrap();
     let from: u64 =
         from.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse().unwrap();
     assert!((1..9_000).contains(&from), "{from}");
     assert!(resumed.header("if-range").is_some());
-    assert_eq!(resumed.answered, Some(206));
+    assert_eq!(resumed.response_status, Some(206));
 }
 
 #[test]
-fn a_storage_that_fails_for_a_while_is_asked_again() {
+fn transient_storage_failure_is_retried() {
     let sandbox = sandbox();
     let (client, video) = finished(&sandbox);
     sandbox.fault(Endpoint::Video, Fault::status(503), 2);
-    sandbox.fault(Endpoint::Video, Fault::close(), 2);
-    let folder = tempfile::tempdir().unwrap();
-    client.download(&video, folder.path().join("cat.mp4")).unwrap();
+    sandbox.fault(Endpoint::Video, Fault::close_connection(), 2);
+    let dir = tempfile::tempdir().unwrap();
+    client.download(&video, dir.path().join("cat.mp4")).unwrap();
 }
 
 #[test]
-fn a_storage_that_keeps_failing_is_given_up_with_its_status() {
+fn persistent_storage_failure_is_returned_with_its_status() {
     let sandbox = sandbox();
     let (_, video) = finished(&sandbox);
     let retry = RetryPolicy::new().max_retries(2).base_delay(Duration::from_millis(1));
-    let client = sandbox.client_builder().retry(retry).build().unwrap();
+    let client = sandbox.client_builder().retry_policy(retry).build().unwrap();
     sandbox.fault(Endpoint::Video, Fault::status(503), MANY);
-    let error = fails_without_a_trace(&client, &video);
+    let error = assert_fails_cleanly(&client, &video);
     assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(503)));
-    assert_eq!((error.attempts(), sandbox.count(Endpoint::Video)), (3, 3));
+    assert_eq!((error.attempts(), sandbox.request_count(Endpoint::Video)), (3, 3));
     assert!(error.may_have_been_billed() && error.is_retryable());
 }
 
 #[test]
-fn an_expired_link_is_renewed_once() {
+fn expired_url_is_refreshed() {
     let sandbox = sandbox();
     let (client, video) = finished(&sandbox);
-    sandbox.expire_links();
-    let folder = tempfile::tempdir().unwrap();
-    let bytes = client.download(&video, folder.path().join("cat.mp4")).unwrap();
-    assert_eq!(bytes, sandbox.video().len() as u64);
+    sandbox.expire_video_urls();
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = client.download(&video, dir.path().join("cat.mp4")).unwrap();
+    assert_eq!(bytes, sandbox.default_video().len() as u64);
 }
 
 #[test]
-fn a_link_that_stays_refused_is_given_up() {
+fn url_rejected_after_its_refresh_fails() {
     for status in [403, 404, 410] {
         let sandbox = sandbox();
         let (client, video) = finished(&sandbox);
         sandbox.fault(Endpoint::Video, Fault::status(status), MANY);
-        let error = fails_without_a_trace(&client, &video);
+        let error = assert_fails_cleanly(&client, &video);
         assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(status)));
-        assert_eq!(sandbox.count(Endpoint::Video), 2);
+        assert_eq!(sandbox.request_count(Endpoint::Video), 2);
     }
 }
 
 #[test]
-fn a_link_without_tls_is_not_followed() {
+fn url_without_https_is_rejected() {
     let sandbox = sandbox();
-    let folder = tempfile::tempdir().unwrap();
-    for link in ["http://192.0.2.1/cat.mp4", "ftp://127.0.0.1/cat.mp4", "cat.mp4", "http://a b/"] {
-        let target = folder.path().join("cat.mp4");
-        let error = once(&sandbox).download(&video_at(link), target).unwrap_err();
-        assert_eq!(error.operation(), "download");
+    let dir = tempfile::tempdir().unwrap();
+    for url in ["http://192.0.2.1/cat.mp4", "ftp://127.0.0.1/cat.mp4", "cat.mp4", "http://a b/"] {
+        let target = dir.path().join("cat.mp4");
+        let error = no_retry_client(&sandbox).download(&video_at(url), target).unwrap_err();
+        assert_eq!(error.operation(), Operation::Download);
         assert_eq!(error.kind(), ErrorKind::Decode, "{error}");
-        assert!(error.to_string().contains("the video's link"), "{error}");
-        assert_eq!(names_in(folder.path()), [""; 0]);
+        assert!(error.to_string().contains("video URL"), "{error}");
+        assert_eq!(file_names(dir.path()), [""; 0]);
     }
 }
 
 #[test]
-fn a_link_that_can_never_be_followed_is_not_tried_again() {
+fn unusable_url_is_not_retried() {
     let sandbox = sandbox();
-    let (client, seen) = watched(sandbox.client_builder());
-    let folder = tempfile::tempdir().unwrap();
-    let link = video_at("http://192.0.2.1/cat.mp4");
-    let error = client.download(&link, folder.path().join("cat.mp4")).unwrap_err();
-    assert_eq!(seen.words(), [""; 0], "{error}");
+    let (client, seen) = with_event_log(sandbox.client_builder());
+    let dir = tempfile::tempdir().unwrap();
+    let video = video_at("http://192.0.2.1/cat.mp4");
+    let error = client.download(&video, dir.path().join("cat.mp4")).unwrap_err();
+    assert_eq!(seen.names(), [""; 0], "{error}");
     assert!(!error.is_retryable(), "{error}");
 }
 
 #[test]
-fn an_expired_link_without_another_is_told_with_the_generation() {
+fn expired_url_without_a_replacement_fails_with_the_generation() {
     let sandbox = sandbox();
     let (_, video) = finished(&sandbox);
-    sandbox.expire_links();
-    let bare = r#"{"status":"completed","video":null}"#;
-    sandbox.fault(Endpoint::Retrieve, Fault::reply(200, bare), 1);
-    let error = fails_without_a_trace(&once(&sandbox), &video);
+    sandbox.expire_video_urls();
+    let without_video = r#"{"status":"completed","video":null}"#;
+    sandbox.fault(Endpoint::Retrieve, Fault::response(200, without_video), 1);
+    let error = assert_fails_cleanly(&no_retry_client(&sandbox), &video);
     assert_eq!((error.kind(), error.generation_id()), (ErrorKind::Decode, Some(&video.id)));
     assert!(error.generation().is_some());
 }
 
 #[test]
-fn a_redirect_to_a_host_without_tls_is_not_followed() {
+fn redirect_to_a_url_without_https_is_rejected() {
     let sandbox = sandbox();
     let (_, video) = finished(&sandbox);
-    let elsewhere = Fault::redirect(302, "http://192.0.2.1/cat.mp4");
-    sandbox.fault(Endpoint::Video, elsewhere, 1);
-    let error = fails_without_a_trace(&once(&sandbox), &video);
-    let causes = crate::common::chain(&error).join(" ");
-    assert!(causes.contains("not https"), "{causes}");
+    let redirect = Fault::redirect(302, "http://192.0.2.1/cat.mp4");
+    sandbox.fault(Endpoint::Video, redirect, 1);
+    let error = assert_fails_cleanly(&no_retry_client(&sandbox), &video);
+    let causes = crate::common::error_chain(&error).join(" ");
+    assert!(causes.contains("must start with https://"), "{causes}");
 }

@@ -1,154 +1,171 @@
-//! What an error tells: its kind to branch on, its text to read, its causes to follow.
+//! Errors: kind, message, source chain and accessors.
 
 use std::error::Error as _;
 use std::time::Duration;
 
+use kling_video::sandbox::{Endpoint, Fault, Sandbox};
 use kling_video::{
-    CancelToken, Client, Endpoint, Error, ErrorKind, Fault, Image, ImageToVideo, RetryPolicy,
-    Sandbox, Status, WaitOptions,
+    CancelToken, Client, Error, ErrorKind, Image, ImageToVideo, RetryPolicy, Status, WaitOptions,
 };
 
-use crate::common::{chain, id, once, request, sandbox};
+use crate::common::{error_chain, id, no_retry_client, request, sandbox};
 
-fn of_billing(fault: Fault) -> Error {
+fn billing_error(fault: Fault) -> Error {
     let sandbox = sandbox();
     sandbox.fault(Endpoint::Billing, fault, 1);
-    once(&sandbox).balance().unwrap_err()
+    no_retry_client(&sandbox).balance().unwrap_err()
 }
 
-fn of_silence() -> Error {
+fn idle_timeout_error() -> Error {
     let sandbox = sandbox();
-    sandbox.fault(Endpoint::Billing, Fault::stall(), 1);
-    let client = sandbox.client_builder().retry(RetryPolicy::none());
+    sandbox.fault(Endpoint::Billing, Fault::no_response(), 1);
+    let client = sandbox.client_builder().retry_policy(RetryPolicy::none());
     client.idle_timeout(Duration::from_millis(50)).build().unwrap().balance().unwrap_err()
 }
 
-fn of_create(fault: Fault) -> Error {
+fn create_error(fault: Fault) -> Error {
     let sandbox = sandbox();
     sandbox.fault(Endpoint::Create, fault, 1);
-    once(&sandbox).create(&request().client_request_id("order-4711")).unwrap_err()
+    no_retry_client(&sandbox).create(&request().client_request_id("order-4711")).unwrap_err()
 }
 
-fn of_wait(script: impl FnOnce(&Sandbox), options: &WaitOptions) -> Error {
+fn wait_error(setup: impl FnOnce(&Sandbox), options: WaitOptions) -> Error {
     let sandbox = sandbox();
-    script(&sandbox);
-    let client = once(&sandbox);
+    setup(&sandbox);
+    let client = no_retry_client(&sandbox);
     let created = client.create(&request()).unwrap();
-    client.wait_with(&created.id, options).unwrap_err()
+    client.with_wait_options(options).wait(&created.id).unwrap_err()
 }
 
-fn at_once() -> WaitOptions {
-    WaitOptions::new().first_poll_after(Duration::ZERO).timeout(Duration::ZERO)
+fn zero_timeout() -> WaitOptions {
+    WaitOptions::new().initial_delay(Duration::ZERO).timeout(Duration::ZERO)
 }
 
-fn of_no_server() -> Error {
-    // A port that nobody has: a free one might be another test's the next moment.
+fn connect_error() -> Error {
+    // Port 1 has no listener. A free port could be taken by another test in the meantime.
     let client = Client::builder("key").base_url("http://127.0.0.1:1").no_proxy();
-    client.retry(RetryPolicy::none()).build().unwrap().balance().unwrap_err()
+    client.retry_policy(RetryPolicy::none()).build().unwrap().balance().unwrap_err()
 }
 
-fn of_cancelling() -> Error {
+fn cancelled_error() -> Error {
     let token = CancelToken::new();
     token.cancel();
-    of_wait(|_| {}, &WaitOptions::new().cancel(token))
+    let sandbox = sandbox();
+    let client = no_retry_client(&sandbox);
+    let created = client.create(&request()).unwrap();
+    client.with_cancel_token(token).wait(&created.id).unwrap_err()
 }
 
-fn of_a_journal() -> Error {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("cat.mp4.kling.jsonl"), "no JSON\n{}\n").unwrap();
+fn journal_error() -> Error {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("cat.mp4.kling.jsonl"), "not JSON\n{}\n").unwrap();
     let sandbox = sandbox();
-    let error = once(&sandbox).generate_to(&request(), folder.path().join("cat.mp4")).unwrap_err();
-    assert_eq!(sandbox.count(Endpoint::Create), 0);
+    let error =
+        no_retry_client(&sandbox).generate_to(&request(), dir.path().join("cat.mp4")).unwrap_err();
+    assert_eq!(sandbox.request_count(Endpoint::Create), 0);
     error
 }
 
 /// One error of every kind.
-fn each_kind() -> Vec<(ErrorKind, Error)> {
-    let limited = |sandbox: &Sandbox| sandbox.client_builder().max_creates(0).build().unwrap();
+fn one_error_per_kind() -> Vec<(ErrorKind, Error)> {
+    let with_zero_quota =
+        |sandbox: &Sandbox| sandbox.client_builder().max_generations(0).build().unwrap();
     let missing = ImageToVideo::new(Image::file("no/such/cat.jpg"));
     vec![
         (ErrorKind::Config, Client::new("").unwrap_err()),
         (ErrorKind::InvalidRequest, request().cfg_scale(2.0).validate().unwrap_err()),
-        (ErrorKind::CreateLimit, limited(&sandbox()).create(&request()).unwrap_err()),
-        (ErrorKind::Connect, of_no_server()),
-        (ErrorKind::Transport, of_billing(Fault::close())),
-        (ErrorKind::Timeout, of_silence()),
-        (ErrorKind::Api, of_billing(Fault::status(401))),
-        (ErrorKind::Decode, of_billing(Fault::reply(200, "<html>"))),
-        (ErrorKind::CreateUnknown, of_create(Fault::close().acted())),
-        (ErrorKind::GenerationFailed, of_wait(|s| s.statuses(["error"]), &at_once())),
-        (ErrorKind::WaitTimeout, of_wait(|_| {}, &at_once())),
-        (ErrorKind::Cancelled, of_cancelling()),
-        (ErrorKind::Journal, of_a_journal()),
+        (ErrorKind::GenerationLimit, with_zero_quota(&sandbox()).create(&request()).unwrap_err()),
+        (ErrorKind::Connect, connect_error()),
+        (ErrorKind::Transport, billing_error(Fault::close_connection())),
+        (ErrorKind::Timeout, idle_timeout_error()),
+        (ErrorKind::Api, billing_error(Fault::status(401))),
+        (ErrorKind::Decode, billing_error(Fault::response(200, "<html>"))),
+        (ErrorKind::CreateUnknown, create_error(Fault::close_connection().after_accepting())),
+        (
+            ErrorKind::GenerationFailed,
+            wait_error(|s| s.set_status_sequence(["error"]), zero_timeout()),
+        ),
+        (ErrorKind::WaitTimeout, wait_error(|_| {}, zero_timeout())),
+        (ErrorKind::Cancelled, cancelled_error()),
+        (ErrorKind::Journal, journal_error()),
         (ErrorKind::Io, missing.validate().unwrap_err()),
     ]
 }
 
-// ---------------------------------------------------------------- the text
+// ---------------------------------------------------------------- messages
 
 #[test]
-fn every_kind_can_be_told_from_the_others() {
-    for (kind, error) in each_kind() {
+fn error_has_the_expected_kind() {
+    for (kind, error) in one_error_per_kind() {
         assert_eq!(error.kind(), kind, "{error}");
     }
 }
 
 #[test]
-fn every_message_begins_with_what_was_being_done() {
-    for (kind, error) in each_kind() {
-        let message = error.to_string();
-        assert!(message.starts_with(error.operation()), "{kind:?}: {message}");
-        assert!(!error.operation().is_empty());
+fn message_starts_with_what_was_being_done_or_what_is_wrong() {
+    for (kind, error) in one_error_per_kind() {
+        let start = match kind {
+            ErrorKind::Config => "the API key is empty",
+            ErrorKind::InvalidRequest => "`cfg_scale` is 2",
+            ErrorKind::GenerationLimit => "this client's limit of 0 generations is reached",
+            ErrorKind::Connect => "cannot connect to 127.0.0.1:1",
+            ErrorKind::Transport | ErrorKind::Timeout => "reading the balance: ",
+            ErrorKind::Api | ErrorKind::Decode => "reading the balance: ",
+            ErrorKind::CreateUnknown => "creating a generation: ",
+            ErrorKind::GenerationFailed | ErrorKind::WaitTimeout => "waiting for generation `",
+            ErrorKind::Cancelled => "cancelled; generation `",
+            ErrorKind::Journal => "journal ",
+            ErrorKind::Io => "no/such/cat.jpg: ",
+            _ => panic!("no expectation for {kind:?}"),
+        };
+        assert!(error.to_string().starts_with(start), "{kind:?}: {error}");
     }
 }
 
 #[test]
-fn every_message_is_lower_case_and_one_line_without_a_full_stop() {
-    for (kind, error) in each_kind() {
+fn message_is_one_line_without_a_period() {
+    for (kind, error) in one_error_per_kind() {
         let message = error.to_string();
-        assert!(message.starts_with(|c: char| c.is_ascii_lowercase()), "{kind:?}: {message}");
-        let after = message.split(": ").nth(1).unwrap();
-        // What comes after the operation is the crate's own text, a path or a field's name.
-        assert!(!after.starts_with(|c: char| c.is_uppercase()), "{kind:?}: {message}");
+        assert!(!message.starts_with(char::is_uppercase), "{kind:?}: {message}");
         assert!(!message.ends_with('.') && !message.contains('\n'), "{kind:?}: {message}");
     }
 }
 
 #[test]
-fn the_id_is_quoted() {
-    for (kind, error) in each_kind() {
+fn message_quotes_the_generation_id() {
+    for (kind, error) in one_error_per_kind() {
         let Some(id) = error.generation_id() else { continue };
         assert!(error.to_string().contains(&format!("`{id}`")), "{kind:?}: {error}");
     }
 }
 
 #[test]
-fn the_servers_request_id_is_quoted() {
+fn message_quotes_the_servers_request_id() {
     let body = r#"{"message":"no","requestId":"V1StGXR8"}"#;
-    let error = of_billing(Fault::reply(400, body));
+    let error = billing_error(Fault::response(400, body));
     assert!(error.to_string().contains("`V1StGXR8`"), "{error}");
 }
 
 #[test]
-fn debug_tells_the_kind_and_the_message() {
-    for (kind, error) in each_kind() {
-        let shown = format!("{error:?}");
-        assert!(shown.starts_with(&format!("Error {{ kind: {kind:?}, message: ")), "{shown}");
+fn debug_output_starts_with_kind_and_message() {
+    for (kind, error) in one_error_per_kind() {
+        let output = format!("{error:?}");
+        assert!(output.starts_with(&format!("Error {{ kind: {kind:?}, message: ")), "{output}");
     }
 }
 
 #[test]
-fn debug_tells_the_id_to_look_a_lost_create_up_by() {
-    let error = of_create(Fault::close().acted());
+fn debug_output_contains_the_client_request_id_of_an_unknown_create() {
+    let error = create_error(Fault::close_connection().after_accepting());
     assert!(format!("{error:?}").contains("order-4711"), "{error:?}");
 }
 
-// ---------------------------------------------------------------- the causes
+// ---------------------------------------------------------------- sources
 
 #[test]
-fn a_source_is_not_told_again_in_the_text() {
-    for (kind, error) in each_kind() {
-        let chain = chain(&error);
+fn source_message_is_not_repeated_in_the_message() {
+    for (kind, error) in one_error_per_kind() {
+        let chain = error_chain(&error);
         for pair in chain.windows(2) {
             assert!(!pair[0].contains(&pair[1]), "{kind:?}: {chain:?}");
         }
@@ -156,8 +173,8 @@ fn a_source_is_not_told_again_in_the_text() {
 }
 
 #[test]
-fn what_has_a_cause_tells_it() {
-    let with_cause = [
+fn source_is_present_for_errors_with_a_cause() {
+    let with_source = [
         ErrorKind::Connect,
         ErrorKind::Transport,
         ErrorKind::Timeout,
@@ -165,29 +182,29 @@ fn what_has_a_cause_tells_it() {
         ErrorKind::CreateUnknown,
         ErrorKind::Io,
     ];
-    for (kind, error) in each_kind() {
-        if with_cause.contains(&kind) {
+    for (kind, error) in one_error_per_kind() {
+        if with_source.contains(&kind) {
             assert!(error.source().is_some(), "{kind:?}: {error:?}");
         }
     }
 }
 
 #[test]
-fn a_lost_create_leads_to_the_reason_why() {
-    let error = of_create(Fault::close().acted());
+fn source_of_an_unknown_create_is_the_transport_error() {
+    let error = create_error(Fault::close_connection().after_accepting());
     let cause = error.source().unwrap().downcast_ref::<Error>().unwrap();
     assert_eq!(cause.kind(), ErrorKind::Transport);
 }
 
 #[test]
-fn a_refused_connection_leads_to_the_systems_error() {
-    let error = of_no_server();
+fn source_of_a_connect_error_is_the_io_error() {
+    let error = connect_error();
     let cause = error.source().unwrap().downcast_ref::<std::io::Error>().unwrap();
     assert_eq!(cause.kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
 #[test]
-fn a_file_error_leads_to_the_systems_error() {
+fn source_of_a_file_error_is_the_io_error() {
     let error = ImageToVideo::new(Image::file("no/such/cat.jpg")).validate().unwrap_err();
     let cause = error.source().unwrap().downcast_ref::<std::io::Error>().unwrap();
     assert_eq!(cause.kind(), std::io::ErrorKind::NotFound);
@@ -195,18 +212,18 @@ fn a_file_error_leads_to_the_systems_error() {
 }
 
 #[test]
-fn an_unreadable_answer_leads_to_the_parsers_error() {
-    let error = of_billing(Fault::reply(200, "<html>"));
+fn source_of_a_decode_error_is_the_json_error() {
+    let error = billing_error(Fault::response(200, "<html>"));
     assert!(error.source().unwrap().is::<serde_json::Error>(), "{error:?}");
 }
 
-// ---------------------------------------------------------------- the accessors
+// ---------------------------------------------------------------- accessors
 
 #[test]
-fn what_an_error_does_not_have_is_none() {
+fn accessors_return_none_for_absent_details() {
     let error = Client::new("").unwrap_err();
     assert_eq!((error.generation_id(), error.client_request_id()), (None, None));
-    assert_eq!((error.status(), error.api_message(), error.request_id()), (None, None, None));
+    assert_eq!((error.status(), error.server_message(), error.request_id()), (None, None, None));
     assert_eq!((error.retry_after(), error.field(), error.body()), (None, None, None));
     assert!(error.generation().is_none());
     assert_eq!(error.attempts(), 1);
@@ -214,105 +231,106 @@ fn what_an_error_does_not_have_is_none() {
 }
 
 #[test]
-fn only_an_invalid_request_has_a_field() {
-    for (kind, error) in each_kind() {
+fn field_is_present_only_for_invalid_requests() {
+    for (kind, error) in one_error_per_kind() {
         assert_eq!(error.field().is_some(), kind == ErrorKind::InvalidRequest, "{error}");
     }
 }
 
 #[test]
-fn only_what_came_after_a_create_may_have_been_billed() {
+fn may_have_been_billed_is_true_only_after_a_create() {
     let billed = [ErrorKind::CreateUnknown, ErrorKind::WaitTimeout, ErrorKind::Cancelled];
-    for (kind, error) in each_kind() {
+    for (kind, error) in one_error_per_kind() {
         assert_eq!(error.may_have_been_billed(), billed.contains(&kind), "{error:?}");
     }
 }
 
 #[test]
-fn only_what_may_pass_is_retryable() {
-    let passing =
+fn is_retryable_is_true_only_for_transient_errors() {
+    let transient =
         [ErrorKind::Connect, ErrorKind::Transport, ErrorKind::Timeout, ErrorKind::WaitTimeout];
-    for (kind, error) in each_kind() {
-        assert_eq!(error.is_retryable(), passing.contains(&kind), "{error:?}");
+    for (kind, error) in one_error_per_kind() {
+        assert_eq!(error.is_retryable(), transient.contains(&kind), "{error:?}");
     }
 }
 
 #[test]
-fn which_refusals_are_retryable_follows_their_status() {
+fn is_retryable_of_an_api_error_depends_on_its_status() {
     for status in [408, 425, 429, 500, 502, 503, 504, 524] {
-        assert!(of_billing(Fault::status(status)).is_retryable(), "{status}");
+        assert!(billing_error(Fault::status(status)).is_retryable(), "{status}");
     }
     for status in [302, 400, 401, 403, 404, 405, 409, 411, 413, 418] {
-        let error = of_billing(Fault::status(status));
+        let error = billing_error(Fault::status(status));
         assert!(error.kind() == ErrorKind::Api && !error.is_retryable(), "{status}");
     }
 }
 
 #[test]
-fn a_lost_create_tells_how_to_find_it() {
-    let error = of_create(Fault::close().acted());
+fn create_unknown_message_explains_how_to_find_the_generation() {
+    let error = create_error(Fault::close_connection().after_accepting());
     assert_eq!(error.client_request_id(), Some("order-4711"));
     assert_eq!(error.generation_id(), None);
     let message = error.to_string();
-    assert!(message.contains("may be billed"), "{message}");
+    assert!(message.contains("the generation may exist and be billed"), "{message}");
     assert!(message.contains(r#"find("order-4711")"#), "{message}");
 }
 
 #[test]
-fn a_lost_create_whose_header_came_through_tells_its_id() {
-    let error = of_create(Fault::reply(504, "<html>").acted().with_inference_id());
+fn create_unknown_has_the_generation_id_from_the_header() {
+    let error = create_error(Fault::response(504, "<html>").after_accepting().with_inference_id());
     assert_eq!((error.kind(), error.status()), (ErrorKind::CreateUnknown, Some(504)));
     let id = error.generation_id().unwrap();
-    assert!(error.to_string().contains(&format!("wait for `{id}`")), "{error}");
+    assert!(error.to_string().contains(&format!("wait for generation `{id}`")), "{error}");
 }
 
 #[test]
-fn a_lost_create_has_the_accessors_of_its_answer() {
+fn create_unknown_has_the_details_of_its_response() {
     let body = r#"{"message":"Generation timeout","requestId":"V1St"}"#;
-    let error = of_create(Fault::reply(504, body));
+    let error = create_error(Fault::response(504, body));
     assert_eq!(error.kind(), ErrorKind::CreateUnknown);
-    assert_eq!(error.api_message(), Some("Generation timeout"));
+    assert_eq!(error.server_message(), Some("Generation timeout"));
     assert_eq!((error.request_id(), error.body()), (Some("V1St"), Some(body)));
 }
 
 #[test]
-fn a_refused_create_tells_its_client_request_id() {
-    let error = of_create(Fault::status(400));
+fn create_rejection_has_its_client_request_id() {
+    let error = create_error(Fault::status(400));
     assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(400)));
     assert_eq!(error.client_request_id(), Some("order-4711"));
     assert!(!error.may_have_been_billed());
 }
 
 #[test]
-fn a_cancelled_wait_tells_that_the_generation_goes_on() {
-    let error = of_cancelling();
+fn cancelled_wait_message_explains_how_to_resume() {
+    let error = cancelled_error();
     let id = error.generation_id().unwrap();
     let message = error.to_string();
-    assert!(message.contains(&format!("wait for `{id}` to resume")), "{message}");
+    let expected = format!("generation `{id}` is still running and may be billed: call wait again");
+    assert!(message.ends_with(&expected), "{message}");
 }
 
 #[test]
-fn attempts_are_counted_and_told() {
+fn attempts_are_counted_and_part_of_the_message() {
     let sandbox = sandbox();
     sandbox.fault(Endpoint::Retrieve, Fault::status(503), 3);
     let retry = RetryPolicy::new().max_retries(2).base_delay(Duration::from_millis(1));
-    let client = sandbox.client_builder().retry(retry).build().unwrap();
+    let client = sandbox.client_builder().retry_policy(retry).build().unwrap();
     let error = client.retrieve(&id("1")).unwrap_err();
-    assert_eq!((error.attempts(), sandbox.count(Endpoint::Retrieve)), (3, 3));
+    assert_eq!((error.attempts(), sandbox.request_count(Endpoint::Retrieve)), (3, 3));
     assert!(error.to_string().contains("after 3 attempts"), "{error}");
 }
 
 #[test]
-fn the_last_state_seen_is_there_to_look_at() {
-    let error = of_wait(|sandbox| sandbox.statuses(["waiting"]), &at_once());
+fn generation_is_the_last_state_received() {
+    let error = wait_error(|sandbox| sandbox.set_status_sequence(["waiting"]), zero_timeout());
     let generation = error.generation().unwrap();
     assert_eq!(generation.status, Status::Other("waiting".into()));
     assert_eq!(Some(&generation.id), error.generation_id());
 }
 
 #[test]
-fn a_kind_can_be_a_key() {
+fn error_kind_can_be_a_hash_key() {
     let kinds: std::collections::HashSet<ErrorKind> =
-        each_kind().into_iter().map(|(kind, _)| kind).collect();
+        one_error_per_kind().into_iter().map(|(kind, _)| kind).collect();
     assert_eq!(kinds.len(), 14);
 }

@@ -1,4 +1,4 @@
-//! What the tests of faults and of resuming share.
+//! Helpers for the tests of faults, resumed runs and cancellation.
 
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
@@ -7,44 +7,45 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use kling_video::sandbox::{Endpoint, Sandbox};
 use kling_video::{
-    CancelToken, Client, ClientBuilder, Endpoint, ErrorKind, Event, ImageToVideo, RetryPolicy,
-    Sandbox, WaitOptions,
+    CancelToken, Client, ClientBuilder, ErrorKind, Event, EventKind, ImageToVideo, RetryPolicy,
+    WaitOptions,
 };
 use serde_json::Value;
 
-/// Silence that long is tested; nothing else comes near it.
-pub(crate) const IDLE: Duration = Duration::from_millis(600);
+/// The idle timeout of these tests. No healthy response comes anywhere near it.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_millis(600);
 
-/// A client that gives up on a silent server soon.
-pub(crate) fn impatient(sandbox: &Sandbox) -> ClientBuilder {
-    sandbox.client_builder().idle_timeout(IDLE)
+/// A client builder whose client gives up on an idle connection after [`IDLE_TIMEOUT`].
+pub(crate) fn short_idle_timeout(sandbox: &Sandbox) -> ClientBuilder {
+    sandbox.client_builder().idle_timeout(IDLE_TIMEOUT)
 }
 
-/// The waits of the sandbox's own clients, to be changed.
+/// Wait options as fast as those of [`Sandbox::client_builder`], to be adjusted by the test.
 pub(crate) fn quick_wait() -> WaitOptions {
     WaitOptions::new()
-        .first_poll_after(Duration::from_millis(1))
+        .initial_delay(Duration::from_millis(1))
         .interval(Duration::from_millis(2))
         .timeout(Duration::from_secs(30))
 }
 
-/// Retries as the sandbox's own clients', to be changed.
+/// A retry policy as fast as that of [`Sandbox::client_builder`], to be adjusted by the test.
 pub(crate) fn quick_retry() -> RetryPolicy {
     RetryPolicy::new().base_delay(Duration::from_millis(1)).max_delay(Duration::from_millis(20))
 }
 
-/// The header of a PNG of 400 × 300 px, and then whatever follows up to `length`.
-pub(crate) fn picture(length: usize) -> Vec<u8> {
+/// The header of a 400 × 300 px PNG, padded with filler to `length` bytes.
+pub(crate) fn png_with_len(length: usize) -> Vec<u8> {
     let mut data = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x01\x90\0\0\x01\x2c".to_vec();
     data.extend((data.len()..length).map(|at| (at * 7 + at / 251) as u8));
     data
 }
 
-/// The smallest file whose boxes are those of a video.
+/// The smallest file that passes for a complete MP4.
 pub(crate) const TINY_MP4: &[u8] = b"\0\0\0\x0cftypisom\0\0\0\x08moov";
 
-/// A file of `length` whose boxes are those of a video.
+/// A file of `length` bytes that passes for a complete MP4.
 pub(crate) fn mp4(length: usize) -> Vec<u8> {
     let mut data = TINY_MP4.to_vec();
     let rest = u32::try_from(length - data.len()).unwrap();
@@ -54,42 +55,46 @@ pub(crate) fn mp4(length: usize) -> Vec<u8> {
     data
 }
 
-/// A port on the loopback that nobody listens to, nor will while the guard lives: it is the near
-/// end of a connection.
+/// A loopback port with no listener. Nothing can bind to it while the returned stream lives, since
+/// it is that connection's local port.
 pub(crate) fn closed_port() -> (u16, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     (stream.local_addr().unwrap().port(), stream)
 }
 
-/// Waits for something that another thread or process does.
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
+/// Waits for a condition that another thread or process brings about.
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "never came: {what}");
+        assert!(started.elapsed() < Duration::from_secs(20), "timed out waiting for {what}");
         thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// A folder of its own with a target in it.
-pub(crate) struct Place {
-    pub(crate) folder: tempfile::TempDir,
+/// A temporary directory with the path of a video, the target, in it.
+pub(crate) struct TestDir {
+    dir: tempfile::TempDir,
     pub(crate) target: PathBuf,
 }
 
-impl Place {
-    pub(crate) fn new() -> Place {
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("cat.mp4");
-        Place { folder, target }
+impl TestDir {
+    pub(crate) fn new() -> TestDir {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("cat.mp4");
+        TestDir { dir, target }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn journal(&self) -> PathBuf {
-        beside(&self.target, ".kling.jsonl")
+        with_suffix(&self.target, ".kling.jsonl")
     }
 
-    pub(crate) fn part(&self) -> PathBuf {
-        beside(&self.target, ".part")
+    pub(crate) fn partial_file(&self) -> PathBuf {
+        with_suffix(&self.target, ".part")
     }
 
     pub(crate) fn journal_text(&self) -> String {
@@ -101,23 +106,23 @@ impl Place {
         std::fs::write(self.journal(), text).unwrap();
     }
 
-    /// The lines of the journal; each has to be JSON.
-    pub(crate) fn lines(&self) -> Vec<Value> {
+    /// The journal's lines, each parsed as JSON.
+    pub(crate) fn journal_lines(&self) -> Vec<Value> {
         self.journal_text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// The names of the journal's steps.
-    pub(crate) fn steps(&self) -> Vec<String> {
-        self.lines().iter().map(|line| line["step"].as_str().unwrap().to_owned()).collect()
+    /// The `step` of each journal line.
+    pub(crate) fn journal_steps(&self) -> Vec<String> {
+        self.journal_lines().iter().map(|line| line["step"].as_str().unwrap().to_owned()).collect()
     }
 
     pub(crate) fn last_step(&self) -> Option<String> {
-        self.steps().pop()
+        self.journal_steps().pop()
     }
 
-    /// What lies in the folder.
+    /// The sorted names of the files in the directory.
     pub(crate) fn files(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.folder.path()).unwrap();
+        let entries = std::fs::read_dir(self.path()).unwrap();
         let mut names: Vec<_> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
@@ -125,23 +130,23 @@ impl Place {
     }
 }
 
-pub(crate) fn beside(target: &Path, suffix: &str) -> PathBuf {
+fn with_suffix(target: &Path, suffix: &str) -> PathBuf {
     let mut name = target.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
-/// The `intent` line that a run of this request writes, as if it had begun at `at` (seconds since
-/// 1970; `None`: now). Nothing is sent for it.
+/// The `intent` line that a run of this request writes, as if it had started at `at` (a Unix time;
+/// `None` is now). Nothing is sent for it.
 pub(crate) fn intent(client: &Client, request: &ImageToVideo, at: Option<u64>) -> String {
-    let place = Place::new();
+    let dir = TestDir::new();
     let token = CancelToken::new();
     token.cancel();
-    let options = quick_wait().cancel(token);
-    let error = client.generate_to_with(request, &place.target, &options).unwrap_err();
+    let client = client.with_cancel_token(token);
+    let error = client.generate_to(request, &dir.target).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
-    assert_eq!(place.steps(), ["intent"]);
-    let mut line = place.lines().remove(0);
+    assert_eq!(dir.journal_steps(), ["intent"]);
+    let mut line = dir.journal_lines().remove(0);
     if let Some(at) = at {
         line["at"] = at.into();
     }
@@ -165,36 +170,39 @@ pub(crate) fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// How often an endpoint was asked, beside the API's side of it: (requests, paid for).
-pub(crate) fn creates(sandbox: &Sandbox) -> (usize, usize) {
-    (sandbox.count(Endpoint::Create), sandbox.generations().len())
+/// The numbers of create requests received and of generations accepted, which are paid for.
+pub(crate) fn create_counts(sandbox: &Sandbox) -> (usize, usize) {
+    (sandbox.request_count(Endpoint::Create), sandbox.generations().len())
 }
 
-/// An event in a few words, to be compared.
-pub(crate) fn name_of(event: &Event<'_>) -> &'static str {
-    match event {
-        Event::Uploading { .. } => "uploading",
-        Event::Created { .. } => "created",
-        Event::Polled { .. } => "polled",
-        Event::Retrying { .. } => "retrying",
-        Event::Downloading { .. } => "downloading",
+/// An event's kind as a short string, for comparisons.
+pub(crate) fn event_name(event: &Event<'_>) -> &'static str {
+    match event.kind {
+        EventKind::Uploading { .. } => "uploading",
+        EventKind::Created { .. } => "created",
+        EventKind::Polled { .. } => "polled",
+        EventKind::Retrying { .. } => "retrying",
+        EventKind::Downloading { .. } => "downloading",
+        EventKind::Recovered { .. } => "recovered",
+        EventKind::Reused { .. } => "reused",
+        EventKind::Saved { .. } => "saved",
         _ => "other",
     }
 }
 
-/// A server of so few manners that the sandbox cannot play it.
-pub(crate) struct Canned {
+/// A server that misbehaves in ways that the sandbox does not offer.
+pub(crate) struct RawServer {
     pub(crate) url: String,
     heads: Arc<Mutex<Vec<String>>>,
 }
 
-impl Canned {
-    /// `answer` gets each connection in turn, once its request's head was read.
-    pub(crate) fn start(answer: impl Fn(&mut TcpStream) + Send + 'static) -> Canned {
+impl RawServer {
+    /// Calls `respond` for one connection after the other, after reading its request's head.
+    pub(crate) fn start(respond: impl Fn(&mut TcpStream) + Send + 'static) -> RawServer {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/cat.mp4", listener.local_addr().unwrap());
         let heads = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&heads);
+        let received = Arc::clone(&heads);
         thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
                 let mut head = Vec::new();
@@ -202,14 +210,14 @@ impl Canned {
                 while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
                     head.push(byte[0]);
                 }
-                seen.lock().unwrap().push(String::from_utf8(head).unwrap());
-                answer(&mut stream);
+                received.lock().unwrap().push(String::from_utf8(head).unwrap());
+                respond(&mut stream);
             }
         });
-        Canned { url, heads }
+        RawServer { url, heads }
     }
 
-    /// The heads of the requests so far.
+    /// The request heads received so far.
     pub(crate) fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }

@@ -1,23 +1,24 @@
-//! What the crate promises, through its public API, against the sandbox on 127.0.0.1.
+//! Tests of the public API against the sandbox on 127.0.0.1.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![allow(clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
-mod child;
 mod common;
 mod faults;
+mod subprocess;
+mod tcp_server;
 
-// The types and the whole job.
+// Types, single calls and complete jobs.
 mod client;
 mod download;
 mod errors;
-mod pictures;
-mod replies;
+mod images;
 mod requests;
+mod responses;
 mod sandbox;
 mod wait;
 
-// Nothing is paid twice, nothing paid for is lost.
+// Nothing is paid for twice, and nothing that was paid for is lost.
 mod cancel;
 mod create;
 mod download_faults;
@@ -26,18 +27,17 @@ mod kill;
 mod resume;
 mod retry;
 
-// The example that is a crate of its own.
+// The example that is a separate crate.
 mod build_script;
 
-// A hostile network and other people's programs.
+// Hostile networks, and other programs that embed the crate.
 mod connect_proxy;
 mod embedding;
 mod matrix;
 mod requests_prop;
 mod secrets;
-mod service;
 mod tls;
 mod tls_server;
 
-// The tree itself.
+// The source tree itself.
 mod tidy;

@@ -1,8 +1,10 @@
-//! Everything a client does, against every fault the sandbox has: a table of faults, a table of
-//! rules, and what has to hold in each cell.
+//! Every client call against every fault that the sandbox can inject.
+//!
+//! `fault_cases` lists the faults and `checks` the outcomes that are allowed; this module runs the
+//! combinations.
 
-mod rows;
-mod rules;
+mod checks;
+mod fault_cases;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -10,63 +12,67 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use kling_video::sandbox::{Endpoint, Sandbox};
 use kling_video::{
-    Client, Endpoint, Error, ErrorKind, Generation, GenerationId, Image, ImageToVideo, RetryPolicy,
-    Sandbox, Video, WaitOptions,
+    Client, Error, ErrorKind, Generation, GenerationId, Image, ImageToVideo, RetryPolicy, Video,
+    WaitOptions,
 };
 use serde_json::json;
 
-use self::rows::Good;
-pub(crate) use self::rows::{Row, rows};
-pub(crate) use self::rules::Column;
-use self::rules::{COLUMNS, Meaning, complaints, creates, downloads, ends, meaning};
+pub(crate) use self::checks::ClientCall;
+use self::checks::{
+    ALL_CALLS, FaultEffect, check_error, effect, expected, expected_creates, expected_downloads,
+};
+use self::fault_cases::ValidResponse;
+pub(crate) use self::fault_cases::{FaultCase, fault_cases};
 use crate::common::{fixture, request, sandbox};
 
-/// Cells run at a time: most of them wait for somebody.
+/// Test cases that run at the same time: most of them only wait.
 const WORKERS: usize = 12;
 const SECOND: Duration = Duration::from_secs(1);
-/// A wait's own deadline, where it has to reach it.
+/// The timeout of a wait that is expected to time out.
 const DEADLINE: Duration = Duration::from_millis(150);
-const PRIME: &str = "matrix-prime";
+const COMPLETED_REQUEST_ID: &str = "matrix-completed";
 
-/// A sandbox with a finished generation, and what there is to ask of it.
-pub(crate) struct Stage {
+/// A sandbox with a completed and a pending generation, and a directory for the videos.
+pub(crate) struct Fixture {
     pub sandbox: Sandbox,
-    pub primed: Generation,
+    pub completed: Generation,
     pub video: Video,
-    /// What is waited for: it takes a few polls.
+    /// Completes after a few polls.
     pub pending: Generation,
-    folder: tempfile::TempDir,
-    earlier: usize,
+    dir: tempfile::TempDir,
+    /// Requests that the setup made.
+    setup_requests: usize,
 }
 
-impl Stage {
-    pub(crate) fn new() -> Stage {
+impl Fixture {
+    pub(crate) fn new() -> Fixture {
         let sandbox = sandbox();
         let client = sandbox.client_builder().build().unwrap();
-        sandbox.finish_after(0);
-        let primed = client.create(&request().client_request_id(PRIME)).unwrap();
-        let video = client.wait(&primed.id).unwrap();
-        sandbox.finish_after(2);
+        sandbox.complete_after_polls(0);
+        let completed = client.create(&request().client_request_id(COMPLETED_REQUEST_ID)).unwrap();
+        let video = client.wait(&completed.id).unwrap();
+        sandbox.complete_after_polls(2);
         let pending = client.create(&request()).unwrap();
-        let earlier = sandbox.requests().len();
-        // In memory where that is to be had: the runs sync every line that they write.
+        let setup_requests = sandbox.requests().len();
+        // In memory if possible, because `generate_to` syncs every journal entry to disk.
         let memory = Path::new("/dev/shm");
-        let folder = match memory.is_dir() {
+        let dir = match memory.is_dir() {
             true => tempfile::tempdir_in(memory),
             false => tempfile::tempdir(),
         };
-        let folder = folder.unwrap();
-        Stage { sandbox, primed, video, pending, folder, earlier }
+        let dir = dir.unwrap();
+        Fixture { sandbox, completed, video, pending, dir, setup_requests }
     }
 
-    /// What the endpoint would answer.
-    pub(crate) fn good(&self, column: Column) -> Good {
-        let id = match column {
-            Column::Wait | Column::WaitOn => self.pending.id.to_string(),
-            _ => self.primed.id.to_string(),
+    /// The response that the endpoint would send without the fault.
+    pub(crate) fn valid_response(&self, call: ClientCall) -> ValidResponse {
+        let id = match call {
+            ClientCall::Wait | ClientCall::WaitOneFault => self.pending.id.to_string(),
+            _ => self.completed.id.to_string(),
         };
-        let endpoint = column.endpoint();
+        let endpoint = call.endpoint();
         let body = match endpoint {
             Endpoint::Create => json!({ "id": id, "status": "queued" }).to_string().into_bytes(),
             Endpoint::Retrieve => {
@@ -74,283 +80,315 @@ impl Stage {
                 json!({ "id": id, "status": "completed", "video": video }).to_string().into_bytes()
             }
             Endpoint::Logs => {
-                let row = json!({
-                    "status": "succeeded", "inference_id": id, "client_request_id": PRIME,
+                let entry = json!({
+                    "status": "succeeded", "inference_id": id, "client_request_id": COMPLETED_REQUEST_ID,
                 });
                 let pagination = json!({ "has_more": false });
-                json!({ "data": [row], "pagination": pagination }).to_string().into_bytes()
+                json!({ "data": [entry], "pagination": pagination }).to_string().into_bytes()
             }
-            _ => self.sandbox.video().to_vec(),
+            _ => self.sandbox.default_video().to_vec(),
         };
         let url = self.sandbox.url();
         let video_path = self.video.url.strip_prefix(&url).unwrap().to_owned();
-        Good { endpoint, body, id, url, video_path }
+        ValidResponse { endpoint, body, id, url, video_path }
     }
 
-    /// Requests of an endpoint since the stage was set.
-    fn count(&self, endpoint: Endpoint) -> usize {
+    /// Number of requests to an endpoint since the setup.
+    fn request_count(&self, endpoint: Endpoint) -> usize {
         let requests = self.sandbox.requests();
-        requests.iter().skip(self.earlier).filter(|seen| seen.endpoint == Some(endpoint)).count()
+        let new = requests.iter().skip(self.setup_requests);
+        new.filter(|request| request.endpoint == Some(endpoint)).count()
     }
 
     pub(crate) fn target(&self) -> std::path::PathBuf {
-        self.folder.path().join("cat.mp4")
+        self.dir.path().join("cat.mp4")
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
-    /// Creates that were accepted since the stage was set.
-    fn accepted(&self) -> Vec<String> {
-        self.sandbox.generations().into_iter().skip(2).map(|seen| seen.id).collect()
+    /// Ids of the generations that were created since the setup.
+    fn created_ids(&self) -> Vec<String> {
+        self.sandbox.generations().into_iter().skip(2).map(|generation| generation.id).collect()
     }
 }
 
-/// What a call brought, as far as the columns have it in common.
-pub(crate) struct Brought {
+/// What a successful call returned: the fields that the calls have in common.
+pub(crate) struct CallResult {
     pub id: Option<GenerationId>,
     bytes: Option<u64>,
 }
 
-/// Does what the column says, once.
-pub(crate) fn act(column: Column, client: &Client, stage: &Stage) -> Result<Brought, Error> {
-    let brought = |id| Brought { id: Some(id), bytes: None };
-    match column {
-        Column::Create => client.create(&request()).map(|created| brought(created.id)),
-        Column::CreateLarge => client.create(&large_request()).map(|created| brought(created.id)),
-        Column::Retrieve => client.retrieve(&stage.primed.id).map(|seen| brought(seen.id)),
-        Column::Wait | Column::WaitOn => client.wait(&stage.pending.id).map(|v| brought(v.id)),
-        Column::Find => client.find(PRIME).map(|id| Brought { id, bytes: None }),
-        Column::Download => {
-            let bytes = client.download(&stage.video, stage.target())?;
-            Ok(Brought { id: Some(stage.video.id.clone()), bytes: Some(bytes) })
+/// Makes the call once.
+pub(crate) fn perform(
+    call: ClientCall,
+    client: &Client,
+    fixture: &Fixture,
+) -> Result<CallResult, Error> {
+    let with_id = |id| CallResult { id: Some(id), bytes: None };
+    match call {
+        ClientCall::Create => client.create(&request()).map(|generation| with_id(generation.id)),
+        ClientCall::CreateLarge => {
+            client.create(&large_request()).map(|generation| with_id(generation.id))
         }
-        Column::RunCreate | Column::RunPoll | Column::RunDownload => {
-            let saved = client.generate_to(&request(), stage.target())?;
-            Ok(Brought { id: Some(saved.id), bytes: Some(saved.bytes) })
+        ClientCall::Retrieve => {
+            client.retrieve(&fixture.completed.id).map(|generation| with_id(generation.id))
+        }
+        ClientCall::Wait | ClientCall::WaitOneFault => {
+            client.wait(&fixture.pending.id).map(|video| with_id(video.id))
+        }
+        ClientCall::Find => {
+            client.find(COMPLETED_REQUEST_ID).map(|id| CallResult { id, bytes: None })
+        }
+        ClientCall::Download => {
+            let bytes = client.download(&fixture.video, fixture.target())?;
+            Ok(CallResult { id: Some(fixture.video.id.clone()), bytes: Some(bytes) })
+        }
+        ClientCall::GenerateToCreate
+        | ClientCall::GenerateToPoll
+        | ClientCall::GenerateToDownload => {
+            let saved = client.generate_to(&request(), fixture.target())?;
+            Ok(CallResult { id: Some(saved.id), bytes: Some(saved.bytes) })
         }
     }
 }
 
-/// A picture large enough for its create to ask first.
+/// A request with an image so large that its create sends `Expect: 100-continue`.
 fn large_request() -> ImageToVideo {
-    let mut picture = std::fs::read(fixture("picture.jpg")).unwrap();
-    picture.resize(790_000, 0);
-    ImageToVideo::new(Image::bytes(picture))
+    let mut image = std::fs::read(fixture("image.jpg")).unwrap();
+    image.resize(790_000, 0);
+    ImageToVideo::new(Image::bytes(image))
 }
 
-/// One cell, and what is wrong with it.
-struct Cell<'a> {
-    row: &'a Row,
-    column: Column,
-    wrong: Vec<String>,
+/// One call with one fault, and the checks that failed.
+struct TestCase<'a> {
+    fault_case: &'a FaultCase,
+    call: ClientCall,
+    failures: Vec<String>,
 }
 
-impl<'a> Cell<'a> {
-    fn run(row: &'a Row, column: Column) -> Cell<'a> {
-        let mut cell = Cell { row, column, wrong: Vec::new() };
-        match catch_unwind(AssertUnwindSafe(|| cell.try_out())) {
+impl<'a> TestCase<'a> {
+    fn run(fault_case: &'a FaultCase, call: ClientCall) -> TestCase<'a> {
+        let mut case = TestCase { fault_case, call, failures: Vec::new() };
+        match catch_unwind(AssertUnwindSafe(|| case.execute())) {
             Ok(()) => {}
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
                 let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-                cell.wrong.push(format!("it panics: {}", text.unwrap_or("?")));
+                case.failures.push(format!("panicked: {}", text.unwrap_or("?")));
             }
         }
-        cell
+        case
     }
 
     fn name(&self) -> String {
-        format!("{:?} × {}", self.column, self.row.name)
+        format!("{:?} × {}", self.call, self.fault_case.name)
     }
 
-    fn check(&mut self, holds: bool, what: impl FnOnce() -> String) {
+    fn check(&mut self, holds: bool, message: impl FnOnce() -> String) {
         if !holds {
-            self.wrong.push(what());
+            self.failures.push(message());
         }
     }
 
-    fn try_out(&mut self) {
-        let (row, column) = (self.row, self.column);
-        let stage = Stage::new();
-        let ends = ends(row, column);
-        let meaning = meaning(row, column);
-        // Where nobody is silent, nobody is waited for.
-        let is_slow = row.slow || matches!(meaning, Meaning::Silent | Meaning::HugeHead);
+    fn execute(&mut self) {
+        let (fault_case, call) = (self.fault_case, self.call);
+        let fixture = Fixture::new();
+        let expected = expected(fault_case, call);
+        let effect = effect(fault_case, call);
+        // Short only if the test waits for it: otherwise a busy machine could reach it.
+        let is_slow =
+            fault_case.slow || matches!(effect, FaultEffect::Timeout | FaultEffect::EndlessHead);
         let idle = Duration::from_millis(if is_slow { 200 } else { 3_000 });
-        let deadline = if ends.kinds.is_empty() { 10 * SECOND } else { DEADLINE };
-        let deadline = if column == Column::WaitOn && !row.later { 10 * SECOND } else { deadline };
+        let deadline = if expected.error_kinds.is_empty() { 10 * SECOND } else { DEADLINE };
+        let recovers = call == ClientCall::WaitOneFault && !fault_case.long_retry_after;
+        let deadline = if recovers { 10 * SECOND } else { deadline };
         let wait = WaitOptions::new()
-            .first_poll_after(Duration::ZERO)
+            .initial_delay(Duration::ZERO)
             .interval(Duration::from_millis(20))
             .timeout(deadline);
-        let client = stage
+        let client = fixture
             .sandbox
             .client_builder()
-            .retry(RetryPolicy::none())
+            .retry_policy(RetryPolicy::none())
             .idle_timeout(idle)
-            .wait(wait)
+            .wait_options(wait)
             .build()
             .unwrap();
-        let mut fault = (row.make)(&stage.good(column));
-        if !ends.success && ends.kinds == [ErrorKind::CreateUnknown] {
-            // The worst case: it exists, and only its reply is lost.
-            fault = fault.acted();
+        let mut fault = (fault_case.make)(&fixture.valid_response(call));
+        if !expected.may_succeed && expected.error_kinds == [ErrorKind::CreateUnknown] {
+            // The worst case: the generation exists, and only the response is lost.
+            fault = fault.after_accepting();
         }
-        let times = if column == Column::WaitOn { 1 } else { row.times };
-        stage.sandbox.fault(column.endpoint(), fault, times);
+        let times = if call == ClientCall::WaitOneFault { 1 } else { fault_case.times };
+        fixture.sandbox.fault(call.endpoint(), fault, times);
 
-        let begun = Instant::now();
-        let result = act(column, &client, &stage);
-        let took = begun.elapsed();
+        let started = Instant::now();
+        let result = perform(call, &client, &fixture);
+        let elapsed = started.elapsed();
 
-        let is_long = is_slow || meaning == Meaning::TooLarge;
+        let is_long = is_slow || effect == FaultEffect::TooLarge;
         let request_time = if is_long { 2 * idle } else { Duration::ZERO };
-        let waits = matches!(column, Column::Wait | Column::WaitOn) || column.is_run();
-        let asks = if column == Column::CreateLarge { SECOND } else { Duration::ZERO };
-        let longest = request_time
-            + asks
-            + SECOND
-            + if waits && result.is_err() { DEADLINE } else { Duration::ZERO };
-        if took > longest {
-            self.wrong.push(format!("it took {took:?}, which is over {longest:?}"));
+        let polls = matches!(call, ClientCall::Wait | ClientCall::WaitOneFault);
+        let polls = polls || call.is_generate_to();
+        let expect_time = if call == ClientCall::CreateLarge { SECOND } else { Duration::ZERO };
+        let wait_time = if polls && result.is_err() { DEADLINE } else { Duration::ZERO };
+        let max_elapsed = request_time + expect_time + wait_time + SECOND;
+        if elapsed > max_elapsed {
+            self.failures.push(format!("took {elapsed:?}, more than {max_elapsed:?}"));
         }
         let kind = result.as_ref().err().map(Error::kind);
-        let fits = kind.map_or(ends.success, |kind| ends.kinds.contains(&kind));
-        if !fits {
-            let is = kind.map_or("a success".to_owned(), |kind| format!("{kind:?}"));
-            self.wrong.push(format!("it is {is} instead of {ends:?}"));
+        let is_expected =
+            kind.map_or(expected.may_succeed, |kind| expected.error_kinds.contains(&kind));
+        if !is_expected {
+            let actual = kind.map_or("success".to_owned(), |kind| format!("{kind:?}"));
+            self.failures.push(format!("outcome is {actual}, expected {expected:?}"));
         }
         match &result {
-            Ok(brought) => self.check_success(&stage, brought),
+            Ok(returned) => self.check_success(&fixture, returned),
             Err(error) => {
-                let id = self.expected_id(&stage);
-                self.wrong.extend(complaints(row, column, error, &id));
-                if !fits {
-                    self.wrong.push(format!("{error:?}"));
+                let id = self.expected_id(&fixture);
+                self.failures.extend(check_error(fault_case, call, error, &id));
+                if !is_expected {
+                    self.failures.push(format!("{error:?}"));
                 }
             }
         }
-        self.check_requests(&stage, result.as_ref().err());
-        self.check_files(&stage, result.is_ok());
-        if column.is_run() {
-            self.check_second_run(&stage, &result);
+        self.check_requests(&fixture, result.as_ref().err());
+        self.check_files(&fixture, result.is_ok());
+        if call.is_generate_to() {
+            self.check_second_run(&fixture, &result);
         }
     }
 
-    fn expected_id(&self, stage: &Stage) -> String {
-        match self.column {
-            Column::Wait | Column::WaitOn => stage.pending.id.to_string(),
-            Column::RunPoll | Column::RunDownload => {
-                stage.accepted().first().cloned().unwrap_or_default()
+    fn expected_id(&self, fixture: &Fixture) -> String {
+        match self.call {
+            ClientCall::Wait | ClientCall::WaitOneFault => fixture.pending.id.to_string(),
+            ClientCall::GenerateToPoll | ClientCall::GenerateToDownload => {
+                fixture.created_ids().first().cloned().unwrap_or_default()
             }
-            _ => stage.primed.id.to_string(),
+            _ => fixture.completed.id.to_string(),
         }
     }
 
-    fn check_success(&mut self, stage: &Stage, brought: &Brought) {
-        let id = brought.id.as_ref().map(|id| id.to_string()).unwrap_or_default();
-        let accepted = stage.accepted().first().cloned();
-        let expected = match self.column.endpoint() {
-            Endpoint::Create => accepted.unwrap_or_else(|| stage.primed.id.to_string()),
-            _ => self.expected_id(stage),
+    fn check_success(&mut self, fixture: &Fixture, returned: &CallResult) {
+        let id = returned.id.as_ref().map(|id| id.to_string()).unwrap_or_default();
+        let created = fixture.created_ids().first().cloned();
+        let expected = match self.call.endpoint() {
+            Endpoint::Create => created.unwrap_or_else(|| fixture.completed.id.to_string()),
+            _ => self.expected_id(fixture),
         };
-        self.check(id == expected, || format!("it is about `{id}` instead of `{expected}`"));
-        if let Some(bytes) = brought.bytes {
-            let file = std::fs::read(stage.target()).unwrap_or_default();
-            let whole = file == stage.sandbox.video() && bytes == file.len() as u64;
-            self.check(whole, || "the file is not the video".to_owned());
+        self.check(id == expected, || format!("generation is `{id}`, expected `{expected}`"));
+        if let Some(bytes) = returned.bytes {
+            let file = std::fs::read(fixture.target()).unwrap_or_default();
+            let is_complete = file == fixture.sandbox.default_video() && bytes == file.len() as u64;
+            self.check(is_complete, || "the file is not the video".to_owned());
         }
     }
 
-    fn check_requests(&mut self, stage: &Stage, error: Option<&Error>) {
-        let (row, column) = (self.row, self.column);
-        let seen = stage.count(column.endpoint());
+    fn check_requests(&mut self, fixture: &Fixture, error: Option<&Error>) {
+        let (fault_case, call) = (self.fault_case, self.call);
+        let requests = fixture.request_count(call.endpoint());
         let attempts = error.map_or(4, |error| error.attempts() as usize);
-        let expected = match column {
-            // One that goes wrong, and then a few; some may find the connection closed and never
-            // get to the server.
-            Column::Wait | Column::WaitOn | Column::RunPoll => 1..=attempts,
-            Column::Download | Column::RunDownload => downloads(row)..=downloads(row),
-            _ => creates(row, column)..=creates(row, column),
+        let expected = match call {
+            // A retry that finds its connection closed never reaches the server.
+            ClientCall::Wait | ClientCall::WaitOneFault | ClientCall::GenerateToPoll => {
+                1..=attempts
+            }
+            ClientCall::Download | ClientCall::GenerateToDownload => {
+                let downloads = expected_downloads(fault_case);
+                downloads..=downloads
+            }
+            _ => {
+                let creates = expected_creates(fault_case, call);
+                creates..=creates
+            }
         };
-        self.check(expected.contains(&seen), || {
-            format!("there were {seen} requests instead of {expected:?}")
+        self.check(expected.contains(&requests), || {
+            format!("{requests} requests were made, expected {expected:?}")
         });
-        if error.is_some_and(|error| error.kind() == ErrorKind::Api) && column == Column::Wait {
-            self.check(seen == 1, || format!("a final refusal was asked for {seen} times"));
+        let is_api_error = error.is_some_and(|error| error.kind() == ErrorKind::Api);
+        if is_api_error && call == ClientCall::Wait {
+            self.check(requests == 1, || {
+                format!("a permanent error was retried: {requests} polls")
+            });
         }
-        if column.is_run() {
-            let creates = stage.count(Endpoint::Create);
-            self.check(creates == 1, || format!("there were {creates} creates"));
+        if call.is_generate_to() {
+            let creates = fixture.request_count(Endpoint::Create);
+            self.check(creates == 1, || format!("{creates} create requests were made"));
         }
-        let accepted = stage.accepted().len();
-        self.check(accepted <= 1, || format!("{accepted} creates were accepted"));
+        let created = fixture.created_ids().len();
+        self.check(created <= 1, || format!("{created} generations were created"));
     }
 
-    /// Nothing is left behind but what is documented.
-    fn check_files(&mut self, stage: &Stage, success: bool) {
-        for file in std::fs::read_dir(stage.folder()).unwrap() {
+    /// Checks that only documented files are left behind.
+    fn check_files(&mut self, fixture: &Fixture, success: bool) {
+        for file in std::fs::read_dir(fixture.dir()).unwrap() {
             let name = file.unwrap().file_name().into_string().unwrap();
             let expected = match name.as_str() {
                 "cat.mp4" => success,
-                "cat.mp4.kling.jsonl" => self.column.is_run(),
+                "cat.mp4.kling.jsonl" => self.call.is_generate_to(),
                 _ => false,
             };
             self.check(expected, || format!("{name} is left behind"));
         }
     }
 
-    /// The same call when all is well again: what was paid for is fetched, and nothing is paid
+    /// Repeats the call without the fault: it must fetch what was paid for, and pay for nothing
     /// twice.
-    fn check_second_run(&mut self, stage: &Stage, first: &Result<Brought, Error>) {
-        stage.sandbox.clear_faults();
-        let creates = stage.count(Endpoint::Create);
-        let accepted = stage.accepted();
-        let client = stage.sandbox.client_builder().build().unwrap();
-        let second = client.generate_to(&request(), stage.target());
-        let created = stage.count(Endpoint::Create) - creates;
+    fn check_second_run(&mut self, fixture: &Fixture, first: &Result<CallResult, Error>) {
+        fixture.sandbox.clear_faults();
+        let creates = fixture.request_count(Endpoint::Create);
+        let created_ids = fixture.created_ids();
+        let client = fixture.sandbox.client_builder().build().unwrap();
+        let second = client.generate_to(&request(), fixture.target());
+        let created = fixture.request_count(Endpoint::Create) - creates;
         let unknown = matches!(first, Err(error) if error.kind() == ErrorKind::CreateUnknown);
-        let pays = first.is_err() && self.column == Column::RunCreate && !unknown;
+        let pays = first.is_err() && self.call == ClientCall::GenerateToCreate && !unknown;
         self.check(created == usize::from(pays), || {
-            format!("the second run made {created} creates")
+            format!("the second run made {created} create requests")
         });
-        let total = stage.accepted().len();
-        self.check(total <= 1, || format!("{total} creates were accepted in both runs"));
+        let total = fixture.created_ids().len();
+        self.check(total <= 1, || format!("both runs together created {total} generations"));
         match &second {
-            Err(error) if unknown && accepted.is_empty() => {
+            Err(error) if unknown && created_ids.is_empty() => {
                 let kind = error.kind();
-                self.check(kind == ErrorKind::CreateUnknown, || format!("then: {error:?}"));
+                let is_unknown = kind == ErrorKind::CreateUnknown;
+                self.check(is_unknown, || format!("the second run failed: {error:?}"));
             }
-            Err(error) => self.wrong.push(format!("the second run: {error:?}")),
+            Err(error) => self.failures.push(format!("the second run failed: {error:?}")),
             Ok(saved) => {
                 let reused = first.is_ok();
                 self.check(saved.reused == reused, || format!("reused is {}", saved.reused));
-                if let Some(id) = accepted.first() {
-                    let own = saved.id.as_ref();
-                    self.check(own == id, || format!("the second run got `{own}`, not `{id}`"));
+                if let Some(id) = created_ids.first() {
+                    let saved = saved.id.as_ref();
+                    self.check(saved == id, || {
+                        format!("the second run saved `{saved}`, expected `{id}`")
+                    });
                 }
             }
         }
     }
 }
 
-/// The cells that say something: an answer that may overtake a small request says nothing, and
-/// that it is large means nothing to most faults.
-fn cells(rows: &[Row]) -> Vec<(&Row, Column)> {
-    let all = rows.iter().flat_map(|row| COLUMNS.map(|column| (row, column)));
-    all.filter(|(row, column)| match column {
-        Column::Create | Column::RunCreate => !row.is_race,
-        Column::CreateLarge => {
-            row.early || row.slow || matches!(row.meaning, Meaning::Refused { vendor: true, .. })
+/// The combinations that are worth a test. A response that may overtake a small request has no
+/// defined outcome, and to most faults it makes no difference that the request is large.
+fn test_cases(fault_cases: &[FaultCase]) -> Vec<(&FaultCase, ClientCall)> {
+    let all = fault_cases.iter().flat_map(|case| ALL_CALLS.map(|call| (case, call)));
+    all.filter(|(case, call)| match call {
+        ClientCall::Create | ClientCall::GenerateToCreate => !case.races_small_request,
+        ClientCall::CreateLarge => {
+            case.before_body_read
+                || case.slow
+                || matches!(case.effect, FaultEffect::ErrorStatus { from_api: true, .. })
         }
         _ => true,
     })
     .collect()
 }
 
-/// Runs something for each item, on a few threads.
+/// Runs the closure for each item, on several threads.
 pub(crate) fn in_parallel<T: Sync, R: Send>(items: &[T], run: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
@@ -366,100 +404,110 @@ pub(crate) fn in_parallel<T: Sync, R: Send>(items: &[T], run: impl Fn(&T) -> R +
     results.into_inner().unwrap()
 }
 
-/// Cells that are known to be wrong: a fault's name, and the calls. The matrix fails when one of
-/// them is mended, so that it leaves this list.
-const KNOWN: &[(&str, &[Column])] = {
-    use Column::{Download, RunDownload};
+/// Known failures, each a fault's name and the calls that fail. The test also fails when one of
+/// them passes, so that fixed ones are removed from the list.
+const KNOWN_FAILURES: &[(&str, &[ClientCall])] = {
+    use ClientCall::{Download, GenerateToDownload};
     &[
-        // What lies between the chunks only the HTTP library sees: these end at the hour's cap.
-        ("a trickle of trailers", &[Download, RunDownload]),
-        ("a trickle of a chunk's extension", &[Download, RunDownload]),
+        // Only the HTTP library sees the bytes between chunks: these end at the one-hour limit.
+        ("slow trailers", &[Download, GenerateToDownload]),
+        ("slow chunk extension", &[Download, GenerateToDownload]),
     ]
 };
 
-/// With time-outs of a fraction of a second a busy machine looks like a fault. What is wrong in
-/// the client is wrong each time, also alone.
-const TRIES_ALONE: u32 = 3;
+/// Timeouts of a fraction of a second make a busy machine appear as a fault. A bug in the client
+/// fails every time, even when the case runs alone.
+const MAX_RETRIES_ALONE: u32 = 3;
 
-impl Cell<'_> {
-    fn again_if_wrong(self) -> Self {
-        (0..TRIES_ALONE).fold(self, |cell, _| match cell.wrong.is_empty() {
-            true => cell,
-            false => Cell::run(cell.row, cell.column),
+impl TestCase<'_> {
+    fn retry_if_failed(self) -> Self {
+        (0..MAX_RETRIES_ALONE).fold(self, |case, _| match case.failures.is_empty() {
+            true => case,
+            false => TestCase::run(case.fault_case, case.call),
         })
     }
-}
 
-fn is_known(cell: &Cell<'_>) -> bool {
-    KNOWN.iter().any(|(name, columns)| *name == cell.row.name && columns.contains(&cell.column))
+    fn is_known_failure(&self) -> bool {
+        let is_self = |name: &str, calls: &[ClientCall]| {
+            name == self.fault_case.name && calls.contains(&self.call)
+        };
+        KNOWN_FAILURES.iter().any(|(name, calls)| is_self(name, calls))
+    }
 }
 
 fn run_all() {
-    let rows = rows();
-    let cells = cells(&rows);
-    let begun = Instant::now();
-    let tried = in_parallel(&cells, |(row, column)| Cell::run(row, *column));
-    let took = begun.elapsed();
-    let mut wrong = Vec::new();
-    for cell in tried {
-        let cell = if is_known(&cell) { cell } else { cell.again_if_wrong() };
-        match (cell.wrong.is_empty(), is_known(&cell)) {
-            (true, true) => wrong.push(format!("{}: is mended", cell.name())),
-            (false, false) => wrong.push(format!("{}: {}", cell.name(), cell.wrong.join("; "))),
+    let fault_cases = fault_cases();
+    let cases = test_cases(&fault_cases);
+    let started = Instant::now();
+    let finished = in_parallel(&cases, |(fault_case, call)| TestCase::run(fault_case, *call));
+    let elapsed = started.elapsed();
+    let mut failures = Vec::new();
+    for case in finished {
+        let known = case.is_known_failure();
+        let case = if known { case } else { case.retry_if_failed() };
+        match (case.failures.is_empty(), known) {
+            (true, true) => {
+                failures.push(format!("{}: passes, but is a known failure", case.name()))
+            }
+            (false, false) => {
+                failures.push(format!("{}: {}", case.name(), case.failures.join("; ")));
+            }
             _ => {}
         }
     }
-    wrong.sort();
-    println!("{} faults, {} cells, {took:?}", rows.len(), cells.len());
-    assert!(wrong.is_empty(), "{} wrong cells\n{}", wrong.len(), wrong.join("\n"));
+    failures.sort();
+    println!("{} faults, {} cases, {elapsed:?}", fault_cases.len(), cases.len());
+    assert!(failures.is_empty(), "{} failed cases\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Runs the matrix in a process of its own, where nothing else starts threads or opens files: what
-/// there is of them is counted before and after, and the memory.
+/// Runs the matrix in its own process, where nothing else starts threads or opens files, and
+/// compares threads, open files and memory before and after.
 #[test]
-fn every_call_holds_against_every_fault() {
+fn client_calls_handle_every_fault() {
     const CHILD: &str = "KLING_VIDEO_MATRIX_CHILD";
     if !cfg!(target_os = "linux") {
         return run_all();
     }
     if std::env::var_os(CHILD).is_some() {
-        return count_what_is_left();
+        return check_resource_leaks();
     }
     let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["matrix::every_call_holds_against_every_fault", "--exact", "--nocapture"])
+        .args(["matrix::client_calls_handle_every_fault", "--exact", "--nocapture"])
         .env(CHILD, "1")
         .env("RUST_BACKTRACE", "0")
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&child.stdout);
     assert!(child.status.success(), "{text}\n{}", String::from_utf8_lossy(&child.stderr));
-    assert!(text.contains("1 passed"), "the child ran nothing: {text}");
+    assert!(text.contains("1 passed"), "the child process ran no test: {text}");
     print!("{text}");
 }
 
-fn count_what_is_left() {
+fn check_resource_leaks() {
     let field = |name: &str| -> usize {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
     };
     let files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-    // What is made once and kept.
-    let rows = rows();
-    in_parallel(&COLUMNS, |column| Cell::run(&rows[0], *column).wrong);
+    // Warm up everything that is created once and kept.
+    let fault_cases = fault_cases();
+    in_parallel(&ALL_CALLS, |call| TestCase::run(&fault_cases[0], *call).failures);
     let count = || (field("Threads"), files());
-    // A thread that was joined may be seen for a moment longer.
-    let settled = |least: (usize, usize)| {
-        let moments = std::iter::repeat_with(|| std::thread::sleep(Duration::from_millis(5)));
-        moments.take(400).map(|()| count()).find(|now| *now <= least).unwrap_or_else(count)
+    // The system may still list a thread for a moment after it was joined.
+    let settled = |min: (usize, usize)| {
+        let pauses = std::iter::repeat_with(|| std::thread::sleep(Duration::from_millis(5)));
+        pauses.take(400).map(|()| count()).find(|now| *now <= min).unwrap_or_else(count)
     };
-    // The main thread and the test's own.
+    // Two threads: the main thread and the test's.
     let before = settled((2, files()));
     let memory = field("VmHWM");
     run_all();
     let after = settled(before);
-    let grown = field("VmHWM") - memory;
-    println!("threads and files: {before:?} before, {after:?} after; {grown} kB at most");
+    let growth = field("VmHWM") - memory;
+    println!(
+        "threads and files: {before:?} before, {after:?} after; peak memory grew by {growth} kB"
+    );
     assert_eq!(after, before);
-    assert!(grown < 128 * 1024, "{grown} kB more at the worst moment");
+    assert!(growth < 128 * 1024, "peak memory grew by {growth} kB");
 }

@@ -1,12 +1,13 @@
-//! What goes out: exactly what was asked for, and nothing that breaks a documented rule.
+//! Create requests: what is sent, and which documented rules are checked before sending.
 
+use kling_video::sandbox::{RecordedGeneration, Sandbox};
 use kling_video::{
     CameraControl, Client, DynamicMask, Error, ErrorKind, Image, ImageToVideo, MODEL, Route,
-    Sandbox, SandboxGeneration, VideoLength,
+    VideoDuration,
 };
 use serde_json::{Value, json};
 
-use crate::common::{fixture, once, png, request, sandbox};
+use crate::common::{fixture, no_retry_client, png, request, sandbox};
 
 const CAT: &str = "https://example.com/cat.jpg";
 const MASK: &str = "https://example.com/mask.png";
@@ -19,60 +20,62 @@ fn mask() -> Image {
     Image::url(MASK)
 }
 
-/// What the sandbox has kept of a request, which is strict about what it takes.
-fn kept(request: &ImageToVideo) -> SandboxGeneration {
+/// Sends the request and returns what the sandbox recorded. The sandbox rejects every request that
+/// is not documented.
+fn recorded(request: &ImageToVideo) -> RecordedGeneration {
     let sandbox = sandbox();
     create_on(&sandbox, request)
 }
 
-fn create_on(sandbox: &Sandbox, request: &ImageToVideo) -> SandboxGeneration {
-    once(sandbox).create(request).unwrap();
+fn create_on(sandbox: &Sandbox, request: &ImageToVideo) -> RecordedGeneration {
+    no_retry_client(sandbox).create(request).unwrap();
     sandbox.generations().pop().unwrap()
 }
 
 fn sent(request: &ImageToVideo) -> Value {
-    kept(request).request
+    recorded(request).request
 }
 
-/// The error of a request that breaks a rule: the same from a check and from a create, and the
-/// server never hears of it.
-fn refused(request: &ImageToVideo) -> Error {
+/// The error for an invalid request: `validate` and `create` must return the same one, and nothing
+/// may be sent.
+fn validation_error(request: &ImageToVideo) -> Error {
     let sandbox = sandbox();
     let client = sandbox.client_builder().build().unwrap();
     let error = client.create(request).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{error}");
     assert!(!error.is_retryable() && !error.may_have_been_billed());
     assert!(sandbox.requests().is_empty(), "{:?}", sandbox.requests());
-    assert_eq!(sandbox.connections(), 0);
-    let checked = request.validate().unwrap_err();
-    assert_eq!((checked.field(), checked.to_string()), (error.field(), error.to_string()));
+    assert_eq!(sandbox.connection_count(), 0);
+    let validated = request.validate().unwrap_err();
+    assert_eq!((validated.field(), validated.to_string()), (error.field(), error.to_string()));
     error
 }
 
-/// It is refused because of `field`, and the message tells all of `words`.
-fn assert_refused(request: &ImageToVideo, field: &str, words: &[&str]) {
-    let error = refused(request);
+/// Asserts that the request is rejected because of `field`, with a message that contains all of
+/// `parts`.
+fn assert_invalid(request: &ImageToVideo, field: &str, parts: &[&str]) {
+    let error = validation_error(request);
     assert_eq!(error.field(), Some(field), "{error}");
     let message = error.to_string();
-    for word in [&[field, "allowed"], words].concat() {
-        assert!(message.contains(word), "{word:?} is not in {message:?}");
+    for part in [&[field, "must"], parts].concat() {
+        assert!(message.contains(part), "{part:?} is not in {message:?}");
     }
 }
 
 // ---------------------------------------------------------------- on the wire
 
 #[test]
-fn a_field_that_is_not_set_is_absent() {
+fn unset_field_is_absent() {
     let expected = json!({ "model": MODEL, "type": "image-to-video", "image_url": CAT });
     assert_eq!(sent(&cat()), expected);
 }
 
 #[test]
-fn everything_that_is_set_goes_out_under_its_documented_name() {
+fn set_fields_are_sent_under_documented_names() {
     let request = cat()
         .prompt("a \"cat\"\n stretches 🐈")
         .negative_prompt("blur")
-        .duration(VideoLength::TenSeconds)
+        .duration(VideoDuration::TenSeconds)
         .cfg_scale(0.25)
         .external_task_id("task-1")
         .static_mask(mask())
@@ -99,17 +102,17 @@ fn everything_that_is_set_goes_out_under_its_documented_name() {
 }
 
 #[test]
-fn the_length_is_an_integer() {
-    for (length, seconds) in [(VideoLength::FiveSeconds, 5), (VideoLength::TenSeconds, 10)] {
-        let sent = sent(&cat().duration(length));
+fn duration_is_sent_as_integer() {
+    for (duration, seconds) in [(VideoDuration::FiveSeconds, 5), (VideoDuration::TenSeconds, 10)] {
+        let sent = sent(&cat().duration(duration));
         assert!(sent["duration"].is_u64());
         assert_eq!(sent["duration"], seconds);
     }
 }
 
 #[test]
-fn a_simple_camera_movement_has_its_axis_alone() {
-    for (camera, axis, by) in [
+fn simple_camera_movement_has_only_its_axis() {
+    for (camera, axis, amount) in [
         (CameraControl::Horizontal(-10.0), "horizontal", -10.0),
         (CameraControl::Vertical(10.0), "vertical", 10.0),
         (CameraControl::Pan(0.5), "pan", 0.5),
@@ -117,13 +120,13 @@ fn a_simple_camera_movement_has_its_axis_alone() {
         (CameraControl::Roll(3.0), "roll", 3.0),
         (CameraControl::Zoom(9.99), "zoom", 9.99),
     ] {
-        let expected = json!({ "type": "simple", "config": { axis: by } });
+        let expected = json!({ "type": "simple", "config": { axis: amount } });
         assert_eq!(sent(&cat().camera_control(camera))["camera_control"], expected);
     }
 }
 
 #[test]
-fn a_composed_camera_movement_has_no_config() {
+fn preset_camera_movement_has_no_config() {
     for (camera, kind) in [
         (CameraControl::DownBack, "down_back"),
         (CameraControl::ForwardUp, "forward_up"),
@@ -136,7 +139,7 @@ fn a_composed_camera_movement_has_no_config() {
 }
 
 #[test]
-fn masks_may_be_pictures_of_any_dimensions() {
+fn masks_may_have_any_dimensions() {
     let small = Image::bytes(png(8, 8, 100));
     let points = [(0, 0), (1, 1)];
     let request = cat().static_mask(small.clone()).dynamic_mask(DynamicMask::new(small, points));
@@ -146,12 +149,12 @@ fn masks_may_be_pictures_of_any_dimensions() {
 }
 
 #[test]
-fn the_picture_arrives_as_it_is() {
-    let file = fixture("picture.jpg");
-    let kept = kept(&ImageToVideo::new(Image::file(&file)).prompt("the cat yawns"));
-    assert_eq!(kept.picture, Some(std::fs::read(&file).unwrap()));
+fn image_file_is_sent_unchanged() {
+    let file = fixture("image.jpg");
+    let recorded = recorded(&ImageToVideo::new(Image::file(&file)).prompt("the cat yawns"));
+    assert_eq!(recorded.image, Some(std::fs::read(&file).unwrap()));
     assert_eq!(
-        kept.request,
+        recorded.request,
         json!({
             "model": MODEL, "type": "image-to-video", "prompt": "the cat yawns",
             "image_url": "data:image/jpeg;base64,",
@@ -160,75 +163,76 @@ fn the_picture_arrives_as_it_is() {
 }
 
 #[test]
-fn a_link_to_a_picture_goes_out_byte_for_byte() {
-    let link = "https://example.com/a%2fb%2F+c?sig=%3d&x=é~#part";
-    assert_eq!(sent(&ImageToVideo::new(Image::url(link)))["image_url"], link);
+fn image_url_is_sent_unchanged() {
+    let url = "https://example.com/a%2fb%2F+c?sig=%3d&x=é~#part";
+    assert_eq!(sent(&ImageToVideo::new(Image::url(url)))["image_url"], url);
 }
 
 #[test]
-fn a_links_scheme_may_be_in_capitals() {
-    let link = "HTTPS://example.com/cat.jpg";
-    let request = ImageToVideo::new(Image::url(link));
+fn image_url_scheme_may_be_uppercase() {
+    let url = "HTTPS://example.com/cat.jpg";
+    let request = ImageToVideo::new(Image::url(url));
     request.validate().unwrap();
-    assert_eq!(sent(&request)["image_url"], link);
+    assert_eq!(sent(&request)["image_url"], url);
 }
 
 #[test]
-fn the_headers_say_what_the_body_is() {
+fn request_headers_describe_body() {
     let sandbox = sandbox();
     create_on(&sandbox, &request());
-    let seen = sandbox.requests().pop().unwrap();
-    assert_eq!(seen.header("authorization"), Some("Bearer sandbox-key"));
-    assert_eq!(seen.header("content-type"), Some("application/json"));
-    assert_eq!(seen.header("content-length"), Some(seen.body_bytes.to_string().as_str()));
-    assert_eq!(seen.header("transfer-encoding"), None);
-    assert_eq!(seen.header("expect"), None);
-    assert!(seen.complete);
+    let received = sandbox.requests().pop().unwrap();
+    assert_eq!(received.header("authorization"), Some("Bearer sandbox-key"));
+    assert_eq!(received.header("content-type"), Some("application/json"));
+    assert_eq!(received.header("content-length"), Some(received.body_bytes.to_string().as_str()));
+    assert_eq!(received.header("transfer-encoding"), None);
+    assert_eq!(received.header("expect"), None);
+    assert!(received.body_complete);
 }
 
 #[test]
-fn a_client_request_id_of_ones_own_is_the_header() {
-    for own in ["order-4711", "a", "A.b_c:d-9", &"x".repeat(128)] {
+fn client_request_id_of_caller_is_sent_as_header() {
+    for id in ["order-4711", "a", "A.b_c:d-9", &"x".repeat(128)] {
         let sandbox = sandbox();
-        let kept = create_on(&sandbox, &cat().client_request_id(own));
-        assert_eq!(kept.client_request_id.as_deref(), Some(own));
+        let recorded = create_on(&sandbox, &cat().client_request_id(id));
+        assert_eq!(recorded.client_request_id.as_deref(), Some(id));
         let header = sandbox.requests()[0].header("x-client-request-id").map(str::to_owned);
-        assert_eq!(header.as_deref(), Some(own));
+        assert_eq!(header.as_deref(), Some(id));
     }
 }
 
 #[test]
-fn every_create_has_a_client_request_id_and_another_one_each_time() {
+fn client_request_id_is_generated_and_unique() {
     let sandbox = sandbox();
     let ids = [0; 3].map(|_| create_on(&sandbox, &cat()).client_request_id.unwrap());
     assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2], "{ids:?}");
 }
 
-// ---------------------------------------------------------------- what this crate does not know
+// ---------------------------------------------------------------- extra fields and other models
 
 #[test]
-fn an_unknown_field_is_sent_with_any_value() {
+fn extra_field_may_have_any_value() {
     let sandbox = sandbox();
     let values =
         [json!("https://a/b"), json!(7), json!(0.5), json!(true), json!(null), json!({ "a": [1] })];
     for value in values {
         sandbox.allow_field("tail_image_url");
-        let kept = create_on(&sandbox, &cat().extra("tail_image_url", value.clone()));
-        assert_eq!(kept.request.get("tail_image_url"), Some(&value));
-        assert_eq!(kept.request["image_url"], CAT);
+        let recorded = create_on(&sandbox, &cat().extra("tail_image_url", value.clone()));
+        assert_eq!(recorded.request.get("tail_image_url"), Some(&value));
+        assert_eq!(recorded.request["image_url"], CAT);
     }
 }
 
 #[test]
-fn an_unknown_field_is_the_servers_to_refuse() {
+fn extra_field_is_validated_by_server_only() {
     let sandbox = sandbox();
-    let error = once(&sandbox).create(&cat().extra("tail_image_url", json!("x"))).unwrap_err();
+    let error =
+        no_retry_client(&sandbox).create(&cat().extra("tail_image_url", json!("x"))).unwrap_err();
     assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(400)));
-    assert!(error.api_message().unwrap().contains("tail_image_url"), "{error}");
+    assert!(error.server_message().unwrap().contains("tail_image_url"), "{error}");
 }
 
 #[test]
-fn an_extra_field_may_not_overwrite_a_known_one() {
+fn extra_field_may_not_replace_known_field() {
     for known in [
         "model",
         "type",
@@ -243,12 +247,12 @@ fn an_extra_field_may_not_overwrite_a_known_one() {
         "image_url",
     ] {
         let request = cat().extra(known, json!("x"));
-        assert_refused(&request, known, &["extra field"]);
+        assert_invalid(&request, known, &["extra field"]);
     }
 }
 
 #[test]
-fn another_model_of_the_route_can_be_named() {
+fn model_can_be_changed() {
     let sandbox = sandbox();
     let other = "kling-video/v2.1/standard/image-to-video";
     sandbox.allow_model(other);
@@ -256,27 +260,27 @@ fn another_model_of_the_route_can_be_named() {
 }
 
 #[test]
-fn an_unknown_model_is_the_servers_to_refuse() {
+fn model_is_validated_by_server_only() {
     let sandbox = sandbox();
-    let error = once(&sandbox).create(&cat().model("kling-video/v9")).unwrap_err();
+    let error = no_retry_client(&sandbox).create(&cat().model("kling-video/v9")).unwrap_err();
     assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(400)));
 }
 
-// ---------------------------------------------------------------- both routes
+// ---------------------------------------------------------------- routes
 
 fn targets(client: &Client, sandbox: &Sandbox) -> Vec<(String, String)> {
     let created = client.create(&request()).unwrap();
     client.retrieve(&created.id).unwrap();
-    let seen = sandbox.requests().into_iter();
-    seen.map(|seen| (seen.method, seen.target.replace(created.id.as_ref(), "ID"))).collect()
+    let requests = sandbox.requests().into_iter();
+    requests.map(|r| (r.method, r.target.replace(created.id.as_ref(), "ID"))).collect()
 }
 
 #[test]
-fn klings_route_is_the_default() {
+fn route_defaults_to_kling() {
     let sandbox = sandbox();
     let path = "/v2/generate/video/kling/generation";
     assert_eq!(
-        targets(&once(&sandbox), &sandbox),
+        targets(&no_retry_client(&sandbox), &sandbox),
         [
             ("POST".to_owned(), path.to_owned()),
             ("GET".to_owned(), format!("{path}?generation_id=ID")),
@@ -285,7 +289,7 @@ fn klings_route_is_the_default() {
 }
 
 #[test]
-fn the_universal_route_is_another_path_for_both() {
+fn route_universal_has_its_own_path() {
     let sandbox = sandbox();
     let client = sandbox.client_builder().route(Route::Universal).build().unwrap();
     let path = "/v2/video/generations";
@@ -299,104 +303,108 @@ fn the_universal_route_is_another_path_for_both() {
 }
 
 #[test]
-fn both_routes_send_the_same_body() {
+fn routes_send_the_same_body() {
     let sandbox = sandbox();
-    let request = request().duration(VideoLength::FiveSeconds).cfg_scale(1.0);
+    let request = request().duration(VideoDuration::FiveSeconds).cfg_scale(1.0);
     for route in [Route::Kling, Route::Universal] {
         sandbox.client_builder().route(route).build().unwrap().create(&request).unwrap();
     }
-    let [one, other] = &sandbox.generations()[..] else { panic!("not two") };
-    assert_eq!(one.request, other.request);
+    let [first, second] = &sandbox.generations()[..] else { panic!("not two generations") };
+    assert_eq!(first.request, second.request);
 }
 
-// ---------------------------------------------------------------- each rule of the API
+// ---------------------------------------------------------------- rules of the API
 
 #[test]
-fn a_model_has_a_name() {
-    assert_refused(&cat().model(""), "model", &["is empty"]);
-}
-
-#[test]
-fn a_prompt_has_at_most_2500_characters() {
-    kept(&cat().prompt("é".repeat(2_500)));
-    assert_refused(&cat().prompt("é".repeat(2_501)), "prompt", &["2501", "2500"]);
+fn model_must_not_be_empty() {
+    assert_invalid(&cat().model(""), "model", &["must not be empty"]);
 }
 
 #[test]
-fn a_negative_prompt_has_at_most_2500_characters() {
-    kept(&cat().negative_prompt("é".repeat(2_500)));
+fn prompt_may_have_at_most_2500_characters() {
+    recorded(&cat().prompt("é".repeat(2_500)));
+    assert_invalid(&cat().prompt("é".repeat(2_501)), "prompt", &["2501", "2500"]);
+}
+
+#[test]
+fn negative_prompt_may_have_at_most_2500_characters() {
+    recorded(&cat().negative_prompt("é".repeat(2_500)));
     let long = cat().negative_prompt("é".repeat(2_501));
-    assert_refused(&long, "negative_prompt", &["2501", "2500"]);
+    assert_invalid(&long, "negative_prompt", &["2501", "2500"]);
 }
 
 #[test]
-fn an_empty_prompt_is_one() {
+fn empty_prompt_is_sent() {
     let sent = sent(&cat().prompt("").negative_prompt(""));
     assert_eq!((&sent["prompt"], &sent["negative_prompt"]), (&json!(""), &json!("")));
 }
 
 #[test]
-fn a_cfg_scale_lies_between_0_and_1() {
+fn cfg_scale_must_be_between_0_and_1() {
     for edge in [0.0, 1.0] {
-        kept(&cat().cfg_scale(edge));
+        recorded(&cat().cfg_scale(edge));
     }
-    for (outside, shown) in [
+    for (invalid, displayed) in [
         (-0.001, "-0.001"),
         (1.001, "1.001"),
         (f64::NAN, "NaN"),
         (f64::INFINITY, "inf"),
         (f64::NEG_INFINITY, "-inf"),
     ] {
-        assert_refused(&cat().cfg_scale(outside), "cfg_scale", &[shown, "0.0 to 1.0"]);
+        assert_invalid(&cat().cfg_scale(invalid), "cfg_scale", &[displayed, "between 0.0 and 1.0"]);
     }
 }
 
 #[test]
-fn an_external_task_id_is_not_empty() {
-    assert_refused(&cat().external_task_id(""), "external_task_id", &["is empty"]);
+fn external_task_id_must_not_be_empty() {
+    assert_invalid(&cat().external_task_id(""), "external_task_id", &["must not be empty"]);
 }
 
 #[test]
-fn a_client_request_id_has_1_to_128_of_the_headers_characters() {
-    for bad in ["", "a b", "a/b", "é", "a\nb", &"x".repeat(129)] {
-        let request = cat().client_request_id(bad);
-        assert_refused(&request, "client_request_id", &[&format!("{bad:?}"), "1 to 128"]);
+fn client_request_id_must_have_1_to_128_allowed_characters() {
+    for invalid in ["", "a b", "a/b", "é", "a\nb", &"x".repeat(129)] {
+        let request = cat().client_request_id(invalid);
+        assert_invalid(&request, "client_request_id", &[&format!("{invalid:?}"), "1 to 128"]);
     }
 }
 
 #[test]
-fn a_picture_link_is_http_or_https() {
-    kept(&ImageToVideo::new(Image::url("http://example.com/cat.jpg")));
-    for bad in ["ftp://example.com/cat.jpg", "file:///cat.jpg", "cat.jpg", "", "/cat.jpg"] {
-        let request = ImageToVideo::new(Image::url(bad));
-        assert_refused(&request, "image_url", &[&format!("{bad:?}"), "https://"]);
+fn image_url_must_be_http_or_https() {
+    recorded(&ImageToVideo::new(Image::url("http://example.com/cat.jpg")));
+    for invalid in ["ftp://example.com/cat.jpg", "file:///cat.jpg", "cat.jpg", "", "/cat.jpg"] {
+        let request = ImageToVideo::new(Image::url(invalid));
+        assert_invalid(&request, "image_url", &[&format!("{invalid:?}"), "https://"]);
     }
 }
 
 #[test]
-fn a_picture_link_is_complete() {
-    for bad in ["https:", "https://", "https:///cat.jpg", "https://?a", "https:/example.com/c"] {
-        let error = refused(&ImageToVideo::new(Image::url(bad)));
+fn image_url_must_be_complete() {
+    for invalid in ["https:", "https://", "https:///cat.jpg", "https://?a", "https:/example.com/c"]
+    {
+        let error = validation_error(&ImageToVideo::new(Image::url(invalid)));
         assert_eq!(error.field(), Some("image_url"), "{error}");
-        assert!(error.to_string().contains(&format!("{bad:?} is not a complete link")), "{error}");
+        assert!(
+            error.to_string().contains(&format!("is {invalid:?}; must have a host")),
+            "{error}"
+        );
     }
 }
 
 #[test]
-fn a_picture_link_holds_no_white_space() {
-    for bad in
+fn image_url_must_not_contain_whitespace() {
+    for invalid in
         ["https://example.com/a cat.jpg", "https://example.com/\ncat.jpg", "https://e.com/a "]
     {
-        let error = refused(&ImageToVideo::new(Image::url(bad)));
+        let error = validation_error(&ImageToVideo::new(Image::url(invalid)));
         assert_eq!(error.field(), Some("image_url"), "{error}");
     }
 }
 
 #[test]
-fn a_data_uri_is_refused_with_a_hint_and_without_the_picture() {
+fn data_uri_is_rejected_with_hint_and_without_image_data() {
     for scheme in ["data", "DATA"] {
         let uri = format!("{scheme}:image/png;base64,{}", "iVBORw0KGgo".repeat(1_000));
-        let error = refused(&ImageToVideo::new(Image::url(uri)));
+        let error = validation_error(&ImageToVideo::new(Image::url(uri)));
         let message = error.to_string();
         assert!(message.contains("Image::bytes") && message.contains("Image::file"), "{message}");
         assert!(!message.contains("iVBOR"), "{message}");
@@ -404,43 +412,43 @@ fn a_data_uri_is_refused_with_a_hint_and_without_the_picture() {
 }
 
 #[test]
-fn masks_follow_the_rules_of_links_and_pictures() {
+fn mask_must_be_valid_image() {
     let points = [(0, 0), (1, 1)];
-    for bad in [
+    for invalid in [
         Image::url("ftp://example.com/mask.png"),
         Image::bytes(b"GIF89a".to_vec()),
         Image::bytes(Vec::new()),
     ] {
-        let static_mask = refused(&cat().static_mask(bad.clone()));
+        let static_mask = validation_error(&cat().static_mask(invalid.clone()));
         assert_eq!(static_mask.field(), Some("static_mask"), "{static_mask}");
-        let dynamic = refused(&cat().dynamic_mask(DynamicMask::new(bad, points)));
+        let dynamic = validation_error(&cat().dynamic_mask(DynamicMask::new(invalid, points)));
         assert_eq!(dynamic.field(), Some("dynamic_masks"), "{dynamic}");
     }
 }
 
 #[test]
-fn at_most_6_parts_move() {
-    let moving = |n: usize| {
+fn dynamic_masks_may_be_at_most_6() {
+    let with_masks = |n: usize| {
         let mask = || DynamicMask::new(mask(), [(0, 0), (1, 1)]);
         (0..n).fold(cat(), |request, _| request.dynamic_mask(mask()))
     };
-    kept(&moving(6));
-    assert_refused(&moving(7), "dynamic_masks", &["7", "6"]);
+    recorded(&with_masks(6));
+    assert_invalid(&with_masks(7), "dynamic_masks", &["7", "6"]);
 }
 
 #[test]
-fn a_trajectory_has_2_to_77_points() {
-    let along = |n: i32| cat().dynamic_mask(DynamicMask::new(mask(), (0..n).map(|i| (i, i))));
-    kept(&along(2));
-    kept(&along(77));
+fn trajectory_must_have_2_to_77_points() {
+    let with_points = |n: i32| cat().dynamic_mask(DynamicMask::new(mask(), (0..n).map(|i| (i, i))));
+    recorded(&with_points(2));
+    recorded(&with_points(77));
     for n in [0, 1, 78] {
-        assert_refused(&along(n), "dynamic_masks", &[&n.to_string(), "2 to 77"]);
+        assert_invalid(&with_points(n), "dynamic_masks", &[&n.to_string(), "2 to 77"]);
     }
 }
 
 #[test]
-fn a_camera_moves_by_up_to_10_and_not_by_0() {
-    let moves: [fn(f64) -> CameraControl; 6] = [
+fn camera_amount_must_be_within_10_and_not_zero() {
+    let movements: [fn(f64) -> CameraControl; 6] = [
         CameraControl::Horizontal,
         CameraControl::Vertical,
         CameraControl::Pan,
@@ -448,36 +456,36 @@ fn a_camera_moves_by_up_to_10_and_not_by_0() {
         CameraControl::Roll,
         CameraControl::Zoom,
     ];
-    for camera in moves {
-        for (by, shown) in
-            [(10.01, "10.01"), (-10.01, "-10.01"), (0.0, "by 0"), (-0.0, "0"), (f64::NAN, "NaN")]
+    for camera in movements {
+        for (amount, displayed) in
+            [(10.01, "10.01"), (-10.01, "-10.01"), (0.0, "is 0;"), (-0.0, "0"), (f64::NAN, "NaN")]
         {
-            let request = cat().camera_control(camera(by));
-            assert_refused(&request, "camera_control", &[shown, "-10 to 10"]);
+            let request = cat().camera_control(camera(amount));
+            assert_invalid(&request, "camera_control", &[displayed, "between -10 and 10"]);
         }
     }
 }
 
 #[test]
-fn masks_and_camera_exclude_each_other() {
+fn masks_and_camera_control_are_mutually_exclusive() {
     let camera = cat().camera_control(CameraControl::ForwardUp);
-    let moving = DynamicMask::new(mask(), [(0, 0), (1, 1)]);
-    assert_refused(&camera.clone().static_mask(mask()), "camera_control", &["masks"]);
-    assert_refused(&camera.dynamic_mask(moving), "camera_control", &["masks"]);
+    let dynamic_mask = DynamicMask::new(mask(), [(0, 0), (1, 1)]);
+    assert_invalid(&camera.clone().static_mask(mask()), "camera_control", &["masks"]);
+    assert_invalid(&camera.dynamic_mask(dynamic_mask), "camera_control", &["masks"]);
 }
 
 #[test]
-fn a_request_can_be_kept_compared_and_sent_again() {
+fn request_can_be_cloned_compared_and_sent_again() {
     let sandbox = sandbox();
-    let request = cat().prompt("again");
+    let request = cat().prompt("first");
     let copy = request.clone();
     assert_eq!(copy, request);
-    assert_ne!(copy.clone().prompt("not again"), request);
+    assert_ne!(copy.clone().prompt("second"), request);
     assert_eq!(create_on(&sandbox, &request).request, create_on(&sandbox, &copy).request);
 }
 
 #[test]
-fn a_setter_called_twice_keeps_the_last_value() {
+fn setter_called_twice_keeps_last_value() {
     let sent = sent(&cat().prompt("one").prompt("two").cfg_scale(0.1).cfg_scale(0.75));
     assert_eq!((&sent["prompt"], &sent["cfg_scale"]), (&json!("two"), &json!(0.75)));
 }

@@ -1,75 +1,75 @@
-//! What a reviewer would have to look for in every change: the layers of `src`, who may name the
-//! HTTP library, what cannot panic, docs and changelog.
+//! Rules that a reviewer would otherwise have to check in every change: the layers of `src`, use of
+//! the HTTP library, panics, module docs and the changelog.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 #[test]
-fn a_module_imports_only_from_its_own_group_and_the_ones_before() {
+fn module_imports_only_from_its_own_and_earlier_groups() {
     let tree = Tree::read();
-    let mut wrong = Vec::new();
-    for file in tree.shipped() {
+    let mut violations = Vec::new();
+    for file in tree.library_files() {
         for import in tree.imports(file) {
             let (from, to) = (tree.group_of(&file.module), tree.group_of(&import));
             if to > from {
-                wrong.push(format!("{} imports {import}", file.name));
+                violations.push(format!("{} imports {import}", file.name));
             }
         }
     }
-    assert!(wrong.is_empty(), "against the order in src/lib.rs: {wrong:#?}");
+    assert!(violations.is_empty(), "imports against the order in src/lib.rs: {violations:#?}");
 }
 
 #[test]
-fn no_module_imports_itself_by_way_of_others() {
+fn module_imports_are_acyclic() {
     let tree = Tree::read();
     let mut imports = BTreeMap::<_, BTreeSet<_>>::new();
-    for file in tree.shipped() {
+    for file in tree.library_files() {
         let of_module = imports.entry(file.module.clone()).or_default();
         of_module.extend(tree.imports(file).into_iter().filter(|import| *import != file.module));
     }
-    // Those that import nothing are taken away, until none is left or all that are left do.
+    // Modules without remaining imports are removed, until no module is left or none can be.
     while !imports.is_empty() {
-        let left: BTreeSet<_> = imports.keys().cloned().collect();
-        imports.retain(|_, imports| imports.iter().any(|import| left.contains(import)));
-        assert!(imports.len() < left.len(), "in or above a circle: {imports:#?}");
+        let remaining: BTreeSet<_> = imports.keys().cloned().collect();
+        imports.retain(|_, imports| imports.iter().any(|import| remaining.contains(import)));
+        assert!(imports.len() < remaining.len(), "import cycle, and its importers: {imports:#?}");
     }
 }
 
 #[test]
-fn the_sandbox_uses_the_crate_as_its_users_do_and_has_an_order_of_its_own() {
+fn sandbox_uses_only_the_public_api_and_has_ordered_modules() {
     let tree = Tree::read();
-    let of_sandbox = || tree.shipped().filter(|file| file.module == "sandbox");
-    for file in of_sandbox() {
+    let sandbox_files = || tree.library_files().filter(|file| file.module == "sandbox");
+    for file in sandbox_files() {
         for name in names_after("crate::", &file.code) {
             assert!(tree.public.contains_key(&name), "{} uses crate::{name}", file.name);
         }
     }
 
     let text = fs::read_to_string(root().join("src/sandbox.rs")).unwrap();
-    let comment = text.split("only from those after it in:").nth(1).expect("the order, in words");
+    let comment = text.split("only from those listed after it:").nth(1).expect("the module order");
     let order = comment.split('.').next().unwrap().replace("//", "");
     let order: Vec<_> = order.split(',').map(str::trim).collect();
-    let place = |name: &str| order.iter().position(|other| *other == name);
-    for file in of_sandbox().filter(|file| file.name.contains('/')) {
+    let position = |name: &str| order.iter().position(|other| *other == name);
+    for file in sandbox_files().filter(|file| file.name.contains('/')) {
         let own = file.name.trim_start_matches("sandbox/").trim_end_matches(".rs");
-        let own = place(own).unwrap_or_else(|| panic!("{} has no place in the order", file.name));
+        let own = position(own).unwrap_or_else(|| panic!("{} is not in the order", file.name));
         for import in names_after("super::", &file.code) {
-            assert!(place(&import) > Some(own), "{} imports {import}", file.name);
+            assert!(position(&import) > Some(own), "{} imports {import}", file.name);
         }
     }
 }
 
 #[test]
-fn only_the_transport_names_the_http_library() {
+fn http_library_is_used_only_by_the_transport() {
     for file in Tree::read().files.iter().filter(|file| file.module != "transport") {
-        assert!(!words(&file.code).any(|word| word == "ureq"), "{} names ureq", file.name);
+        assert!(!identifiers(&file.code).any(|name| name == "ureq"), "{} uses ureq", file.name);
     }
 }
 
-/// Beside clippy, which a line in the code can silence.
+/// Clippy checks the same, but an attribute in the code can silence it.
 #[test]
-fn what_is_shipped_does_not_panic_on_purpose() {
+fn library_code_does_not_panic_deliberately() {
     const PANICS: [&str; 8] = [
         ".unwrap()",
         ".unwrap_err()",
@@ -90,10 +90,11 @@ fn what_is_shipped_does_not_panic_on_purpose() {
         "indexing_slicing",
     ];
     let mut found = Vec::new();
-    for file in Tree::read().shipped() {
+    for file in Tree::read().library_files() {
         for line in file.code.lines() {
             let silenced = |lint: &&str| line.contains(&format!("clippy::{lint}"));
-            if PANICS.iter().any(|word| line.contains(word)) || SILENCED.iter().any(silenced) {
+            if PANICS.iter().any(|pattern| line.contains(pattern)) || SILENCED.iter().any(silenced)
+            {
                 found.push(format!("{}: {}", file.name, line.trim()));
             }
         }
@@ -102,57 +103,57 @@ fn what_is_shipped_does_not_panic_on_purpose() {
 }
 
 #[test]
-fn every_file_says_what_belongs_there() {
+fn source_files_start_with_module_docs() {
     for (name, text) in sources() {
-        assert!(text.starts_with("//! "), "{name} begins without a line of `//!`");
+        assert!(text.starts_with("//! "), "{name} does not start with a `//!` line");
     }
 }
 
-/// The form of Keep a Changelog: what is not released, then the releases, the last one first, which
-/// is the version in Cargo.toml.
+/// The format of Keep a Changelog: unreleased changes, then the releases, latest first. The latest
+/// release is the version in Cargo.toml.
 #[test]
-fn the_changelog_goes_with_the_version() {
+fn changelog_is_well_formed_and_matches_the_version() {
     let text = fs::read_to_string(root().join("CHANGELOG.md")).unwrap();
     assert!(text.starts_with("# Changelog\n"));
     let mut headings = text.lines().filter_map(|line| line.strip_prefix("## ")).peekable();
     let unreleased = headings.next_if_eq(&"[Unreleased]").is_some();
     match headings.peek() {
         None => assert!(unreleased, "neither a release nor [Unreleased]"),
-        Some(last) => {
+        Some(latest) => {
             let version = format!("[{}] - ", env!("CARGO_PKG_VERSION"));
-            assert!(last.starts_with(&version), "Cargo.toml has {version}, the changelog: {last}");
+            assert!(latest.starts_with(&version), "Cargo.toml: {version}, changelog: {latest}");
         }
     }
     for release in headings {
         let date = release.split_once("] - ").map(|(_, date)| date).unwrap_or_default();
-        let form = date.replace(|c: char| c.is_ascii_digit(), "0");
+        let pattern = date.replace(|c: char| c.is_ascii_digit(), "0");
         assert!(
-            release.starts_with('[') && form == "0000-00-00",
-            "not [version] - date: {release}"
+            release.starts_with('[') && pattern == "0000-00-00",
+            "heading must be `[version] - date`: {release}"
         );
     }
     for kind in text.lines().filter_map(|line| line.strip_prefix("### ")) {
         let kinds = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"];
-        assert!(kinds.contains(&kind), "no kind of change: {kind}");
+        assert!(kinds.contains(&kind), "unknown kind of change: {kind}");
     }
 }
 
-// ---------------------------------------------------------------- how the source is read
+// ---------------------------------------------------------------- reading the source
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every Rust file under `src`, by its path from there.
+/// The contents of every Rust file under `src`, keyed by relative path.
 fn sources() -> BTreeMap<String, String> {
     let src = root().join("src");
-    let mut folders: Vec<PathBuf> = vec![src.clone()];
+    let mut dirs: Vec<PathBuf> = vec![src.clone()];
     let mut sources = BTreeMap::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                folders.push(path);
+                dirs.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let name = path.strip_prefix(&src).unwrap().components();
                 let name: Vec<_> = name.map(|part| part.as_os_str().to_str().unwrap()).collect();
@@ -165,20 +166,20 @@ fn sources() -> BTreeMap<String, String> {
 
 struct Tree {
     files: Vec<Source>,
-    /// The modules in the groups of lib.rs, from below to above.
+    /// The module groups of lib.rs, in order: imports only go to earlier ones.
     groups: Vec<Vec<String>>,
-    /// The modules that are compiled for tests only.
-    for_tests: BTreeSet<String>,
-    /// What stands at the crate's root, and the module that it is from.
+    /// The modules that are compiled only for tests.
+    test_only: BTreeSet<String>,
+    /// The names that the crate root exports, each with the module that defines it.
     public: BTreeMap<String, String>,
 }
 
 struct Source {
-    /// The path from `src`.
+    /// The path relative to `src`.
     name: String,
-    /// The one of lib.rs that it belongs to.
+    /// The top-level module that the file belongs to.
     module: String,
-    /// Without comments, and without what is compiled for tests only.
+    /// The code without comments and without test-only items.
     code: String,
 }
 
@@ -189,19 +190,19 @@ impl Tree {
         let mut tree = Tree {
             files: Vec::new(),
             groups: Vec::new(),
-            for_tests: BTreeSet::new(),
+            test_only: BTreeSet::new(),
             public: BTreeMap::new(),
         };
         for paragraph in lib.split("\n\n") {
             let mut group = Vec::new();
-            let mut is_for_tests = false;
+            let mut is_test_only = false;
             for line in paragraph.lines() {
-                is_for_tests |= is_cfg_test(line);
+                is_test_only |= is_cfg_test(line);
                 let line = line.strip_prefix("pub ").unwrap_or(line);
                 if let Some(module) = line.strip_prefix("mod ").and_then(|m| m.strip_suffix(';')) {
                     group.push(module.to_owned());
-                    if std::mem::take(&mut is_for_tests) {
-                        tree.for_tests.insert(module.to_owned());
+                    if std::mem::take(&mut is_test_only) {
+                        tree.test_only.insert(module.to_owned());
                     }
                 }
             }
@@ -211,21 +212,28 @@ impl Tree {
         }
         for item in lib.split("pub use ").skip(1).filter_map(|rest| rest.split(';').next()) {
             let (module, names) = item.split_once("::").unwrap();
-            for name in words(names) {
+            for name in identifiers(names) {
                 tree.public.insert(name.to_owned(), module.to_owned());
             }
         }
         for (name, text) in sources.iter().filter(|(name, _)| *name != "lib.rs") {
             let module = name.trim_end_matches(".rs").split('/').next().unwrap().to_owned();
-            assert!(tree.groups.iter().flatten().any(|m| *m == module), "lib.rs lacks {module}");
-            tree.files.push(Source { name: name.clone(), module, code: code(text) });
+            assert!(
+                tree.groups.iter().flatten().any(|m| *m == module),
+                "lib.rs has no module {module}"
+            );
+            tree.files.push(Source {
+                name: name.clone(),
+                module,
+                code: strip_comments_and_tests(text),
+            });
         }
         assert!(tree.groups.len() > 5 && tree.files.len() > 30 && tree.public.len() > 20);
         tree
     }
 
-    fn shipped(&self) -> impl Iterator<Item = &Source> {
-        self.files.iter().filter(|file| !self.for_tests.contains(&file.module))
+    fn library_files(&self) -> impl Iterator<Item = &Source> {
+        self.files.iter().filter(|file| !self.test_only.contains(&file.module))
     }
 
     fn group_of(&self, module: &str) -> usize {
@@ -233,7 +241,7 @@ impl Tree {
         group.unwrap_or_else(|| panic!("no module {module}"))
     }
 
-    /// The modules of lib.rs that a file's code names, its own perhaps among them.
+    /// The top-level modules that a file's code names, possibly including its own.
     fn imports(&self, file: &Source) -> BTreeSet<String> {
         let mut names = names_after("crate::", &file.code);
         if !file.name.contains('/') {
@@ -248,8 +256,8 @@ fn is_cfg_test(line: &str) -> bool {
     ["#[cfg(test)]", "#[cfg(any(fuzzing, test))]"].contains(&line.trim_start())
 }
 
-/// A formatted file without its comments and without the items that are for tests only.
-fn code(text: &str) -> String {
+/// The text of a formatted file without comments and test-only items.
+fn strip_comments_and_tests(text: &str) -> String {
     let mut lines = text.lines();
     let mut code = String::new();
     while let Some(line) = lines.next() {
@@ -267,16 +275,16 @@ fn code(text: &str) -> String {
     code
 }
 
-fn words(text: &str) -> impl Iterator<Item = &str> {
+fn identifiers(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
 }
 
-/// The first names after `crate::` or `super::`, of which one `use` can have many, in braces.
+/// The first path segment after each `crate::` or `super::`, also in the braces of a `use`.
 fn names_after(prefix: &str, code: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for rest in code.split(prefix).skip(1) {
         let Some(list) = rest.strip_prefix('{') else {
-            names.extend(words(rest).next().map(str::to_owned));
+            names.extend(identifiers(rest).next().map(str::to_owned));
             continue;
         };
         let mut depth = 0;
@@ -291,7 +299,7 @@ fn names_after(prefix: &str, code: &str) -> BTreeSet<String> {
             }
             part.push(c);
         }
-        names.extend(part.lines().filter_map(|part| words(part).next()).map(str::to_owned));
+        names.extend(part.lines().filter_map(|part| identifiers(part).next()).map(str::to_owned));
     }
     names
 }

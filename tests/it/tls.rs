@@ -1,88 +1,86 @@
-//! TLS and proxies, with real handshakes: whom a client trusts, what it costs, and which way it
-//! goes. Nothing is sent to anybody else, and so nothing is billed.
+//! TLS and proxies over real sockets: which certificates are trusted, how many handshakes a call
+//! takes, and which proxy is used. A server that is not trusted receives nothing, so nothing is
+//! billed.
 
-use std::error::Error as StdError;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use kling_video::{
-    Client, ClientBuilder, Endpoint, Error, ErrorKind, Fault, RetryPolicy, Sandbox, Video,
+use kling_video::sandbox::{Endpoint, Fault, Sandbox};
+use kling_video::{Client, ClientBuilder, Error, ErrorKind, Operation, RetryPolicy};
+
+use crate::common::{error_chain, full_error_output, request, sandbox, video_at};
+use crate::connect_proxy::{ConnectProxy, ProxyBehavior};
+use crate::subprocess::{emit_result, run_in_subprocess};
+use crate::tcp_server::{TcpServer, sandbox_addr};
+use crate::tls_server::Handshake::{Failed, Full, Resumed};
+use crate::tls_server::{
+    CertificateAuthority, Identity, TlsServer, client_auth_params, server_params_with_validity,
 };
 
-use crate::child::{rerun, say};
-use crate::common::{request, sandbox};
-use crate::connect_proxy::{ConnectProxy, Manner};
-use crate::service::{Service, address_of};
-use crate::tls_server::Handshake::{Failed, Full, Resumed};
-use crate::tls_server::{Authority, Identity, TlsServer, for_clients_only, valid};
-
-/// A sandbox behind TLS, under a name that only a proxy knows.
+/// The base URL of a sandbox behind a TLS server. Only a [`ConnectProxy`] can resolve its host.
 const API: &str = "https://api.test";
 
-/// A name that no look-up is made for, since it is too long for one: where it is not asked of a
-/// proxy, it fails at once.
+/// A host with a label that is too long for DNS. Without a proxy, connecting to it fails at once,
+/// before any query is sent.
 fn unknown_host() -> String {
     format!("{}.api.test", "a".repeat(64))
 }
 
-/// A client that trusts this authority and tries everything once.
-fn trusting(sandbox: &Sandbox, pem: &str) -> ClientBuilder {
+/// The builder of a client that trusts these root certificates and makes a single attempt at every
+/// request.
+fn tls_client_builder(sandbox: &Sandbox, pem: &str) -> ClientBuilder {
     sandbox
         .client_builder()
         .root_certificates_pem(pem.as_bytes())
-        .retry(RetryPolicy::none())
+        .retry_policy(RetryPolicy::none())
         .connect_timeout(Duration::from_secs(5))
 }
 
-fn behind_tls(sandbox: &Sandbox, authority: &Authority, host: &str) -> TlsServer {
-    TlsServer::start(&authority.vouch_for(host), address_of(sandbox))
+/// Starts a TLS server for `host` in front of the sandbox.
+fn start_tls_server(sandbox: &Sandbox, ca: &CertificateAuthority, host: &str) -> TlsServer {
+    TlsServer::start(&ca.issue_certificate(host), sandbox_addr(sandbox))
 }
 
-/// The texts of an error and of all that caused it.
-fn told(error: &(dyn StdError + 'static)) -> String {
-    match error.source() {
-        Some(source) => format!("{error} / {}", told(source)),
-        None => error.to_string(),
-    }
-}
-
-fn video_at(url: String) -> Video {
-    serde_json::from_value(serde_json::json!({ "id": "1", "url": url })).unwrap()
+/// The messages of an error and of all its sources.
+fn full_message(error: &Error) -> String {
+    error_chain(error).join(": ")
 }
 
 fn elapsed(work: impl FnOnce()) -> Duration {
-    let begun = Instant::now();
+    let start = Instant::now();
     work();
-    begun.elapsed()
+    start.elapsed()
 }
 
-/// Nothing left this machine, and the same call may be made again.
+/// Asserts that no request was sent, so that the same call may be repeated.
 fn assert_not_connected(error: &Error, case: &str) {
-    assert_eq!(error.kind(), ErrorKind::Connect, "{case}: {}", told(error));
+    assert_eq!(error.kind(), ErrorKind::Connect, "{case}: {}", full_message(error));
     assert!(!error.may_have_been_billed(), "{case}");
     assert!(error.is_retryable(), "{case}");
     assert_eq!(error.generation_id(), None, "{case}");
     assert_eq!(error.status(), None, "{case}");
 }
 
-// ---------------------------------------------------------------- whom a client trusts
+// ---------------------------------------------------------------- certificate verification
 
 #[test]
-fn an_authority_that_is_given_is_trusted() {
+fn root_certificates_are_trusted() {
     let sandbox = sandbox();
-    let authority = Authority::new("ours");
-    let folder = tempfile::tempdir().unwrap();
+    let ca = CertificateAuthority::new("test CA");
+    let directory = tempfile::tempdir().unwrap();
     for host in ["localhost", "127.0.0.1"] {
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-            let identity = authority.vouch_for(host);
-            let server = TlsServer::speaking(&[version], &identity, address_of(&sandbox));
+            let identity = ca.issue_certificate(host);
+            let server =
+                TlsServer::start_with_versions(&[version], &identity, sandbox_addr(&sandbox));
             let client =
-                trusting(&sandbox, &authority.pem()).base_url(server.url(host)).build().unwrap();
-            let to = folder.path().join(format!("{host} {version:?}.mp4"));
-            let saved = client.generate_to(&request(), &to).unwrap();
-            assert_eq!(saved.bytes, sandbox.video().len() as u64, "{host} {version:?}");
+                tls_client_builder(&sandbox, &ca.pem()).base_url(server.url(host)).build().unwrap();
+            let target = directory.path().join(format!("{host} {version:?}.mp4"));
+            let saved = client.generate_to(&request(), &target).unwrap();
+            assert_eq!(saved.bytes, sandbox.default_video().len() as u64, "{host} {version:?}");
             assert_eq!(client.find("unknown").unwrap(), None);
             assert_eq!(client.balance().unwrap().amount, 100.0);
         }
@@ -91,106 +89,117 @@ fn an_authority_that_is_given_is_trusted() {
 }
 
 #[test]
-fn several_authorities_may_be_given_in_one_pem_with_text_between_them() {
+fn root_certificates_may_be_several_with_text_between_them() {
     let sandbox = sandbox();
-    let (first, second) = (Authority::new("first"), Authority::new("second"));
-    let stranger = Authority::new("stranger");
-    let pem = format!("# ours\n{}\nSubject: second\n\n{}\n", first.pem(), second.pem());
-    for (authority, trusted) in [(&first, true), (&second, true), (&stranger, false)] {
-        let server = behind_tls(&sandbox, authority, "localhost");
-        let client = trusting(&sandbox, &pem).base_url(server.url("localhost")).build().unwrap();
+    let (first, second) = (CertificateAuthority::new("first"), CertificateAuthority::new("second"));
+    let unlisted = CertificateAuthority::new("unlisted");
+    let pem = format!("# roots\n{}\nSubject: second\n\n{}\n", first.pem(), second.pem());
+    for (ca, trusted) in [(&first, true), (&second, true), (&unlisted, false)] {
+        let server = start_tls_server(&sandbox, ca, "localhost");
+        let client =
+            tls_client_builder(&sandbox, &pem).base_url(server.url("localhost")).build().unwrap();
         assert_eq!(client.balance().is_ok(), trusted);
     }
 }
 
 #[test]
-fn a_chain_with_an_intermediate_is_followed_when_the_server_sends_it() {
+fn intermediate_certificate_is_trusted_through_its_root_or_directly() {
     let sandbox = sandbox();
-    let root = Authority::new("root");
-    let identity = root.intermediate("between").vouch_for("localhost");
-    let server = TlsServer::start(&identity, address_of(&sandbox));
-    let client = trusting(&sandbox, &root.pem()).base_url(server.url("localhost")).build().unwrap();
+    let root = CertificateAuthority::new("root");
+    let identity = root.intermediate("intermediate").issue_certificate("localhost");
+    let server = TlsServer::start(&identity, sandbox_addr(&sandbox));
+    let client = tls_client_builder(&sandbox, &root.pem())
+        .base_url(server.url("localhost"))
+        .build()
+        .unwrap();
     client.generate(&request()).unwrap();
-    // Who is given the one between as an authority trusts that.
-    let between = root.intermediate("between");
-    let server = behind_tls(&sandbox, &between, "localhost");
-    let client =
-        trusting(&sandbox, &between.pem()).base_url(server.url("localhost")).build().unwrap();
+    // The intermediate itself can be the configured root.
+    let intermediate = root.intermediate("intermediate");
+    let server = start_tls_server(&sandbox, &intermediate, "localhost");
+    let client = tls_client_builder(&sandbox, &intermediate.pem())
+        .base_url(server.url("localhost"))
+        .build()
+        .unwrap();
     client.generate(&request()).unwrap();
 }
 
 #[test]
-fn a_server_that_cannot_prove_who_it_is_gets_nothing() {
-    let ours = Authority::new("ours");
+fn untrusted_certificate_fails_every_call_before_anything_is_sent() {
+    let ca = CertificateAuthority::new("test CA");
     let host = "localhost";
+    let unknown_ca = CertificateAuthority::new("unknown CA");
+    let ca_of_the_same_name = CertificateAuthority::new("test CA");
+    let expired = server_params_with_validity(host, 2001, 2020);
+    let not_valid_yet = server_params_with_validity(host, 2900, 3000);
+    let below_intermediate = ca.intermediate("intermediate").issue_certificate(host);
     let cases: Vec<(&str, Identity, &str)> = vec![
-        ("an unknown authority", Authority::new("stranger").vouch_for(host), "UnknownIssuer"),
-        ("one of the same name", Authority::new("ours").vouch_for(host), "certificate"),
-        ("another host's", ours.vouch_for("other.test"), "not valid for name"),
-        ("a host below", ours.vouch_for("*.localhost"), "not valid for name"),
-        ("an address of its own", ours.vouch_for("127.0.0.1"), "not valid for name"),
-        ("expired", ours.sign(valid(host, 2001, 2020)), "expired"),
-        ("not valid yet", ours.sign(valid(host, 2900, 3000)), "not valid yet"),
+        ("unknown CA", unknown_ca.issue_certificate(host), "UnknownIssuer"),
+        ("CA of the same name", ca_of_the_same_name.issue_certificate(host), "certificate"),
+        ("other host", ca.issue_certificate("other.test"), "not valid for name"),
+        ("wildcard of a subdomain", ca.issue_certificate("*.localhost"), "not valid for name"),
+        ("IP address of the host", ca.issue_certificate("127.0.0.1"), "not valid for name"),
+        ("expired", ca.sign(expired), "expired"),
+        ("not valid yet", ca.sign(not_valid_yet), "not valid yet"),
         ("self-signed", Identity::self_signed(host), "certificate"),
-        ("a client's", ours.sign(for_clients_only(host)), "certificate"),
-        ("no link to ours", ours.intermediate("between").vouch_for(host).alone(), "UnknownIssuer"),
+        ("client authentication only", ca.sign(client_auth_params(host)), "certificate"),
+        ("no intermediate", below_intermediate.without_intermediates(), "UnknownIssuer"),
     ];
-    for (case, identity, why) in cases {
+    for (case, identity, reason) in cases {
         let sandbox = sandbox();
-        let server = TlsServer::start(&identity, address_of(&sandbox));
-        let client = trusting(&sandbox, &ours.pem())
+        let server = TlsServer::start(&identity, sandbox_addr(&sandbox));
+        let client = tls_client_builder(&sandbox, &ca.pem())
             .base_url(server.url(host))
-            .max_creates(1)
+            .max_generations(1)
             .build()
             .unwrap();
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let id = "789".parse().unwrap();
-        // Twice: what was certainly not sent is not counted as a create.
+        // Twice, because an attempt that was not sent does not count against the limit.
         for _ in 0..2 {
             let error = client.create(&request()).unwrap_err();
             assert_not_connected(&error, case);
-            assert!(told(&error).contains(why), "{case}: {}", told(&error));
-            assert_eq!(error.operation(), "create");
+            assert!(full_message(&error).contains(reason), "{case}: {}", full_message(&error));
+            assert_eq!(error.operation(), Operation::Create);
             assert!(error.client_request_id().is_some());
         }
         assert_not_connected(&client.generate(&request()).unwrap_err(), case);
-        let to = folder.path().join("cat.mp4");
-        assert_not_connected(&client.generate_to(&request(), &to).unwrap_err(), case);
+        let target = directory.path().join("cat.mp4");
+        assert_not_connected(&client.generate_to(&request(), &target).unwrap_err(), case);
         assert_not_connected(&client.find("1").unwrap_err(), case);
         assert_not_connected(&client.balance().unwrap_err(), case);
         let error = client.retrieve(&id).unwrap_err();
         assert_eq!((error.kind(), error.generation_id()), (ErrorKind::Connect, Some(&id)));
-        let video = video_at(format!("{}/videos/1", server.url(host)));
-        let error = client.download(&video, &to).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Connect, "{case}: {}", told(&error));
-        assert!(!to.exists(), "{case}");
+        let video = video_at(&format!("{}/videos/1", server.url(host)));
+        let error = client.download(&video, &target).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connect, "{case}: {}", full_message(&error));
+        assert!(!target.exists(), "{case}");
 
         assert_eq!(server.handshakes(8), [Failed; 8], "{case}");
-        assert_eq!((server.plaintext(), sandbox.requests().len()), (0, 0), "{case}");
+        assert_eq!((server.decrypted_bytes(), sandbox.requests().len()), (0, 0), "{case}");
     }
 }
 
 #[test]
-fn nobody_is_trusted_on_a_private_authority_s_word_unless_asked_to() {
+fn private_ca_is_not_trusted_by_default() {
     let sandbox = sandbox();
-    let server = behind_tls(&sandbox, &Authority::new("ours"), "localhost");
+    let server = start_tls_server(&sandbox, &CertificateAuthority::new("test CA"), "localhost");
     let client = sandbox
         .client_builder()
         .base_url(server.url("localhost"))
-        .retry(RetryPolicy::none())
+        .retry_policy(RetryPolicy::none())
         .build()
         .unwrap();
     assert_not_connected(&client.create(&request()).unwrap_err(), "bundled roots");
-    assert_eq!((server.handshakes(1), server.plaintext()), (vec![Failed], 0));
+    assert_eq!((server.handshakes(1), server.decrypted_bytes()), (vec![Failed], 0));
 }
 
 #[test]
-fn a_create_that_met_a_wrong_certificate_is_tried_again_and_then_reported() {
-    let (sandbox, ours) = (sandbox(), Authority::new("ours"));
-    let server = behind_tls(&sandbox, &Authority::new("stranger"), "localhost");
+fn create_is_retried_after_an_untrusted_certificate() {
+    let (sandbox, ca) = (sandbox(), CertificateAuthority::new("test CA"));
+    let server = start_tls_server(&sandbox, &CertificateAuthority::new("unknown CA"), "localhost");
     let client = sandbox
         .client_builder()
-        .root_certificates_pem(ours.pem().as_bytes())
+        .root_certificates_pem(ca.pem().as_bytes())
         .base_url(server.url("localhost"))
         .build()
         .unwrap();
@@ -202,80 +211,85 @@ fn a_create_that_met_a_wrong_certificate_is_tried_again_and_then_reported() {
 }
 
 #[test]
-fn a_run_that_met_a_wrong_certificate_goes_on_when_it_is_mended() {
-    let (sandbox, ours) = (sandbox(), Authority::new("ours"));
-    let folder = tempfile::tempdir().unwrap();
-    let to = folder.path().join("cat.mp4");
+fn generate_to_succeeds_after_the_certificate_is_fixed() {
+    let (sandbox, ca) = (sandbox(), CertificateAuthority::new("test CA"));
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("cat.mp4");
     let run = |identity: Identity| {
-        let server = TlsServer::start(&identity, address_of(&sandbox));
-        let proxy = ConnectProxy::to(server.address());
-        let client =
-            trusting(&sandbox, &ours.pem()).base_url(API).proxy(proxy.url()).build().unwrap();
-        client.generate_to(&request(), &to)
+        let server = TlsServer::start(&identity, sandbox_addr(&sandbox));
+        let proxy = ConnectProxy::tunnel_to(server.address());
+        let client = tls_client_builder(&sandbox, &ca.pem())
+            .base_url(API)
+            .proxy(proxy.url())
+            .build()
+            .unwrap();
+        client.generate_to(&request(), &target)
     };
-    assert_not_connected(&run(Identity::self_signed("api.test")).unwrap_err(), "wrong");
-    let journal = std::fs::read_to_string(folder.path().join("cat.mp4.kling.jsonl")).unwrap();
+    assert_not_connected(&run(Identity::self_signed("api.test")).unwrap_err(), "self-signed");
+    let journal = std::fs::read_to_string(directory.path().join("cat.mp4.kling.jsonl")).unwrap();
     assert!(!journal.contains("sending"), "{journal}");
-    assert!(!run(ours.vouch_for("api.test")).unwrap().reused);
+    assert!(!run(ca.issue_certificate("api.test")).unwrap().reused);
     assert_eq!(sandbox.generations().len(), 1);
 }
 
 #[test]
-fn downloads_trust_the_same_authorities_and_never_carry_the_key() {
-    let (sandbox, ours) = (sandbox(), Authority::new("ours"));
-    let server = behind_tls(&sandbox, &ours, "localhost");
-    let client = trusting(&sandbox, &ours.pem()).base_url(server.url("localhost")).build().unwrap();
+fn download_trusts_the_root_certificates_and_never_sends_the_key() {
+    let (sandbox, ca) = (sandbox(), CertificateAuthority::new("test CA"));
+    let server = start_tls_server(&sandbox, &ca, "localhost");
+    let client =
+        tls_client_builder(&sandbox, &ca.pem()).base_url(server.url("localhost")).build().unwrap();
     let mut video = client.generate(&request()).unwrap();
     video.url = video.url.replace(&sandbox.url(), &server.url("localhost"));
-    let folder = tempfile::tempdir().unwrap();
-    let to = folder.path().join("cat.mp4");
-    client.download(&video, &to).unwrap();
-    assert_eq!(std::fs::read(&to).unwrap(), sandbox.video());
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("cat.mp4");
+    client.download(&video, &target).unwrap();
+    assert_eq!(std::fs::read(&target).unwrap(), sandbox.default_video());
     let requests = sandbox.requests();
-    let fetched = requests.iter().find(|r| r.endpoint == Some(Endpoint::Video)).unwrap();
-    assert_eq!(fetched.header("authorization"), None);
+    let download = requests.iter().find(|r| r.endpoint == Some(Endpoint::Video)).unwrap();
+    assert_eq!(download.header("authorization"), None);
 }
 
 #[test]
-fn a_secure_link_does_not_lead_out_of_tls() {
-    let (sandbox, ours) = (sandbox(), Authority::new("ours"));
-    let server = behind_tls(&sandbox, &ours, "localhost");
-    let client = trusting(&sandbox, &ours.pem()).base_url(server.url("localhost")).build().unwrap();
+fn download_redirect_from_https_to_http_is_rejected() {
+    let (sandbox, ca) = (sandbox(), CertificateAuthority::new("test CA"));
+    let server = start_tls_server(&sandbox, &ca, "localhost");
+    let client =
+        tls_client_builder(&sandbox, &ca.pem()).base_url(server.url("localhost")).build().unwrap();
     let mut video = client.generate(&request()).unwrap();
-    let plain = video.url.clone();
+    let http_url = video.url.clone();
     video.url = video.url.replace(&sandbox.url(), &server.url("localhost"));
-    sandbox.fault(Endpoint::Video, Fault::redirect(302, &plain), 1);
-    let folder = tempfile::tempdir().unwrap();
-    let error = client.download(&video, folder.path().join("cat.mp4")).unwrap_err();
+    sandbox.fault(Endpoint::Video, Fault::redirect(302, &http_url), 1);
+    let directory = tempfile::tempdir().unwrap();
+    let error = client.download(&video, directory.path().join("cat.mp4")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Decode, "{error}");
-    assert!(error.to_string().contains("not https"), "{error}");
-    assert_eq!(sandbox.count(Endpoint::Video), 1);
+    assert!(error.to_string().contains("must start with https://"), "{error}");
+    assert_eq!(sandbox.request_count(Endpoint::Video), 1);
 }
 
 #[test]
-fn certificates_that_are_none_are_refused_at_build() {
-    let good = Authority::new("ours").pem();
-    let cut = &good[..good.len() / 2];
-    let lines: Vec<&str> = good.lines().collect();
+fn root_certificates_are_validated_at_build() {
+    let valid = CertificateAuthority::new("test CA").pem();
+    let truncated = &valid[..valid.len() / 2];
+    let lines: Vec<&str> = valid.lines().collect();
     let without_end = lines[..lines.len() - 1].join("\n");
-    let short = format!("{}\n{}\n{}\n", lines[0], lines[1], lines[lines.len() - 1]);
-    let damaged = good.replace(lines[1], &"!".repeat(lines[1].len()));
-    let key = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n";
-    let no_certificate = "-----BEGIN CERTIFICATE-----\nYWJj\n-----END CERTIFICATE-----\n";
-    let empty = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n";
-    let both = format!("{good}{no_certificate}");
+    let first_data_line = format!("{}\n{}\n{}\n", lines[0], lines[1], lines[lines.len() - 1]);
+    let not_base64 = valid.replace(lines[1], &"!".repeat(lines[1].len()));
+    let private_key = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n";
+    let not_der = "-----BEGIN CERTIFICATE-----\nYWJj\n-----END CERTIFICATE-----\n";
+    let no_data = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n";
+    let valid_and_not_der = format!("{valid}{not_der}");
     let cases: [(&str, &[u8]); 11] = [
-        ("nothing", b""),
+        ("empty", b""),
         ("text", b"trust me"),
-        ("bytes", b"\x30\x82\x01\x01\xFF\x00"),
-        ("cut in the middle", cut.as_bytes()),
-        ("without its last line", without_end.as_bytes()),
-        ("all but its first line", short.as_bytes()),
-        ("no base64", damaged.as_bytes()),
-        ("a key", key.as_bytes()),
-        ("something else in the frame", no_certificate.as_bytes()),
-        ("an empty frame", empty.as_bytes()),
-        ("one good and one bad", both.as_bytes()),
+        ("DER instead of PEM", b"\x30\x82\x01\x01\xFF\x00"),
+        ("truncated", truncated.as_bytes()),
+        ("without the END line", without_end.as_bytes()),
+        ("only the first line of data", first_data_line.as_bytes()),
+        ("not base64", not_base64.as_bytes()),
+        ("private key", private_key.as_bytes()),
+        ("not DER", not_der.as_bytes()),
+        ("no data", no_data.as_bytes()),
+        ("valid, then not DER", valid_and_not_der.as_bytes()),
     ];
     for (case, pem) in cases {
         let built = Client::builder("key").no_proxy().root_certificates_pem(pem).build();
@@ -285,24 +299,26 @@ fn certificates_that_are_none_are_refused_at_build() {
     }
 }
 
-// ---------------------------------------------------------------- what it costs
+// ---------------------------------------------------------------- the number of handshakes
 
 #[test]
-fn a_whole_generate_shakes_hands_twice_and_the_next_one_resumes() {
-    let ours = Authority::new("ours");
+fn generate_takes_two_handshakes_and_the_next_one_resumes() {
+    let ca = CertificateAuthority::new("test CA");
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let sandbox = sandbox();
-        sandbox.finish_after(5);
-        let identity = ours.vouch_for("localhost");
-        let server = TlsServer::speaking(&[version], &identity, address_of(&sandbox));
-        let client =
-            trusting(&sandbox, &ours.pem()).base_url(server.url("localhost")).build().unwrap();
+        sandbox.complete_after_polls(5);
+        let identity = ca.issue_certificate("localhost");
+        let server = TlsServer::start_with_versions(&[version], &identity, sandbox_addr(&sandbox));
+        let client = tls_client_builder(&sandbox, &ca.pem())
+            .base_url(server.url("localhost"))
+            .build()
+            .unwrap();
         client.generate(&request()).unwrap();
-        assert_eq!(server.handshakes(2), [Full, Full], "the create, and six polls");
-        assert_eq!(sandbox.count(Endpoint::Retrieve), 6);
+        assert_eq!(server.handshakes(2), [Full, Full], "one for the create, one for six polls");
+        assert_eq!(sandbox.request_count(Endpoint::Retrieve), 6);
         client.clone().generate(&request()).unwrap();
-        assert_eq!(server.handshakes(3), [Full, Full, Resumed], "the create only");
-        // Other reads have the same connection.
+        assert_eq!(server.handshakes(3), [Full, Full, Resumed], "one for the create only");
+        // Other reads use the same pooled connection as the polls.
         client.balance().unwrap();
         client.find("unknown").unwrap();
         assert_eq!(server.handshakes(3).len(), 3);
@@ -310,13 +326,13 @@ fn a_whole_generate_shakes_hands_twice_and_the_next_one_resumes() {
 }
 
 #[test]
-fn a_create_that_is_tried_again_resumes() {
-    let (sandbox, ours) = (sandbox(), Authority::new("ours"));
-    let server = behind_tls(&sandbox, &ours, "localhost");
+fn create_retry_resumes_the_tls_session() {
+    let (sandbox, ca) = (sandbox(), CertificateAuthority::new("test CA"));
+    let server = start_tls_server(&sandbox, &ca, "localhost");
     sandbox.fault(Endpoint::Create, Fault::status(429), 2);
     let client = sandbox
         .client_builder()
-        .root_certificates_pem(ours.pem().as_bytes())
+        .root_certificates_pem(ca.pem().as_bytes())
         .base_url(server.url("localhost"))
         .build()
         .unwrap();
@@ -325,16 +341,16 @@ fn a_create_that_is_tried_again_resumes() {
     assert_eq!(sandbox.generations().len(), 1);
 }
 
-// ---------------------------------------------------------------- handshakes that do not end
+// ---------------------------------------------------------------- incomplete handshakes
 
 #[test]
-fn a_server_that_never_says_hello_costs_the_connect_time_out() {
-    let (sandbox, ours) = (sandbox(), Authority::new("ours"));
-    let silent = Service::start(|mut stream| {
+fn tls_handshake_without_a_server_hello_ends_after_connect_timeout() {
+    let (sandbox, ca) = (sandbox(), CertificateAuthority::new("test CA"));
+    let server = TcpServer::start(|mut stream| {
         let _ = stream.read_to_end(&mut Vec::new());
     });
-    let client = trusting(&sandbox, &ours.pem())
-        .base_url(format!("https://localhost:{}", silent.address().port()))
+    let client = tls_client_builder(&sandbox, &ca.pem())
+        .base_url(format!("https://localhost:{}", server.address().port()))
         .connect_timeout(Duration::from_millis(100))
         .build()
         .unwrap();
@@ -346,10 +362,10 @@ fn a_server_that_never_says_hello_costs_the_connect_time_out() {
 }
 
 #[test]
-fn a_server_that_speaks_no_tls_is_not_connected_to() {
-    let (sandbox, ours) = (sandbox(), Authority::new("ours"));
-    let plain = format!("https://localhost:{}", address_of(&sandbox).port());
-    let client = trusting(&sandbox, &ours.pem()).base_url(plain).build().unwrap();
+fn server_without_tls_is_a_connect_error() {
+    let (sandbox, ca) = (sandbox(), CertificateAuthority::new("test CA"));
+    let url = format!("https://localhost:{}", sandbox_addr(&sandbox).port());
+    let client = tls_client_builder(&sandbox, &ca.pem()).base_url(url).build().unwrap();
     assert_not_connected(&client.create(&request()).unwrap_err(), "create");
     assert_not_connected(&client.balance().unwrap_err(), "balance");
     assert!(sandbox.requests().iter().all(|request| request.endpoint.is_none()));
@@ -357,27 +373,31 @@ fn a_server_that_speaks_no_tls_is_not_connected_to() {
 }
 
 #[test]
-fn a_server_that_closes_during_the_handshake_has_got_nothing() {
-    let (sandbox, ours) = (sandbox(), Authority::new("ours"));
-    let closing = Service::start(|mut stream| {
+fn tls_handshake_closed_by_the_server_is_retryable_and_not_billed() {
+    let (sandbox, ca) = (sandbox(), CertificateAuthority::new("test CA"));
+    let server = TcpServer::start(|mut stream| {
         let _ = stream.read(&mut [0; 4096]);
     });
-    let client = trusting(&sandbox, &ours.pem())
-        .base_url(format!("https://localhost:{}", closing.address().port()))
+    let client = tls_client_builder(&sandbox, &ca.pem())
+        .base_url(format!("https://localhost:{}", server.address().port()))
         .build()
         .unwrap();
     for error in [client.create(&request()).unwrap_err(), client.balance().unwrap_err()] {
-        // The HTTP library does not tell this from a connection that breaks later.
+        // The HTTP library does not distinguish this from a connection that is lost later.
         let kind = error.kind();
-        assert!(matches!(kind, ErrorKind::Connect | ErrorKind::Transport), "{}", told(&error));
+        assert!(
+            matches!(kind, ErrorKind::Connect | ErrorKind::Transport),
+            "{}",
+            full_message(&error)
+        );
         assert!(!error.may_have_been_billed() && error.is_retryable());
     }
 }
 
-// ---------------------------------------------------------------- what is refused at build
+// ---------------------------------------------------------------- validation at build
 
 #[test]
-fn http_is_for_the_loopback_only() {
+fn base_url_may_be_http_on_loopback_only() {
     for url in [
         "http://example.com",
         "HTTP://example.com",
@@ -416,7 +436,7 @@ fn http_is_for_the_loopback_only() {
 }
 
 #[test]
-fn a_port_is_a_number_up_to_65535() {
+fn port_of_base_url_and_proxy_is_validated_at_build() {
     for port in ["port", "99999", "-1", "4 43", ""] {
         let url = format!("localhost:{port}");
         let built = Client::builder("key").no_proxy().base_url(format!("https://{url}")).build();
@@ -430,7 +450,7 @@ fn a_port_is_a_number_up_to_65535() {
 }
 
 #[test]
-fn a_certificate_of_the_right_length_is_not_yet_one() {
+fn root_certificate_with_a_wrong_structure_is_rejected_at_build() {
     let pem = "-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n";
     let built = Client::builder("key").no_proxy().root_certificates_pem(pem.as_bytes()).build();
     assert_eq!(built.map(|_| ()).unwrap_err().kind(), ErrorKind::Config);
@@ -439,77 +459,78 @@ fn a_certificate_of_the_right_length_is_not_yet_one() {
 // ---------------------------------------------------------------- proxies
 
 #[test]
-fn a_proxy_carries_the_whole_job_and_learns_nothing_but_names() {
-    let (sandbox, ours) = (sandbox(), Authority::new("ours"));
-    let server = behind_tls(&sandbox, &ours, "api.test");
-    let proxy = ConnectProxy::to(server.address());
-    let client = trusting(&sandbox, &ours.pem()).base_url(API).proxy(proxy.url()).build().unwrap();
+fn proxy_tunnels_all_requests_and_sees_only_host_names() {
+    let (sandbox, ca) = (sandbox(), CertificateAuthority::new("test CA"));
+    let server = start_tls_server(&sandbox, &ca, "api.test");
+    let proxy = ConnectProxy::tunnel_to(server.address());
+    let client =
+        tls_client_builder(&sandbox, &ca.pem()).base_url(API).proxy(proxy.url()).build().unwrap();
     let mut video = client.generate(&request()).unwrap();
     assert_eq!(server.handshakes(2), [Full, Full]);
-    let folder = tempfile::tempdir().unwrap();
-    // The sandbox's own links are on the loopback: not for a proxy.
-    client.download(&video, folder.path().join("direct.mp4")).unwrap();
-    assert_eq!(proxy.asked(), ["CONNECT api.test:443 HTTP/1.1"; 2]);
+    let directory = tempfile::tempdir().unwrap();
+    // The sandbox's own URLs are on loopback and bypass the proxy.
+    client.download(&video, directory.path().join("direct.mp4")).unwrap();
+    assert_eq!(proxy.request_lines(), ["CONNECT api.test:443 HTTP/1.1"; 2]);
     video.url = video.url.replace(&sandbox.url(), API);
-    client.download(&video, folder.path().join("proxied.mp4")).unwrap();
-    assert_eq!(proxy.asked(), ["CONNECT api.test:443 HTTP/1.1"; 3]);
+    client.download(&video, directory.path().join("proxied.mp4")).unwrap();
+    assert_eq!(proxy.request_lines(), ["CONNECT api.test:443 HTTP/1.1"; 3]);
     for secret in [sandbox.key(), "Bearer", "the cat yawns", "generation"] {
-        assert!(!proxy.saw(secret), "{secret}");
+        assert!(!proxy.received(secret), "{secret}");
     }
 }
 
 #[test]
-fn an_https_proxy_is_spoken_to_in_tls() {
-    let (sandbox, ours) = (sandbox(), Authority::new("ours"));
-    let server = behind_tls(&sandbox, &ours, "api.test");
-    let proxy = ConnectProxy::to(server.address());
-    let front = TlsServer::start(&ours.vouch_for("localhost"), proxy.address());
-    let client = trusting(&sandbox, &ours.pem())
+fn https_proxy_is_connected_to_over_tls() {
+    let (sandbox, ca) = (sandbox(), CertificateAuthority::new("test CA"));
+    let server = start_tls_server(&sandbox, &ca, "api.test");
+    let proxy = ConnectProxy::tunnel_to(server.address());
+    let front = TlsServer::start(&ca.issue_certificate("localhost"), proxy.address());
+    let client = tls_client_builder(&sandbox, &ca.pem())
         .base_url(API)
         .proxy(front.url("localhost"))
         .build()
         .unwrap();
     client.generate(&request()).unwrap();
-    assert_eq!(proxy.asked(), ["CONNECT api.test:443 HTTP/1.1"; 2]);
-    // A proxy that cannot prove who it is gets not even the name.
-    let wrong = TlsServer::start(&Identity::self_signed("localhost"), proxy.address());
-    let client = trusting(&sandbox, &ours.pem())
+    assert_eq!(proxy.request_lines(), ["CONNECT api.test:443 HTTP/1.1"; 2]);
+    // A proxy with an untrusted certificate does not even learn the name of the host.
+    let untrusted = TlsServer::start(&Identity::self_signed("localhost"), proxy.address());
+    let client = tls_client_builder(&sandbox, &ca.pem())
         .base_url(API)
-        .proxy(wrong.url("localhost"))
+        .proxy(untrusted.url("localhost"))
         .build()
         .unwrap();
-    assert_not_connected(&client.create(&request()).unwrap_err(), "wrong proxy");
-    assert_eq!((proxy.asked().len(), wrong.plaintext()), (2, 0));
+    assert_not_connected(&client.create(&request()).unwrap_err(), "untrusted proxy");
+    assert_eq!((proxy.request_lines().len(), untrusted.decrypted_bytes()), (2, 0));
 }
 
 #[test]
-fn a_proxy_s_password_goes_to_the_proxy_and_nowhere_else() {
-    let (sandbox, ours) = (sandbox(), Authority::new("ours"));
-    let server = behind_tls(&sandbox, &ours, "api.test");
-    let proxy = ConnectProxy::to(server.address());
+fn proxy_password_is_sent_to_the_proxy_only() {
+    let (sandbox, ca) = (sandbox(), CertificateAuthority::new("test CA"));
+    let server = start_tls_server(&sandbox, &ca, "api.test");
+    let proxy = ConnectProxy::tunnel_to(server.address());
     let url = format!("http://cat:se%3Acr%40et@{}", proxy.address());
-    let builder = trusting(&sandbox, &ours.pem()).base_url(API).proxy(url);
-    let shown = format!("{builder:?} {builder:#?}");
+    let builder = tls_client_builder(&sandbox, &ca.pem()).base_url(API).proxy(url);
+    let mut debug_output = format!("{builder:?} {builder:#?}");
     let client = builder.build().unwrap();
     client.balance().unwrap();
-    let shown = format!("{shown} {client:?} {client:#?}");
+    debug_output += &format!(" {client:?} {client:#?}");
     let authorization = format!("Proxy-Authorization: Basic {}", STANDARD.encode("cat:se:cr@et"));
-    assert!(proxy.heads()[0].contains(&authorization), "{:?}", proxy.heads());
+    assert!(proxy.request_heads()[0].contains(&authorization), "{:?}", proxy.request_heads());
     for request in sandbox.requests() {
         assert_eq!(request.header("proxy-authorization"), None);
     }
     for secret in ["se:cr@et", "se%3Acr", "cr%40et", &STANDARD.encode("cat:se:cr@et")] {
-        assert!(!shown.contains(secret), "{shown}");
+        assert!(!debug_output.contains(secret), "{debug_output}");
     }
 }
 
 #[test]
-fn an_error_about_a_proxy_shows_no_password() {
+fn proxy_password_is_not_in_errors() {
     let sandbox = sandbox();
     let secrets = ["hunter2", &STANDARD.encode("cat:hunter2")];
     let check = |error: &Error, case: &str| {
-        let shown = format!("{} {error:?} {error:#?}", told(error));
-        assert!(!secrets.iter().any(|secret| shown.contains(secret)), "{case}: {shown}");
+        let output = full_error_output(error);
+        assert!(!secrets.iter().any(|secret| output.contains(secret)), "{case}: {output}");
     };
     for url in [
         "http://cat:hunter2@",
@@ -525,27 +546,74 @@ fn an_error_about_a_proxy_shows_no_password() {
         assert_eq!(error.kind(), ErrorKind::Config, "{url}");
         check(&error, url);
     }
-    for manner in [
-        Manner::Answer("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"),
-        Manner::Answer("cat:hunter2 is no HTTP\r\n\r\n"),
-        Manner::Answer(""),
+    for behavior in [
+        ProxyBehavior::Respond("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"),
+        ProxyBehavior::Respond("cat:hunter2 is not HTTP\r\n\r\n"),
+        ProxyBehavior::Respond(""),
     ] {
-        let proxy = ConnectProxy::start(manner.clone());
+        let proxy = ConnectProxy::start(behavior.clone());
         let url = format!("http://cat:hunter2@{}", proxy.address());
         let client = sandbox
             .client_builder()
             .base_url(API)
             .proxy(url)
-            .retry(RetryPolicy::none())
+            .retry_policy(RetryPolicy::none())
             .build()
             .unwrap();
-        check(&client.create(&request()).unwrap_err(), &format!("{manner:?}"));
-        check(&client.balance().unwrap_err(), &format!("{manner:?}"));
+        check(&client.create(&request()).unwrap_err(), &format!("{behavior:?}"));
+        check(&client.balance().unwrap_err(), &format!("{behavior:?}"));
     }
 }
 
 #[test]
-fn socks_is_refused_rather_than_passed_by() {
+fn connect_error_names_host_and_proxy_without_credentials() {
+    let sandbox = sandbox();
+    let rejecting = ConnectProxy::start(ProxyBehavior::Respond("HTTP/1.1 403 Forbidden\r\n\r\n"));
+    let with_password = |proxy: SocketAddr| format!("http://cat:hunter2@{proxy}");
+    let closed_port = SocketAddr::from(([127, 0, 0, 1], 1));
+    let long = unknown_host();
+    for (base_url, proxy, expected) in [
+        ("http://localhost:1", None, "localhost:1".to_owned()),
+        ("https://[::1]:1", Some(closed_port), "[::1]:1".to_owned()),
+        (&format!("https://{long}/v1"), None, long.clone()),
+        (&format!("https://{long}:443"), None, long.clone()),
+        (&format!("https://{long}:8443"), None, format!("{long}:8443")),
+        (&format!("https://{}.{long}", sandbox.key()), None, format!("[key].{long}")),
+        (API, Some(closed_port), "api.test through proxy 127.0.0.1:1".to_owned()),
+        (API, Some(rejecting.address()), format!("api.test through proxy {}", rejecting.address())),
+    ] {
+        let builder = sandbox.client_builder().base_url(base_url).retry_policy(RetryPolicy::none());
+        let builder = match proxy {
+            Some(proxy) => builder.proxy(with_password(proxy)),
+            None => builder.no_proxy(),
+        };
+        let client = builder.build().unwrap();
+        for error in [client.create(&request()).unwrap_err(), client.balance().unwrap_err()] {
+            assert_not_connected(&error, base_url);
+            let message = error.to_string();
+            let message = message.trim_end_matches("; nothing was created");
+            assert_eq!(message, format!("cannot connect to {expected}"));
+            assert!(!full_error_output(&error).contains("hunter2"), "{error:?}");
+        }
+    }
+    // A download error names the host of the video, but neither its credentials nor its signature.
+    let client = sandbox
+        .client_builder()
+        .proxy(with_password(rejecting.address()))
+        .retry_policy(RetryPolicy::none())
+        .build()
+        .unwrap();
+    let video = video_at("https://dog:hunter3@cdn.test:8443/cat.mp4?signature=hunter4");
+    let directory = tempfile::tempdir().unwrap();
+    let error = client.download(&video, directory.path().join("cat.mp4")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+    let expected = format!("cannot connect to cdn.test:8443 through proxy {}", rejecting.address());
+    assert_eq!(error.to_string(), expected);
+    assert!(!full_error_output(&error).contains("hunter"), "{error:?}");
+}
+
+#[test]
+fn socks_proxy_is_rejected_at_build() {
     for scheme in ["socks", "socks4", "socks4a", "socks5", "socks5h", "SOCKS5"] {
         let url = format!("{scheme}://127.0.0.1:1080");
         let built = Client::builder("key").base_url(API).proxy(url).build();
@@ -556,26 +624,26 @@ fn socks_is_refused_rather_than_passed_by() {
 }
 
 #[test]
-fn a_proxy_that_does_not_connect_ends_the_call_and_bills_nothing() {
+fn proxy_that_opens_no_tunnel_is_a_connect_error() {
     let cases = [
-        Manner::Answer("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"),
-        Manner::Answer("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"),
-        Manner::Answer("HTTP/1.1 502 Bad Gateway\r\n\r\n"),
-        Manner::Answer("HTTP/1.1 302 Found\r\nLocation: https://evil.test/\r\n\r\n"),
-        Manner::Answer("HTTP/1.1 200"),
-        Manner::Answer(""),
-        Manner::Stall,
+        ProxyBehavior::Respond("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"),
+        ProxyBehavior::Respond("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"),
+        ProxyBehavior::Respond("HTTP/1.1 502 Bad Gateway\r\n\r\n"),
+        ProxyBehavior::Respond("HTTP/1.1 302 Found\r\nLocation: https://evil.test/\r\n\r\n"),
+        ProxyBehavior::Respond("HTTP/1.1 200"),
+        ProxyBehavior::Respond(""),
+        ProxyBehavior::Stall,
     ];
-    for manner in cases {
-        let (sandbox, case) = (sandbox(), format!("{manner:?}"));
-        let proxy = ConnectProxy::start(manner);
+    for behavior in cases {
+        let (sandbox, case) = (sandbox(), format!("{behavior:?}"));
+        let proxy = ConnectProxy::start(behavior);
         let client = sandbox
             .client_builder()
             .base_url(API)
             .proxy(proxy.url())
-            .retry(RetryPolicy::none())
+            .retry_policy(RetryPolicy::none())
             .connect_timeout(Duration::from_millis(200))
-            .max_creates(1)
+            .max_generations(1)
             .build()
             .unwrap();
         let took = elapsed(|| {
@@ -589,144 +657,164 @@ fn a_proxy_that_does_not_connect_ends_the_call_and_bills_nothing() {
 }
 
 #[test]
-fn a_proxy_that_is_not_there_or_breaks_bills_nothing() {
+fn proxy_that_is_down_or_resets_is_retryable_and_not_billed() {
     let sandbox = sandbox();
     let client = |proxy: String| {
         let builder = sandbox.client_builder().base_url(API).proxy(proxy);
-        builder.retry(RetryPolicy::none()).build().unwrap()
+        builder.retry_policy(RetryPolicy::none()).build().unwrap()
     };
-    let nobody = "http://127.0.0.1:1".to_owned();
-    assert_not_connected(&client(nobody).create(&request()).unwrap_err(), "nobody there");
-    let breaking = ConnectProxy::start(Manner::Reset);
+    let closed_port = "http://127.0.0.1:1".to_owned();
+    assert_not_connected(&client(closed_port).create(&request()).unwrap_err(), "closed port");
+    let resetting = ConnectProxy::start(ProxyBehavior::Reset);
     for error in [
-        client(breaking.url()).create(&request()).unwrap_err(),
-        client(breaking.url()).balance().unwrap_err(),
+        client(resetting.url()).create(&request()).unwrap_err(),
+        client(resetting.url()).balance().unwrap_err(),
     ] {
-        // The HTTP library does not tell this from a connection that breaks later.
+        // The HTTP library does not distinguish this from a connection that is lost later.
         let kind = error.kind();
-        assert!(matches!(kind, ErrorKind::Connect | ErrorKind::Transport), "{}", told(&error));
+        assert!(
+            matches!(kind, ErrorKind::Connect | ErrorKind::Transport),
+            "{}",
+            full_message(&error)
+        );
         assert!(!error.may_have_been_billed() && error.is_retryable());
     }
     assert!(sandbox.requests().is_empty());
 }
 
 #[test]
-fn a_proxy_that_lies_about_the_server_is_found_out() {
-    let (sandbox, ours) = (sandbox(), Authority::new("ours"));
-    let other = behind_tls(&sandbox, &ours, "evil.test");
-    let proxy = ConnectProxy::to(other.address());
-    let client = trusting(&sandbox, &ours.pem()).base_url(API).proxy(proxy.url()).build().unwrap();
+fn proxy_that_connects_to_another_server_is_detected() {
+    let (sandbox, ca) = (sandbox(), CertificateAuthority::new("test CA"));
+    let other = start_tls_server(&sandbox, &ca, "other.test");
+    let proxy = ConnectProxy::tunnel_to(other.address());
+    let client =
+        tls_client_builder(&sandbox, &ca.pem()).base_url(API).proxy(proxy.url()).build().unwrap();
     assert_not_connected(&client.create(&request()).unwrap_err(), "another server");
-    assert_eq!((other.handshakes(1), other.plaintext()), (vec![Failed], 0));
+    assert_eq!((other.handshakes(1), other.decrypted_bytes()), (vec![Failed], 0));
 }
 
 #[test]
-fn the_loopback_is_never_reached_through_a_proxy() {
-    let (sandbox, ours) = (sandbox(), Authority::new("ours"));
-    let server = behind_tls(&sandbox, &ours, "localhost");
-    let proxy = ConnectProxy::start(Manner::Answer("HTTP/1.1 502 Bad Gateway\r\n\r\n"));
-    let plain = address_of(&sandbox).port();
-    for base in [
-        format!("http://127.0.0.1:{plain}"),
-        format!("http://localhost:{plain}"),
-        format!("http://LocalHost:{plain}"),
+fn loopback_bypasses_the_proxy() {
+    let (sandbox, ca) = (sandbox(), CertificateAuthority::new("test CA"));
+    let server = start_tls_server(&sandbox, &ca, "localhost");
+    let proxy = ConnectProxy::start(ProxyBehavior::Respond("HTTP/1.1 502 Bad Gateway\r\n\r\n"));
+    let http_port = sandbox_addr(&sandbox).port();
+    for base_url in [
+        format!("http://127.0.0.1:{http_port}"),
+        format!("http://localhost:{http_port}"),
+        format!("http://LocalHost:{http_port}"),
         server.url("localhost"),
     ] {
-        let client =
-            trusting(&sandbox, &ours.pem()).base_url(&base).proxy(proxy.url()).build().unwrap();
+        let client = tls_client_builder(&sandbox, &ca.pem())
+            .base_url(&base_url)
+            .proxy(proxy.url())
+            .build()
+            .unwrap();
         let video = client.generate(&request()).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        client.download(&video, folder.path().join("cat.mp4")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        client.download(&video, directory.path().join("cat.mp4")).unwrap();
         client.balance().unwrap();
     }
-    // Whether or not somebody listens there.
-    for base in ["http://127.0.0.2:1", "http://[::1]:1", "https://[::1]:1"] {
-        let client =
-            trusting(&sandbox, &ours.pem()).base_url(base).proxy(proxy.url()).build().unwrap();
-        assert_eq!(client.balance().unwrap_err().kind(), ErrorKind::Connect, "{base}");
+    // The proxy is bypassed on closed ports, too.
+    for base_url in ["http://127.0.0.2:1", "http://[::1]:1", "https://[::1]:1"] {
+        let client = tls_client_builder(&sandbox, &ca.pem())
+            .base_url(base_url)
+            .proxy(proxy.url())
+            .build()
+            .unwrap();
+        assert_eq!(client.balance().unwrap_err().kind(), ErrorKind::Connect, "{base_url}");
     }
-    assert_eq!(proxy.asked(), [""; 0]);
+    assert_eq!(proxy.request_lines(), [""; 0]);
 }
 
-// ---------------------------------------------------------------- the environment's proxies
+// ---------------------------------------------------------------- proxies from the environment
 
-/// What the tests below run in a process with an environment of its own.
+/// Runs in the subprocesses of the tests below, which set environment variables.
 #[test]
-fn as_a_child_it_asks_for_the_balance() {
-    let Ok(base) = std::env::var("TEST_API") else { return };
+fn subprocess_entry_for_balance() {
+    let Ok(base_url) = std::env::var("TEST_API") else { return };
     let ca = std::env::var("TEST_CA").unwrap();
     let mut builder = Client::builder("sandbox-key")
-        .base_url(base)
+        .base_url(base_url)
         .root_certificates_pem(ca.as_bytes())
-        .retry(RetryPolicy::none());
+        .retry_policy(RetryPolicy::none());
     match std::env::var("TEST_PROXY").as_deref() {
         Ok("none") => builder = builder.no_proxy(),
         Ok(url) => builder = builder.proxy(url),
         Err(_) => {}
     }
     match builder.build().and_then(|client| client.balance()) {
-        Ok(_) => say("fine"),
-        Err(error) => say(&format!("{:?}: {}", error.kind(), told(&error))),
+        Ok(_) => emit_result("ok"),
+        Err(error) => emit_result(&format!("{:?}: {}", error.kind(), full_message(&error))),
     }
 }
 
-fn in_an_environment(base: &str, ca: &Authority, variables: &[(&str, &str)]) -> String {
+/// Calls `balance` in a subprocess with these environment variables. Returns "ok" or the error.
+fn balance_in_subprocess(
+    base_url: &str,
+    ca: &CertificateAuthority,
+    variables: &[(&str, &str)],
+) -> String {
     let ca = ca.pem();
-    let own = [("TEST_API", base), ("TEST_CA", ca.as_str())];
-    let variables: Vec<(&str, &str)> = own.into_iter().chain(variables.iter().copied()).collect();
-    rerun("tls::as_a_child_it_asks_for_the_balance", &variables)
+    let arguments = [("TEST_API", base_url), ("TEST_CA", ca.as_str())];
+    let variables: Vec<(&str, &str)> =
+        arguments.into_iter().chain(variables.iter().copied()).collect();
+    run_in_subprocess("tls::subprocess_entry_for_balance", &variables)
 }
 
 #[test]
-fn the_environment_names_the_proxy() {
-    let (sandbox, ours) = (sandbox(), Authority::new("ours"));
-    let server = behind_tls(&sandbox, &ours, "api.test");
-    let proxy = ConnectProxy::to(server.address());
-    let (url, dead) = (proxy.url(), "http://127.0.0.1:1");
-    let bare = proxy.address().to_string();
+fn proxy_is_read_from_the_environment() {
+    let (sandbox, ca) = (sandbox(), CertificateAuthority::new("test CA"));
+    let server = start_tls_server(&sandbox, &ca, "api.test");
+    let proxy = ConnectProxy::tunnel_to(server.address());
+    let (url, closed_port) = (proxy.url(), "http://127.0.0.1:1");
+    let without_scheme = proxy.address().to_string();
     let padded = format!(" {url} ");
     let cases: [&[(&str, &str)]; 10] = [
         &[("HTTPS_PROXY", &url)],
         &[("https_proxy", &url)],
         &[("ALL_PROXY", &url)],
-        &[("all_proxy", &bare)],
+        &[("all_proxy", &without_scheme)],
         &[("HTTP_PROXY", &url)],
         &[("HTTPS_PROXY", &padded)],
-        // The one meant for https goes first.
-        &[("HTTPS_PROXY", &url), ("ALL_PROXY", dead), ("HTTP_PROXY", dead)],
-        &[("ALL_PROXY", &url), ("HTTP_PROXY", dead)],
-        // An empty one is none.
+        // The variable for https takes precedence.
+        &[("HTTPS_PROXY", &url), ("ALL_PROXY", closed_port), ("HTTP_PROXY", closed_port)],
+        &[("ALL_PROXY", &url), ("HTTP_PROXY", closed_port)],
+        // An empty variable counts as unset.
         &[("HTTPS_PROXY", ""), ("ALL_PROXY", &url)],
-        // What the program says goes before all.
-        &[("TEST_PROXY", &url), ("HTTPS_PROXY", dead), ("NO_PROXY", "*")],
+        // The builder's setting takes precedence over all variables.
+        &[("TEST_PROXY", &url), ("HTTPS_PROXY", closed_port), ("NO_PROXY", "*")],
     ];
     for (number, variables) in cases.into_iter().enumerate() {
-        assert_eq!(in_an_environment(API, &ours, variables), "fine", "{variables:?}");
-        assert_eq!(proxy.asked().len(), number + 1, "{variables:?}");
+        assert_eq!(balance_in_subprocess(API, &ca, variables), "ok", "{variables:?}");
+        assert_eq!(proxy.request_lines().len(), number + 1, "{variables:?}");
     }
 }
 
 #[test]
-fn an_environment_s_proxy_that_cannot_be_used_is_refused_at_build() {
-    let ours = Authority::new("ours");
+fn proxy_from_the_environment_is_validated_at_build() {
+    let ca = CertificateAuthority::new("test CA");
     for (variable, url) in [
         ("ALL_PROXY", "socks5://cat:hunter2@127.0.0.1:1080"),
         ("all_proxy", "socks://127.0.0.1:1080"),
         ("HTTPS_PROXY", "ftp://cat:hunter2@127.0.0.1"),
         ("http_proxy", "http://cat:hunter2@"),
     ] {
-        let said = in_an_environment(API, &ours, &[(variable, url)]);
-        assert!(said.starts_with("Config: ") && said.contains(variable), "{variable}: {said}");
-        assert!(!said.contains("hunter2"), "{said}");
+        let result = balance_in_subprocess(API, &ca, &[(variable, url)]);
+        assert!(
+            result.starts_with("Config: ") && result.contains(variable),
+            "{variable}: {result}"
+        );
+        assert!(!result.contains("hunter2"), "{result}");
     }
 }
 
 #[test]
-fn no_proxy_lists_names_and_domains() {
-    let ours = Authority::new("ours");
+fn no_proxy_lists_hosts_and_domains() {
+    let ca = CertificateAuthority::new("test CA");
     let host = unknown_host();
-    let (base, exact) = (format!("https://{host}"), format!("x.test, {host} ,y.test"));
-    let proxy = ConnectProxy::start(Manner::Answer("HTTP/1.1 403 Forbidden\r\n\r\n"));
+    let (base_url, exact) = (format!("https://{host}"), format!("x.test, {host} ,y.test"));
+    let proxy = ConnectProxy::start(ProxyBehavior::Respond("HTTP/1.1 403 Forbidden\r\n\r\n"));
     let url = proxy.url();
     for (list, bypassed) in [
         (exact.as_str(), true),
@@ -746,44 +834,45 @@ fn no_proxy_lists_names_and_domains() {
             if name == "no_proxy" && list != "x.test, .api.test" {
                 continue;
             }
-            let before = proxy.asked().len();
+            let before = proxy.request_lines().len();
             let variables = [("HTTPS_PROXY", url.as_str()), (name, list)];
-            let said = in_an_environment(&base, &ours, &variables);
-            assert!(said.starts_with("Connect"), "{list:?}: {said}");
-            assert_eq!(proxy.asked().len() == before, bypassed, "{list:?}");
+            let result = balance_in_subprocess(&base_url, &ca, &variables);
+            assert!(result.starts_with("Connect"), "{list:?}: {result}");
+            assert_eq!(result.contains("through proxy"), !bypassed, "{list:?}: {result}");
+            assert_eq!(proxy.request_lines().len() == before, bypassed, "{list:?}");
         }
     }
     let variables = [("HTTPS_PROXY", url.as_str()), ("TEST_PROXY", "none")];
-    let before = proxy.asked().len();
-    in_an_environment(&base, &ours, &variables);
-    assert_eq!(proxy.asked().len(), before, "no_proxy() means none");
+    let before = proxy.request_lines().len();
+    balance_in_subprocess(&base_url, &ca, &variables);
+    assert_eq!(proxy.request_lines().len(), before, "no_proxy() overrides the environment");
 }
 
-/// 0.0.0.0 is this machine, but not by a loopback address.
+/// 0.0.0.0 reaches this machine without being a loopback address.
 #[cfg(target_os = "linux")]
 #[test]
-fn what_no_proxy_lists_is_connected_to_directly() {
-    let (sandbox, ours) = (sandbox(), Authority::new("ours"));
-    let server = behind_tls(&sandbox, &ours, "0.0.0.0");
-    let proxy = ConnectProxy::start(Manner::Answer("HTTP/1.1 403 Forbidden\r\n\r\n"));
+fn no_proxy_host_is_connected_to_directly() {
+    let (sandbox, ca) = (sandbox(), CertificateAuthority::new("test CA"));
+    let server = start_tls_server(&sandbox, &ca, "0.0.0.0");
+    let proxy = ConnectProxy::start(ProxyBehavior::Respond("HTTP/1.1 403 Forbidden\r\n\r\n"));
     let url = proxy.url();
     let variables = [("ALL_PROXY", url.as_str()), ("NO_PROXY", "x.test, 0.0.0.0")];
-    assert_eq!(in_an_environment(&server.url("0.0.0.0"), &ours, &variables), "fine");
-    assert_eq!(proxy.asked().len(), 0);
-    let said = in_an_environment(&server.url("0.0.0.0"), &ours, &[("ALL_PROXY", &url)]);
-    assert!(said.starts_with("Connect") && proxy.asked().len() == 1, "{said}");
+    assert_eq!(balance_in_subprocess(&server.url("0.0.0.0"), &ca, &variables), "ok");
+    assert_eq!(proxy.request_lines().len(), 0);
+    let result = balance_in_subprocess(&server.url("0.0.0.0"), &ca, &[("ALL_PROXY", &url)]);
+    assert!(result.starts_with("Connect") && proxy.request_lines().len() == 1, "{result}");
 }
 
 #[test]
-fn an_environment_s_proxy_never_gets_the_loopback() {
-    let (sandbox, ours) = (sandbox(), Authority::new("ours"));
-    let proxy = ConnectProxy::start(Manner::Answer("HTTP/1.1 502 Bad Gateway\r\n\r\n"));
-    let (url, port) = (proxy.url(), address_of(&sandbox).port());
-    for base in [sandbox.url(), format!("http://localhost:{port}")] {
+fn loopback_bypasses_the_proxy_from_the_environment() {
+    let (sandbox, ca) = (sandbox(), CertificateAuthority::new("test CA"));
+    let proxy = ConnectProxy::start(ProxyBehavior::Respond("HTTP/1.1 502 Bad Gateway\r\n\r\n"));
+    let (url, port) = (proxy.url(), sandbox_addr(&sandbox).port());
+    for base_url in [sandbox.url(), format!("http://localhost:{port}")] {
         for variable in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"] {
-            let said = in_an_environment(&base, &ours, &[(variable, &url)]);
-            assert_eq!(said, "fine", "{base} {variable}");
+            let result = balance_in_subprocess(&base_url, &ca, &[(variable, &url)]);
+            assert_eq!(result, "ok", "{base_url} {variable}");
         }
     }
-    assert_eq!(proxy.asked(), [""; 0]);
+    assert_eq!(proxy.request_lines(), [""; 0]);
 }

@@ -1,5 +1,5 @@
-//! Certificates made on the spot, and a TLS server that hands on what it decrypts, so that the whole
-//! sandbox can be reached by https. It counts handshakes.
+//! Generated certificates, and a TLS server that forwards the decrypted bytes, so that the complete
+//! sandbox can be reached over https. It records handshakes.
 #![allow(unreachable_pub, reason = "shared by the modules of one binary")]
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -16,50 +16,49 @@ use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{HandshakeKind, ServerConfig, ServerConnection, SupportedProtocolVersion};
 
-use crate::service::Service;
+use crate::tcp_server::TcpServer;
 
 // ---------------------------------------------------------------- certificates
 
-/// Who signs certificates.
-pub struct Authority {
+/// A certificate authority, either a root or an intermediate.
+pub struct CertificateAuthority {
     issuer: CertifiedIssuer<'static, KeyPair>,
-    /// What a server sends besides its own certificate.
+    /// The intermediate certificates that a server sends after its own.
     chain: Vec<CertificateDer<'static>>,
 }
 
-/// A certificate, what it is sent with, and its key.
+/// A certificate with its chain and its private key.
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: Vec<u8>,
 }
 
-impl Authority {
-    pub fn new(name: &str) -> Authority {
-        let issuer = CertifiedIssuer::self_signed(params_of_authority(name), new_key()).unwrap();
-        Authority { issuer, chain: Vec::new() }
+impl CertificateAuthority {
+    pub fn new(name: &str) -> CertificateAuthority {
+        let issuer = CertifiedIssuer::self_signed(ca_params(name), new_key()).unwrap();
+        CertificateAuthority { issuer, chain: Vec::new() }
     }
 
-    /// One that this one vouches for.
-    pub fn intermediate(&self, name: &str) -> Authority {
-        let params = params_of_authority(name);
-        let issuer = CertifiedIssuer::signed_by(params, new_key(), &self.issuer).unwrap();
+    /// A new intermediate authority, signed by this one.
+    pub fn intermediate(&self, name: &str) -> CertificateAuthority {
+        let issuer = CertifiedIssuer::signed_by(ca_params(name), new_key(), &self.issuer).unwrap();
         let chain = vec![issuer.der().clone()];
-        Authority { issuer, chain }
+        CertificateAuthority { issuer, chain }
     }
 
     pub fn pem(&self) -> String {
         self.issuer.pem()
     }
 
-    /// A certificate for a host, with nothing wrong about it.
-    pub fn vouch_for(&self, host: &str) -> Identity {
-        self.sign(params_of_server(host))
+    /// Issues a valid server certificate for a host.
+    pub fn issue_certificate(&self, host: &str) -> Identity {
+        self.sign(server_params(host))
     }
 
     pub fn sign(&self, params: CertificateParams) -> Identity {
         let key = new_key();
-        let own = params.signed_by(&key, &self.issuer).unwrap();
-        let chain = [own.der().clone()].into_iter().chain(self.chain.iter().cloned()).collect();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let chain = [leaf.der().clone()].into_iter().chain(self.chain.iter().cloned()).collect();
         Identity { chain, key: key.serialize_der() }
     }
 }
@@ -67,12 +66,12 @@ impl Authority {
 impl Identity {
     pub fn self_signed(host: &str) -> Identity {
         let key = new_key();
-        let own = params_of_server(host).self_signed(&key).unwrap();
-        Identity { chain: vec![own.der().clone()], key: key.serialize_der() }
+        let leaf = server_params(host).self_signed(&key).unwrap();
+        Identity { chain: vec![leaf.der().clone()], key: key.serialize_der() }
     }
 
-    /// Sent without the certificates between it and its authority.
-    pub fn alone(mut self) -> Identity {
+    /// Leaves out the intermediate certificates.
+    pub fn without_intermediates(mut self) -> Identity {
         self.chain.truncate(1);
         self
     }
@@ -92,38 +91,42 @@ fn new_key() -> KeyPair {
     KeyPair::generate().unwrap()
 }
 
-fn params_of_authority(name: &str) -> CertificateParams {
+fn ca_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params
 }
 
-/// For a name or an address.
-pub fn params_of_server(host: &str) -> CertificateParams {
+/// The parameters of a server certificate for a DNS name or an IP address.
+fn server_params(host: &str) -> CertificateParams {
     let mut params = CertificateParams::new([host.to_owned()]).unwrap();
     params.distinguished_name.push(DnType::CommonName, "server");
     params
 }
 
-/// Valid between these years only.
-pub fn valid(host: &str, from: i32, to: i32) -> CertificateParams {
-    let mut params = params_of_server(host);
-    params.not_before = date_time_ymd(from, 1, 1);
-    params.not_after = date_time_ymd(to, 1, 1);
+/// Like a valid server certificate, but with this validity period.
+pub fn server_params_with_validity(
+    host: &str,
+    first_year: i32,
+    last_year: i32,
+) -> CertificateParams {
+    let mut params = server_params(host);
+    params.not_before = date_time_ymd(first_year, 1, 1);
+    params.not_after = date_time_ymd(last_year, 1, 1);
     params
 }
 
-/// A certificate that only a client may show.
-pub fn for_clients_only(host: &str) -> CertificateParams {
-    let mut params = params_of_server(host);
+/// Like a valid server certificate, but usable for client authentication only.
+pub fn client_auth_params(host: &str) -> CertificateParams {
+    let mut params = server_params(host);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     params
 }
 
 // ---------------------------------------------------------------- the server
 
-/// How a connection began.
+/// The outcome of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Handshake {
     Full,
@@ -132,110 +135,116 @@ pub enum Handshake {
 }
 
 pub struct TlsServer {
-    service: Service,
-    seen: Arc<Seen>,
+    server: TcpServer,
+    recorder: Arc<Recorder>,
 }
 
 #[derive(Default)]
-struct Seen {
-    traffic: Mutex<Traffic>,
+struct Recorder {
+    record: Mutex<Record>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Traffic {
+struct Record {
     handshakes: Vec<Handshake>,
-    /// Bytes of the client's that were decrypted.
-    plaintext: usize,
+    /// The number of bytes received from clients after decryption.
+    decrypted_bytes: usize,
 }
 
 impl TlsServer {
-    pub fn start(identity: &Identity, behind: SocketAddr) -> TlsServer {
-        TlsServer::speaking(rustls::ALL_VERSIONS, identity, behind)
+    pub fn start(identity: &Identity, upstream: SocketAddr) -> TlsServer {
+        TlsServer::start_with_versions(rustls::ALL_VERSIONS, identity, upstream)
     }
 
-    pub fn speaking(
+    pub fn start_with_versions(
         versions: &[&'static SupportedProtocolVersion],
         identity: &Identity,
-        behind: SocketAddr,
+        upstream: SocketAddr,
     ) -> TlsServer {
         let config = Arc::new(identity.config(versions));
-        let seen = Arc::new(Seen::default());
-        let service = Service::start({
-            let seen = Arc::clone(&seen);
-            move |stream| serve(stream, &config, behind, &seen)
+        let recorder = Arc::new(Recorder::default());
+        let server = TcpServer::start({
+            let recorder = Arc::clone(&recorder);
+            move |stream| serve(stream, &config, upstream, &recorder)
         });
-        TlsServer { service, seen }
+        TlsServer { server, recorder }
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.service.address()
+        self.server.address()
     }
 
     pub fn url(&self, host: &str) -> String {
         format!("https://{host}:{}", self.address().port())
     }
 
-    /// The handshakes so far, as soon as there are `n`: the client knows of one that failed before
-    /// the server does.
+    /// Waits for at least `n` handshakes and returns all of them. Waiting is necessary because the
+    /// client learns about a failed handshake before the server does.
     pub fn handshakes(&self, n: usize) -> Vec<Handshake> {
-        let traffic = self.seen.traffic.lock().unwrap();
-        let fewer = |traffic: &mut Traffic| traffic.handshakes.len() < n;
-        let limit = Duration::from_secs(10);
-        let (traffic, _) = self.seen.changed.wait_timeout_while(traffic, limit, fewer).unwrap();
-        traffic.handshakes.clone()
+        let record = self.recorder.record.lock().unwrap();
+        let too_few = |record: &mut Record| record.handshakes.len() < n;
+        let timeout = Duration::from_secs(10);
+        let (record, _) =
+            self.recorder.changed.wait_timeout_while(record, timeout, too_few).unwrap();
+        record.handshakes.clone()
     }
 
-    pub fn plaintext(&self) -> usize {
-        self.seen.traffic.lock().unwrap().plaintext
+    pub fn decrypted_bytes(&self) -> usize {
+        self.recorder.record.lock().unwrap().decrypted_bytes
     }
 }
 
-impl Seen {
-    fn note(&self, change: impl FnOnce(&mut Traffic)) {
-        change(&mut self.traffic.lock().unwrap());
+impl Recorder {
+    fn update(&self, change: impl FnOnce(&mut Record)) {
+        change(&mut self.record.lock().unwrap());
         self.changed.notify_all();
     }
 }
 
-fn serve(stream: &TcpStream, config: &Arc<ServerConfig>, behind: SocketAddr, seen: &Seen) {
+fn serve(
+    stream: &TcpStream,
+    config: &Arc<ServerConfig>,
+    upstream: SocketAddr,
+    recorder: &Recorder,
+) {
     let mut tls = ServerConnection::new(Arc::clone(config)).unwrap();
-    let handshake = match shake_hands(&mut tls, stream) {
+    let handshake = match complete_handshake(&mut tls, stream) {
         Ok(()) if tls.handshake_kind() == Some(HandshakeKind::Resumed) => Handshake::Resumed,
         Ok(()) => Handshake::Full,
         Err(_) => Handshake::Failed,
     };
-    // Before anything is handed on: who has an answer can rely on it being counted.
-    seen.note(|traffic| traffic.handshakes.push(handshake));
+    // Recorded before anything is forwarded, so that it is visible once a client has a response.
+    recorder.update(|record| record.handshakes.push(handshake));
     if handshake != Handshake::Failed {
-        let _ = tunnel(tls, stream, behind, seen);
+        let _ = forward(tls, stream, upstream, recorder);
     }
     let _ = stream.shutdown(Shutdown::Both);
 }
 
-fn shake_hands(tls: &mut ServerConnection, mut stream: &TcpStream) -> io::Result<()> {
+fn complete_handshake(tls: &mut ServerConnection, mut stream: &TcpStream) -> io::Result<()> {
     while tls.is_handshaking() {
         tls.complete_io(&mut stream)?;
     }
     Ok(())
 }
 
-fn tunnel(
+fn forward(
     tls: ServerConnection,
     stream: &TcpStream,
-    behind: SocketAddr,
-    seen: &Seen,
+    upstream: SocketAddr,
+    recorder: &Recorder,
 ) -> io::Result<()> {
-    let upstream = TcpStream::connect(behind)?;
+    let upstream = TcpStream::connect(upstream)?;
     let tls = Mutex::new(tls);
     thread::scope(|scope| {
         scope.spawn(|| {
             let _ = encrypt(&tls, &upstream, stream);
             let _ = stream.shutdown(Shutdown::Both);
         });
-        let decrypted = decrypt(&tls, stream, &upstream, seen);
+        let result = decrypt(&tls, stream, &upstream, recorder);
         let _ = upstream.shutdown(Shutdown::Write);
-        decrypted
+        result
     })
 }
 
@@ -265,17 +274,17 @@ fn decrypt(
     tls: &Mutex<ServerConnection>,
     mut from: &TcpStream,
     mut to: &TcpStream,
-    seen: &Seen,
+    recorder: &Recorder,
 ) -> io::Result<()> {
     let mut buffer = [0; 16 * 1024];
-    let mut plain = Vec::new();
-    // What came along with the handshake.
-    let mut ended = take_plaintext(&mut tls.lock().unwrap(), &mut plain)?;
+    let mut plaintext = Vec::new();
+    // Data may have arrived together with the end of the handshake.
+    let mut closed = read_plaintext(&mut tls.lock().unwrap(), &mut plaintext)?;
     loop {
-        seen.note(|traffic| traffic.plaintext += plain.len());
-        to.write_all(&plain)?;
-        plain.clear();
-        let read = if ended { 0 } else { from.read(&mut buffer)? };
+        recorder.update(|record| record.decrypted_bytes += plaintext.len());
+        to.write_all(&plaintext)?;
+        plaintext.clear();
+        let read = if closed { 0 } else { from.read(&mut buffer)? };
         if read == 0 {
             return Ok(());
         }
@@ -284,14 +293,14 @@ fn decrypt(
         while !encrypted.is_empty() {
             tls.read_tls(&mut encrypted)?;
             tls.process_new_packets().map_err(io::Error::other)?;
-            ended |= take_plaintext(&mut tls, &mut plain)?;
+            closed |= read_plaintext(&mut tls, &mut plaintext)?;
         }
     }
 }
 
-/// Whether the client has said that this was all.
-fn take_plaintext(tls: &mut ServerConnection, into: &mut Vec<u8>) -> io::Result<bool> {
-    match tls.reader().read_to_end(into) {
+/// Appends the decrypted bytes to `out`. Returns whether the client has closed its direction.
+fn read_plaintext(tls: &mut ServerConnection, out: &mut Vec<u8>) -> io::Result<bool> {
+    match tls.reader().read_to_end(out) {
         Ok(_) => Ok(true),
         Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
         Err(e) => Err(e),

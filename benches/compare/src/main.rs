@@ -1,19 +1,21 @@
-//! Measures this crate beside other ways to do the same job, and prints Markdown tables.
+//! Benchmarks this crate against other implementations of the same job and prints Markdown tables.
 //!
 //! ```sh
 //! cargo run --release --manifest-path benches/compare/Cargo.toml
 //! ```
 //!
-//! - `--only ROW` (may be repeated): only these; `--list` names them.
-//! - `--quick`: without what builds from nothing, which takes minutes.
-//! - `--write`: also puts the tables into `benches/README.md`.
+//! - `--list`: print the names of the benchmarks.
+//! - `--only BENCHMARK`: run only this one; may be repeated.
+//! - `--quick`: skip the cold builds, which take minutes.
+//! - `--write`: also write the tables to `benches/README.md`.
 //!
-//! What needs valgrind, strace or Python says so where these are missing.
+//! Without valgrind, strace or Python, the tables mark the figures that need them as missing.
 
-// Each file imports only from those after it in: rows, contender, server, tools, paths, table, stats.
-mod contender;
+// Each file imports only from those after it in: benchmarks, implementation, server, tools, paths,
+// table, stats.
+mod benchmarks;
+mod implementation;
 mod paths;
-mod rows;
 mod server;
 mod stats;
 mod table;
@@ -23,9 +25,9 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
-use contender::Contenders;
+use benchmarks::{BENCHMARKS, Environment};
+use implementation::Implementations;
 use paths::Paths;
-use rows::Bench;
 use table::{Section, Target};
 use tools::Tools;
 
@@ -49,7 +51,9 @@ fn main() -> Result<()> {
     }
     let options = parse(arguments)?;
     if options.list {
-        rows::ALL.iter().for_each(|row| println!("{:12} {}", row.name, row.about));
+        for benchmark in BENCHMARKS {
+            println!("{:12} {}", benchmark.name, benchmark.about);
+        }
         return Ok(());
     }
     let report = measure(&options)?;
@@ -65,43 +69,47 @@ fn parse(arguments: Vec<String>) -> Result<Options> {
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--only" => {
-                let row = arguments.next().context("--only needs the name of a row")?;
-                if rows::ALL.iter().all(|known| known.name != row) {
-                    bail!("no row {row}: --list names them");
+                let name = arguments.next().context("--only needs the name of a benchmark")?;
+                if BENCHMARKS.iter().all(|benchmark| benchmark.name != name) {
+                    bail!("unknown benchmark `{name}`; --list prints their names");
                 }
-                options.only.push(row);
+                options.only.push(name);
             }
             "--quick" => options.quick = true,
             "--write" => options.write = true,
             "--list" => options.list = true,
-            _ => bail!("no option {argument}: there are --only ROW, --quick, --write and --list"),
+            _ => bail!(
+                "unknown option `{argument}`; the options are --list, --only BENCHMARK, --quick \
+                 and --write"
+            ),
         }
     }
     if options.write && (options.quick || !options.only.is_empty()) {
-        bail!("--write is for whole runs");
+        bail!("--write needs a complete run, without --only and --quick");
     }
     Ok(options)
 }
 
-/// Runs the rows, prints each as it is done, and gives the report as a whole.
+/// Runs the benchmarks, prints each one's section as it finishes, and returns the complete report.
 fn measure(options: &Options) -> Result<String> {
     let paths = Paths::new()?;
     let tools = Tools::find();
     let machine = tools.machine();
-    eprintln!("building the contenders …");
-    let contenders = Contenders::build(&paths, &tools)?;
-    let versions = contenders.versions(&paths)?;
+    eprintln!("building the implementations …");
+    let implementations = Implementations::build(&paths, &tools)?;
+    let versions = implementations.versions(&paths)?;
     let about = format!("{machine}\n\n{versions}\n");
     println!("{about}");
-    let bench = Bench { paths, tools, contenders, quick: options.quick };
+    let env = Environment { paths, tools, implementations, quick: options.quick };
     let mut sections: Vec<Section> = Vec::new();
     let mut targets: Vec<Target> = Vec::new();
-    for row in rows::ALL {
-        if !options.only.is_empty() && options.only.iter().all(|name| name != row.name) {
+    for benchmark in BENCHMARKS {
+        let name = benchmark.name;
+        if !options.only.is_empty() && options.only.iter().all(|only| only != name) {
             continue;
         }
-        eprintln!("{} …", row.name);
-        let section = (row.run)(&bench).with_context(|| format!("row {}", row.name))?;
+        eprintln!("{name} …");
+        let section = (benchmark.run)(&env).with_context(|| format!("benchmark {name}"))?;
         println!("{section}");
         targets.extend(section.targets.iter().cloned());
         sections.push(section);
@@ -112,12 +120,12 @@ fn measure(options: &Options) -> Result<String> {
     Ok(format!("{about}\n{summary}\n{details}"))
 }
 
-/// Puts the report between the markers of the README.
+/// Replaces what stands between the markers in the README with the report.
 fn write(report: &str) -> Result<()> {
     let path = paths::readme();
-    let text = fs::read_to_string(&path).context("benches/README.md cannot be read")?;
-    let (before, rest) = text.split_once(BEGIN).context("benches/README.md has no first marker")?;
-    let (_, after) = rest.split_once(END).context("benches/README.md has no second marker")?;
+    let text = fs::read_to_string(&path).context("cannot read benches/README.md")?;
+    let (before, rest) = text.split_once(BEGIN).context("benches/README.md has no begin marker")?;
+    let (_, after) = rest.split_once(END).context("benches/README.md has no end marker")?;
     let report = report.trim();
     fs::write(&path, format!("{before}{BEGIN}\n\n{report}\n\n{END}{after}"))?;
     Ok(())

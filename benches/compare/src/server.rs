@@ -1,37 +1,38 @@
-//! The servers that the contenders talk to, in a process of its own: their work and memory are
-//! nobody else's.
+//! The servers that the implementations talk to. They run in a separate process, so that their work
+//! and memory are not attributed to a client.
 //!
-//! That process is this program with a hidden argument. It prints its address as one JSON line,
-//! then answers each line of its input with another, and ends with its input.
+//! That process is this program, started with a hidden argument. It prints its base URL as a line
+//! of JSON, then reads one command per line and prints one line of JSON for each. It exits when its
+//! input is closed.
 
-mod bare;
 mod http;
+mod minimal;
 mod tls;
 
 use std::io::{BufRead, BufReader, Lines, Write, stdin};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use kling_video::{Image, ImageToVideo, Sandbox};
+use kling_video::sandbox::Sandbox;
+use kling_video::{Image, ImageToVideo};
 use serde_json::{Value, json};
 
-/// What this program is called with to be the server process.
+/// The argument that makes this program a server process.
 pub const SERVE: &str = "--serve";
 
 #[derive(Clone, Copy, Debug)]
-pub enum Kind {
-    /// The crate's stand-in for the API, which checks everything.
+pub enum ServerKind {
+    /// The crate's mock server, which validates every request.
     Sandbox,
-    /// One that reads large bodies at full speed, keeps what it was sent if asked to, and takes
-    /// its time if asked to.
-    Bare,
-    /// The same behind TLS; it counts handshakes.
+    /// A fast server that validates nothing. It can record requests and delay responses.
+    Minimal,
+    /// The same server over TLS, which records its handshakes.
     Tls,
 }
 
-// ---------------------------------------------------------------- from outside
+// ---------------------------------------------------------------- parent process
 
-/// A server process. It ends when this is dropped.
+/// A server process, which exits when this is dropped.
 pub struct Server {
     child: Child,
     input: Option<ChildStdin>,
@@ -40,29 +41,29 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn start(kind: Kind) -> Result<Server> {
+    pub fn start(kind: ServerKind) -> Result<Server> {
         let mut child = Command::new(std::env::current_exe()?)
             .args([SERVE, &format!("{kind:?}")])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .context("the server process cannot be started")?;
+            .context("cannot start the server process")?;
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().context("no output")?).lines();
         let mut server = Server { child, input, output, url: String::new() };
-        let url = server.answer()?;
-        server.url = url.as_str().context("no address")?.to_owned();
+        let url = server.read_line()?;
+        server.url = url.as_str().context("URL is not a string")?.to_owned();
         Ok(server)
     }
 
-    /// Has the server do something, and gives what it has to say.
-    pub fn ask(&mut self, command: &str) -> Result<Value> {
+    /// Sends a command to the server process and returns its result.
+    pub fn command(&mut self, command: &str) -> Result<Value> {
         writeln!(self.input.as_mut().context("no input")?, "{command}")?;
-        self.answer()
+        self.read_line()
     }
 
-    fn answer(&mut self) -> Result<Value> {
-        let line = self.output.next().context("the server process has ended")??;
+    fn read_line(&mut self) -> Result<Value> {
+        let line = self.output.next().context("the server process has exited")??;
         Ok(serde_json::from_str(&line)?)
     }
 }
@@ -74,49 +75,49 @@ impl Drop for Server {
     }
 }
 
-// ---------------------------------------------------------------- from inside
+// ---------------------------------------------------------------- server process
 
-/// The server process's whole life.
+/// Runs the server process until its input is closed.
 pub fn serve(kind: &str) -> Result<()> {
     match kind {
         "Sandbox" => {
             let sandbox = Sandbox::start()?;
-            sandbox.finish_after(0);
-            converse(&sandbox.url(), |command, number| match command {
-                "finish-after" => {
-                    sandbox.finish_after(u32::try_from(number)?);
+            sandbox.complete_after_polls(0);
+            run_commands(&sandbox.url(), |command, number| match command {
+                "complete-after-polls" => {
+                    sandbox.complete_after_polls(u32::try_from(number)?);
                     Ok(Value::Null)
                 }
                 "create" => create(&sandbox, number),
-                _ => bail!("no command {command}"),
+                _ => bail!("unknown command `{command}`"),
             })
         }
-        "Bare" => {
-            let server = bare::Bare::start()?;
-            converse(&server.url(), |command, number| server.command(command, number))
+        "Minimal" => {
+            let server = minimal::MinimalServer::start()?;
+            run_commands(&server.url(), |command, number| server.command(command, number))
         }
         "Tls" => {
-            let server = tls::Tls::start()?;
-            converse(&server.url(), |command, _| server.command(command))
+            let server = tls::TlsServer::start()?;
+            run_commands(&server.url(), |command, _| server.command(command))
         }
-        _ => bail!("no server {kind}"),
+        _ => bail!("unknown server `{kind}`"),
     }
 }
 
-fn converse(url: &str, mut act: impl FnMut(&str, u64) -> Result<Value>) -> Result<()> {
+fn run_commands(url: &str, mut run: impl FnMut(&str, u64) -> Result<Value>) -> Result<()> {
     println!("{}", json!(url));
     for line in stdin().lines() {
         let line = line?;
         let (command, number) = line.split_once(' ').unwrap_or((&line, "0"));
-        println!("{}", act(command, number.parse()?)?);
+        println!("{}", run(command, number.parse()?)?);
     }
     Ok(())
 }
 
-/// Makes generations for others to wait for.
-fn create(sandbox: &Sandbox, number: u64) -> Result<Value> {
+/// Creates `n` generations and returns their ids.
+fn create(sandbox: &Sandbox, n: u64) -> Result<Value> {
     let client = sandbox.client_builder().build()?;
     let request = ImageToVideo::new(Image::url("https://example.com/cat.jpg"));
-    let ids = (0..number).map(|_| Ok(client.create(&request)?.id.to_string()));
+    let ids = (0..n).map(|_| Ok(client.create(&request)?.id.to_string()));
     Ok(Value::from(ids.collect::<Result<Vec<String>>>()?))
 }

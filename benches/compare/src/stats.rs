@@ -1,6 +1,6 @@
-//! Samples and how they are shown.
+//! Samples, and how tables display numbers.
 
-/// Sorted, and at least one.
+/// One or more samples, sorted.
 #[derive(Clone, Debug)]
 pub struct Samples(Vec<f64>);
 
@@ -26,14 +26,14 @@ impl Samples {
         self.0[self.0.len() - 1]
     }
 
-    /// Of nanoseconds: the median with the spread, in milliseconds.
+    /// Displays samples of nanoseconds in milliseconds: the median, and the minimum and maximum.
     pub fn milliseconds(&self) -> String {
         let ms = |nanoseconds: f64| nanoseconds / 1e6;
         format!("{:.1} ({:.1}..{:.1})", ms(self.median()), ms(self.min()), ms(self.max()))
     }
 }
 
-/// A count as people read it: `107.3 k`.
+/// Displays a count with three or four digits: `107.3 k`.
 pub fn count(number: f64) -> String {
     match number.abs() {
         n if n >= 1e7 => format!("{:.1} M", number / 1e6),
@@ -43,10 +43,10 @@ pub fn count(number: f64) -> String {
     }
 }
 
-/// `1.03`, or a dash where there is nothing to compare with.
-pub fn ratio(number: Option<f64>, to: Option<f64>) -> String {
-    match (number, to) {
-        (Some(number), Some(to)) if to > 0.0 => format!("{:.2}", number / to),
+/// Displays a ratio as `1.03`, or as a dash if either number is missing.
+pub fn ratio(number: Option<f64>, baseline: Option<f64>) -> String {
+    match (number, baseline) {
+        (Some(number), Some(baseline)) if baseline > 0.0 => format!("{:.2}", number / baseline),
         _ => "–".to_owned(),
     }
 }

@@ -1,8 +1,8 @@
-//! Markdown: a section with its tables, and the targets that it speaks of.
+//! Markdown output: sections, tables, and targets for what is measured.
 
 use std::fmt;
 
-/// What one row function has found.
+/// The results of one benchmark.
 #[derive(Default)]
 pub struct Section {
     title: String,
@@ -10,13 +10,13 @@ pub struct Section {
     pub targets: Vec<Target>,
 }
 
-/// A figure beside what it should be.
+/// A metric with its target and the measured value.
 #[derive(Clone)]
 pub struct Target {
-    figure: String,
+    metric: String,
     target: String,
     measured: String,
-    reached: &'static str,
+    met: &'static str,
 }
 
 impl Section {
@@ -32,20 +32,20 @@ impl Section {
         self.parts.push(table.to_string());
     }
 
-    /// A figure that has to stay at or below its target.
-    pub fn at_most(&mut self, figure: &str, target: &str, measured: String, reached: bool) {
-        let reached = if reached { "yes" } else { "**no**" };
-        self.push(figure, target, measured, reached);
+    /// Adds a metric that was measured, and whether it met its target.
+    pub fn target(&mut self, metric: &str, target: &str, measured: String, met: bool) {
+        let met = if met { "yes" } else { "**no**" };
+        self.push(metric, target, measured, met);
     }
 
-    /// A figure that could not be measured here.
-    pub fn missing(&mut self, figure: &str, target: &str, why: &str) {
-        self.push(figure, target, why.to_owned(), "–");
+    /// Adds a metric that could not be measured on this machine.
+    pub fn not_measured(&mut self, metric: &str, target: &str, reason: &str) {
+        self.push(metric, target, reason.to_owned(), "–");
     }
 
-    fn push(&mut self, figure: &str, target: &str, measured: String, reached: &'static str) {
-        let (figure, target) = (figure.to_owned(), target.to_owned());
-        self.targets.push(Target { figure, target, measured, reached });
+    fn push(&mut self, metric: &str, target: &str, measured: String, met: &'static str) {
+        let (metric, target) = (metric.to_owned(), target.to_owned());
+        self.targets.push(Target { metric, target, measured, met });
     }
 }
 
@@ -62,16 +62,16 @@ impl fmt::Display for Section {
     }
 }
 
-/// All figures beside their targets.
+/// The section with the targets of all benchmarks.
 pub fn summary(targets: &[Target]) -> String {
     format!("### Targets\n\n{}", targets_table(targets))
 }
 
 fn targets_table(targets: &[Target]) -> Table {
-    let mut table = Table::new(["figure", "target", "measured", "reached"]);
+    let mut table = Table::new(["metric", "target", "measured", "met"]);
     for target in targets {
-        let Target { figure, target, measured, reached } = target.clone();
-        table.row([figure, target, measured, reached.to_owned()]);
+        let Target { metric, target, measured, met } = target.clone();
+        table.row([metric, target, measured, met.to_owned()]);
     }
     table
 }
@@ -81,9 +81,9 @@ pub struct Table {
 }
 
 impl Table {
-    pub fn new<const N: usize>(head: [&str; N]) -> Table {
+    pub fn new<const N: usize>(header: [&str; N]) -> Table {
         let dashes = vec!["---".to_owned(); N];
-        Table { rows: vec![head.map(str::to_owned).to_vec(), dashes] }
+        Table { rows: vec![header.map(str::to_owned).to_vec(), dashes] }
     }
 
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {

@@ -1,4 +1,4 @@
-//! The programs that measure, where the machine has them, and what machine it is.
+//! The external measuring tools, where the machine has them, and a description of the machine.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 pub struct Tools {
     pub valgrind: bool,
     pub strace: bool,
-    /// With the library `requests`.
+    /// Whether there is Python with the library `requests`.
     pub python: bool,
 }
 
@@ -21,19 +21,19 @@ pub struct Run<'a> {
 
 impl Tools {
     pub fn find() -> Tools {
-        let answers = |program: &str, arguments: &[&str]| {
+        let succeeds = |program: &str, arguments: &[&str]| {
             let output = Command::new(program).args(arguments).output();
             output.is_ok_and(|output| output.status.success())
         };
         Tools {
-            valgrind: answers("valgrind", &["--version"]),
-            strace: answers("strace", &["-o", "/dev/null", "true"]),
-            python: answers("python3", &["-c", "import requests"]),
+            valgrind: succeeds("valgrind", &["--version"]),
+            strace: succeeds("strace", &["-o", "/dev/null", "true"]),
+            python: succeeds("python3", &["-c", "import requests"]),
         }
     }
 
-    /// The instructions that a program executes in user space, in all its threads; none where
-    /// valgrind is missing.
+    /// The number of instructions that a program executes in user space, in all its threads.
+    /// `None` without valgrind.
     pub fn instructions(&self, run: &Run<'_>) -> Result<Option<f64>> {
         if !self.valgrind {
             return Ok(None);
@@ -43,11 +43,11 @@ impl Tools {
         let output = output(command.arg(run.program).args(&run.arguments))?;
         let text = String::from_utf8_lossy(&output.stderr);
         let collected = text.lines().find_map(|line| line.split_once("Collected : "));
-        let (_, number) = collected.context("callgrind has not said what it collected")?;
+        let (_, number) = collected.context("callgrind printed no `Collected` line")?;
         Ok(Some(number.trim().parse()?))
     }
 
-    /// The system calls that a program makes, in all its threads; none where strace is missing.
+    /// The number of system calls that a program makes, in all its threads. `None` without strace.
     pub fn system_calls(&self, run: &Run<'_>, log: &Path) -> Result<Option<f64>> {
         if !self.strace {
             return Ok(None);
@@ -55,13 +55,13 @@ impl Tools {
         let mut command = Command::new("strace");
         command.args(["-f", "-qq", "-e", "signal=none", "-o"]).arg(log);
         output(command.arg(run.program).args(&run.arguments))?;
-        // A call that was interrupted by another thread's stands there twice.
+        // The log has a call that was interrupted by another thread's on two lines.
         let log = fs::read_to_string(log)?;
         let calls = log.lines().filter(|line| !line.contains(" resumed>") && line.contains('('));
         Ok(Some(calls.count() as f64))
     }
 
-    /// The shape of the machine, and whether something else keeps it busy.
+    /// Describes the machine, its load and the tools in one paragraph.
     pub fn machine(&self) -> String {
         let version = |program: &str, argument: &str| {
             let output = Command::new(program).arg(argument).output().ok()?;
@@ -72,14 +72,14 @@ impl Tools {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let load = load().map_or("unknown".to_owned(), |load| format!("{load:.2}"));
         let (os, cpu) = (std::env::consts::OS, std::env::consts::ARCH);
-        let has = |name: &str, there: bool| match there {
+        let tool = |name: &str, found: bool| match found {
             true => name.to_owned(),
             false => format!("{name} (missing)"),
         };
         let tools = [
-            has("valgrind", self.valgrind),
-            has("strace", self.strace),
-            has("Python with requests", self.python),
+            tool("valgrind", self.valgrind),
+            tool("strace", self.strace),
+            tool("Python with requests", self.python),
         ];
         let tools = tools.join(", ");
         format!(
@@ -89,29 +89,29 @@ impl Tools {
     }
 }
 
-/// Runnable tasks in the last minute.
+/// The load average of the last minute.
 fn load() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }
 
-/// What a program says that has to succeed.
+/// Runs a program and returns its output; a failure exit status is an error.
 pub fn output(command: &mut Command) -> Result<Output> {
-    let output = command.output().with_context(|| format!("{command:?} cannot be run"))?;
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
     if !output.status.success() {
         let error = String::from_utf8_lossy(&output.stderr);
-        bail!("{command:?} has failed: {error}");
+        bail!("{command:?} failed: {error}");
     }
     Ok(output)
 }
 
-/// Seconds of CPU that this process's ended children have taken, and theirs; Linux only.
+/// CPU seconds used by this process's finished children and their descendants; Linux only.
 pub fn children_cpu() -> Option<f64> {
-    /// What every Linux counts in.
-    const TICKS: f64 = 100.0;
+    /// The kernel's `USER_HZ`, which is 100 on every Linux.
+    const TICKS_PER_SECOND: f64 = 100.0;
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field is in parentheses and can hold anything.
+    // The second field, in parentheses, can contain spaces and parentheses itself.
     let (_, fields) = stat.rsplit_once(") ")?;
     let times: Vec<f64> =
         fields.split(' ').skip(13).take(2).map(str::parse).collect::<Result<_, _>>().ok()?;
-    Some(times.iter().sum::<f64>() / TICKS)
+    Some(times.iter().sum::<f64>() / TICKS_PER_SECOND)
 }

@@ -1,4 +1,4 @@
-//! A program with a video inside that its build script has made.
+//! A program that embeds the video which its build script generated.
 
 static VIDEO: &[u8] = include_bytes!(env!("VIDEO"));
 

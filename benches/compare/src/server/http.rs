@@ -1,16 +1,16 @@
-//! Just enough of HTTP/1.1 for well-behaved clients, over anything that can be read and written.
+//! The server side of HTTP/1.1, as far as well-behaved clients need it, over any byte stream.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Read, Write};
 
-/// Large reads: what is measured is how fast a client sends.
-const READ: usize = 1024 * 1024;
+/// Large, so that the speed of an upload depends on the client.
+const BUFFER_LEN: usize = 1024 * 1024;
 
-/// A request, without its body.
+/// A request whose body was read and discarded.
 pub(super) struct Request {
     pub(super) head: String,
-    pub(super) body_bytes: u64,
-    /// Tells two bodies apart; only where it was asked for.
+    pub(super) body_len: u64,
+    /// A hash of the body, if one was requested.
     pub(super) body_hash: Option<u64>,
 }
 
@@ -24,7 +24,7 @@ impl Request {
     }
 }
 
-/// One connection, from its first request to its last.
+/// The server's end of a connection.
 pub(super) struct Connection<S> {
     stream: S,
     buffer: Vec<u8>,
@@ -33,15 +33,15 @@ pub(super) struct Connection<S> {
 
 impl<S: Read + Write> Connection<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, buffer: vec![0; READ], filled: 0 }
+        Self { stream, buffer: vec![0; BUFFER_LEN], filled: 0 }
     }
 
-    /// The next request, or none when the client has gone.
-    pub(super) fn next(&mut self, hash: bool) -> io::Result<Option<Request>> {
+    /// Reads the next request; `None` when the client has closed the connection.
+    pub(super) fn next_request(&mut self, hash_body: bool) -> io::Result<Option<Request>> {
         let end = loop {
-            let known = &self.buffer[..self.filled];
-            if let Some(at) = known.windows(4).position(|window| window == b"\r\n\r\n") {
-                break at + 4;
+            let received = &self.buffer[..self.filled];
+            if let Some(index) = received.windows(4).position(|window| window == b"\r\n\r\n") {
+                break index + 4;
             }
             if self.fill()? == 0 {
                 return Ok(None);
@@ -50,29 +50,29 @@ impl<S: Read + Write> Connection<S> {
         let head = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
         self.buffer.copy_within(end..self.filled, 0);
         self.filled -= end;
-        let length = header(&head, "content-length").and_then(|value| value.parse().ok());
-        let body_bytes: u64 = length.unwrap_or(0);
+        let content_length = header(&head, "content-length").and_then(|value| value.parse().ok());
+        let body_len: u64 = content_length.unwrap_or(0);
         if header(&head, "expect").is_some() {
             self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             self.stream.flush()?;
         }
-        let mut hasher = hash.then(DefaultHasher::new);
-        self.read_body(body_bytes, hasher.as_mut())?;
+        let mut hasher = hash_body.then(DefaultHasher::new);
+        self.discard_body(body_len, hasher.as_mut())?;
         let body_hash = hasher.map(|hasher| hasher.finish());
-        Ok(Some(Request { head, body_bytes, body_hash }))
+        Ok(Some(Request { head, body_len, body_hash }))
     }
 
-    fn read_body(&mut self, length: u64, mut hasher: Option<&mut DefaultHasher>) -> io::Result<()> {
-        let mut left = length;
+    fn discard_body(&mut self, len: u64, mut hasher: Option<&mut DefaultHasher>) -> io::Result<()> {
+        let mut remaining = len;
         loop {
-            let part = left.min(self.filled as u64) as usize;
+            let chunk_len = remaining.min(self.filled as u64) as usize;
             if let Some(hasher) = &mut hasher {
-                hasher.write(&self.buffer[..part]);
+                hasher.write(&self.buffer[..chunk_len]);
             }
-            self.buffer.copy_within(part..self.filled, 0);
-            self.filled -= part;
-            left -= part as u64;
-            if left == 0 {
+            self.buffer.copy_within(chunk_len..self.filled, 0);
+            self.filled -= chunk_len;
+            remaining -= chunk_len as u64;
+            if remaining == 0 {
                 return Ok(());
             }
             if self.fill()? == 0 {
@@ -87,11 +87,12 @@ impl<S: Read + Write> Connection<S> {
         Ok(read)
     }
 
-    pub(super) fn answer(&mut self, content_type: &str, body: &[u8]) -> io::Result<()> {
+    pub(super) fn respond(&mut self, content_type: &str, body: &[u8]) -> io::Result<()> {
         let head = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
+        // A small response is sent in one packet.
         if body.len() < 4096 {
             self.stream.write_all(&[head.as_bytes(), body].concat())?;
         } else {
@@ -104,5 +105,5 @@ impl<S: Read + Write> Connection<S> {
 
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     let lines = head.split("\r\n").filter_map(|line| line.split_once(": "));
-    lines.into_iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    lines.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }

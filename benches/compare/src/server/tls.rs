@@ -1,5 +1,5 @@
-//! The same server behind TLS, with a certificate made on the spot. It tells of each connection how
-//! it began and what it was first used for.
+//! The minimal server over TLS, with a certificate generated at startup. It records the handshake
+//! kind of each connection and the method of its first request.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -13,35 +13,36 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::{HandshakeKind, ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
-use super::bare::Api;
 use super::http::Connection;
+use super::minimal::Api;
 
-pub(super) struct Tls {
+pub(super) struct TlsServer {
     port: u16,
-    authority: String,
+    /// In PEM.
+    root_certificate: String,
     handshakes: Handshakes,
 }
 
-/// `full POST`, for example.
+/// One entry per connection, such as `full POST`.
 type Handshakes = Arc<Mutex<Vec<String>>>;
 
-impl Tls {
-    pub(super) fn start() -> Result<Tls> {
-        let (config, authority) = identity()?;
+impl TlsServer {
+    pub(super) fn start() -> Result<TlsServer> {
+        let (config, root_certificate) = generate_config()?;
         let config = Arc::new(config);
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
         let api = Arc::new(Api::new(format!("https://127.0.0.1:{port}")));
         let handshakes = Handshakes::default();
-        let seen = Arc::clone(&handshakes);
+        let recorded = Arc::clone(&handshakes);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (config, api, seen) =
-                    (Arc::clone(&config), Arc::clone(&api), Arc::clone(&seen));
-                thread::spawn(move || attend(stream, config, &api, &seen));
+                let (config, api, handshakes) =
+                    (Arc::clone(&config), Arc::clone(&api), Arc::clone(&recorded));
+                thread::spawn(move || handle_connection(stream, config, &api, &handshakes));
             }
         });
-        Ok(Tls { port, authority, handshakes })
+        Ok(TlsServer { port, root_certificate, handshakes })
     }
 
     pub(super) fn url(&self) -> String {
@@ -50,21 +51,22 @@ impl Tls {
 
     pub(super) fn command(&self, command: &str) -> Result<Value> {
         match command {
-            "authority" => Ok(json!(self.authority)),
+            "root-certificate" => Ok(json!(self.root_certificate)),
             "handshakes" => {
-                let seen = self.handshakes.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(json!(*seen))
+                let handshakes = self.handshakes.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(json!(*handshakes))
             }
-            _ => bail!("no command {command}"),
+            _ => bail!("unknown command `{command}`"),
         }
     }
 }
 
-fn attend(
+/// Serves a connection. `None` if it fails, which the client reports.
+fn handle_connection(
     stream: TcpStream,
     config: Arc<ServerConfig>,
     api: &Api,
-    seen: &Mutex<Vec<String>>,
+    handshakes: &Mutex<Vec<String>>,
 ) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let mut tls = ServerConnection::new(config).ok()?;
@@ -80,28 +82,28 @@ fn attend(
     stream.flush().ok()?;
     let mut connection = Connection::new(stream);
     let mut first = true;
-    while let Ok(Some(request)) = connection.next(false) {
+    while let Ok(Some(request)) = connection.next_request(false) {
         if std::mem::take(&mut first) {
             let handshake = format!("{kind} {}", request.method());
-            seen.lock().unwrap_or_else(PoisonError::into_inner).push(handshake);
+            handshakes.lock().unwrap_or_else(PoisonError::into_inner).push(handshake);
         }
-        api.answer(&mut connection, &request).ok()?;
+        api.handle(&mut connection, &request).ok()?;
     }
     Some(())
 }
 
-/// A server's configuration, and the authority to trust, in PEM.
-fn identity() -> Result<(ServerConfig, String)> {
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
+/// A server configuration with a new certificate, and the root certificate to trust, in PEM.
+fn generate_config() -> Result<(ServerConfig, String)> {
+    let mut root = CertificateParams::default();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = CertifiedIssuer::self_signed(root, KeyPair::generate()?)?;
     let key = KeyPair::generate()?;
     let params = CertificateParams::new(["127.0.0.1".to_owned()])?;
-    let certificate = params.signed_by(&key, &authority)?;
-    let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
+    let certificate = params.signed_by(&key, &root)?;
+    let private_key = PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], private)?;
-    Ok((config, authority.pem()))
+        .with_single_cert(vec![certificate.der().clone()], private_key)?;
+    Ok((config, root.pem()))
 }

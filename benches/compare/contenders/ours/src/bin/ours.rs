@@ -1,1 +1,0 @@
-harness::main!(ours::Ours);

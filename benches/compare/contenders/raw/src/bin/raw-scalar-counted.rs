@@ -1,1 +1,0 @@
-harness::counted_main!(raw::Raw<raw::Scalar>);

@@ -1,1 +1,0 @@
-harness::main!(raw::Raw<raw::Scalar>);

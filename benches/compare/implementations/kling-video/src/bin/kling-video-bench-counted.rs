@@ -1,0 +1,1 @@
+harness::counted_main!(kling_video_bench::KlingVideo);

@@ -1,0 +1,1 @@
+harness::main!(kling_video_bench::KlingVideo);

@@ -1,0 +1,1 @@
+harness::counted_main!(socket::Socket<socket::Simd>);

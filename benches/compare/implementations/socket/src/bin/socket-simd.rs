@@ -1,0 +1,1 @@
+harness::main!(socket::Socket<socket::Simd>);

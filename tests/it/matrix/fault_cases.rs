@@ -1,0 +1,724 @@
+//! Every fault: how it is produced, and what it means according to HTTP and the API documentation.
+
+use std::time::Duration;
+
+use kling_video::sandbox::{Endpoint, Fault};
+
+use super::checks::FaultEffect::{self, *};
+
+/// The response that the endpoint under test would send without the fault.
+pub(crate) struct ValidResponse {
+    pub endpoint: Endpoint,
+    pub body: Vec<u8>,
+    /// The generation that the body is about.
+    pub id: String,
+    /// The sandbox's URL.
+    pub url: String,
+    pub video_path: String,
+}
+
+impl ValidResponse {
+    pub(crate) fn is_video(&self) -> bool {
+        self.endpoint == Endpoint::Video
+    }
+
+    /// The complete response, with additional headers.
+    fn encode(&self, headers: &str) -> Vec<u8> {
+        self.encode_body("200 OK", headers, &self.body)
+    }
+
+    fn encode_body(&self, status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+        let length = body.len();
+        self.encode_exact(status, &format!("Content-Length: {length}\r\n{headers}"), body)
+    }
+
+    /// A response with exactly these headers, so without `Content-Length` unless given.
+    fn encode_exact(&self, status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+        [format!("HTTP/1.1 {status}\r\n{headers}\r\n").as_bytes(), body].concat()
+    }
+
+    /// The valid body with these headers instead of its `Content-Length`.
+    fn encode_with_headers(&self, headers: &str) -> Vec<u8> {
+        self.encode_exact("200 OK", headers, &self.body)
+    }
+
+    fn chunked(&self, size: usize, extension: &str, end: &str) -> Vec<u8> {
+        let mut encoded = Vec::new();
+        for chunk in self.body.chunks(size) {
+            encoded.extend(format!("{:X}{extension}\r\n", chunk.len()).bytes());
+            encoded.extend_from_slice(chunk);
+            encoded.extend(b"\r\n");
+        }
+        encoded.extend(end.bytes());
+        self.encode_exact("200 OK", "Transfer-Encoding: chunked\r\n", &encoded)
+    }
+
+    /// The valid JSON body with a field inserted at its start.
+    fn with_field(&self, field: &str) -> Vec<u8> {
+        match self.is_video() {
+            true => self.body.clone(),
+            false => [b"{", field.as_bytes(), b",", &self.body[1..]].concat(),
+        }
+    }
+
+    /// How much data an endless response sends: 1 GiB, but less for a video, which is written to
+    /// disk.
+    fn endless_len(&self) -> u64 {
+        if self.is_video() { 8 << 20 } else { 1 << 30 }
+    }
+
+    /// The first bytes of the response, then no more data.
+    fn stall_after(&self, bytes: usize) -> Fault {
+        self.to_fault().throttle_after(bytes, Duration::from_secs(3600))
+    }
+
+    /// One byte every 10 ms after the first bytes.
+    fn slow_after(&self, bytes: usize) -> Fault {
+        self.to_fault().throttle_after(bytes, Duration::from_millis(10))
+    }
+
+    fn to_fault(&self) -> Fault {
+        Fault::response(200, self.body.clone())
+    }
+
+    /// The length of the status line and headers of [`to_fault`](Self::to_fault).
+    fn head_len(&self) -> usize {
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", self.body.len()).len()
+    }
+}
+
+type MakeFault = Box<dyn Fn(&ValidResponse) -> Fault + Send + Sync>;
+
+pub(crate) struct FaultCase {
+    pub name: String,
+    pub make: MakeFault,
+    pub effect: FaultEffect,
+    /// The effect on a download, if it is another.
+    pub download_effect: Option<FaultEffect>,
+    /// The number of requests that get the fault.
+    pub times: u32,
+    /// How many requests a download makes, not counting those after a refreshed URL.
+    pub download_requests: usize,
+    /// The fault happens before the server has read a large body.
+    pub before_body_read: bool,
+    /// A small request may be sent completely before the fault reaches the client.
+    pub races_small_request: bool,
+    /// The response has the generation id in a header.
+    pub has_id_header: bool,
+    /// The call takes until the idle timeout.
+    pub slow: bool,
+    /// `Retry-After` is longer than every timeout in this test.
+    pub long_retry_after: bool,
+}
+
+fn case(
+    name: impl Into<String>,
+    effect: FaultEffect,
+    make: impl Fn(&ValidResponse) -> Fault + Send + Sync + 'static,
+) -> FaultCase {
+    FaultCase {
+        name: name.into(),
+        make: Box::new(make),
+        effect,
+        download_effect: None,
+        times: u32::MAX,
+        download_requests: 1,
+        before_body_read: false,
+        races_small_request: false,
+        has_id_header: false,
+        slow: matches!(effect, Timeout | EndlessHead),
+        long_retry_after: false,
+    }
+}
+
+/// Raw bytes instead of the response, then the end of the connection.
+fn raw(
+    name: impl Into<String>,
+    effect: FaultEffect,
+    make: impl Fn(&ValidResponse) -> Vec<u8> + Send + Sync + 'static,
+) -> FaultCase {
+    case(name, effect, move |valid| Fault::raw(make(valid)))
+}
+
+/// A complete response with another body.
+fn body(
+    name: &str,
+    effect: FaultEffect,
+    make: impl Fn(&ValidResponse) -> Vec<u8> + Send + Sync + 'static,
+) -> FaultCase {
+    raw(name, effect, move |valid| valid.encode_body("200 OK", "", &make(valid)))
+}
+
+impl FaultCase {
+    fn for_download(self, effect: FaultEffect) -> FaultCase {
+        FaultCase { download_effect: Some(effect), ..self }
+    }
+
+    fn once(self) -> FaultCase {
+        FaultCase { times: 1, ..self }
+    }
+
+    fn download_requests(self, download_requests: usize) -> FaultCase {
+        FaultCase { download_requests, ..self }
+    }
+
+    fn before_body_read(self) -> FaultCase {
+        FaultCase { before_body_read: true, ..self }
+    }
+
+    fn races_small_request(self) -> FaultCase {
+        FaultCase { races_small_request: true, ..self }
+    }
+
+    fn slow(self) -> FaultCase {
+        FaultCase { slow: true, ..self }
+    }
+
+    fn long_retry_after(self) -> FaultCase {
+        FaultCase { long_retry_after: true, ..self }
+    }
+
+    fn has_id_header(self) -> FaultCase {
+        FaultCase { has_id_header: true, ..self }
+    }
+}
+
+/// Error statuses, each with the body that the API sends.
+const API_STATUSES: [u16; 26] = [
+    300, 302, 307, 400, 401, 402, 403, 404, 408, 409, 410, 413, 416, 417, 422, 425, 429, 500, 501,
+    502, 503, 504, 524, 599, 600, 999,
+];
+/// Error statuses, each with the page that a gateway in front of the API sends.
+const GATEWAY_STATUSES: [u16; 16] =
+    [301, 303, 304, 308, 401, 404, 417, 429, 500, 502, 503, 504, 520, 524, 599, 600];
+
+pub(crate) fn fault_cases() -> Vec<FaultCase> {
+    let mut cases = Vec::new();
+    for status in API_STATUSES {
+        let effect = ErrorStatus { status, from_api: true };
+        cases.push(case(format!("{status} of the API"), effect, move |_| {
+            let body = format!(
+                r#"{{"message":"no","statusCode":{status},"requestId":"r-1","path":"/v2/x"}}"#
+            );
+            Fault::response(status, body).header("Content-Type", "application/json")
+        }));
+    }
+    for status in GATEWAY_STATUSES {
+        let effect = ErrorStatus { status, from_api: false };
+        cases.push(case(format!("{status} of a gateway"), effect, move |_| {
+            Fault::response(status, "<html>no</html>").header("Content-Type", "text/html")
+        }));
+    }
+    cases.extend(statuses());
+    cases.extend(connections());
+    cases.extend(not_http());
+    cases.extend(truncations());
+    cases.extend(timeouts());
+    cases.extend(lengths());
+    cases.extend(chunks());
+    cases.extend(headers());
+    cases.extend(bodies());
+    cases.extend(redirects());
+    cases
+}
+
+fn statuses() -> Vec<FaultCase> {
+    let gateway_error = |status| ErrorStatus { status, from_api: false };
+    vec![
+        case("out of credits", ErrorStatus { status: 403, from_api: true }, |_| Fault::status(403)),
+        case("429 with a long Retry-After", ErrorStatus { status: 429, from_api: true }, |_| {
+            Fault::status(429).header("Retry-After", "3600")
+        })
+        .long_retry_after(),
+        case("503 with a Retry-After date", ErrorStatus { status: 503, from_api: true }, |_| {
+            Fault::status(503).header("Retry-After", "Sun, 06 Nov 2094 08:49:37 GMT")
+        })
+        .long_retry_after(),
+        case(
+            "503 with an invalid Retry-After",
+            ErrorStatus { status: 503, from_api: true },
+            |_| Fault::status(503).header("Retry-After", "soon"),
+        ),
+        case("504 with an id", ErrorStatus { status: 504, from_api: true }, |valid| {
+            Fault::status(504).header("x-inference-id", valid.id.clone())
+        })
+        .has_id_header(),
+        raw("401, truncated", gateway_error(401), |valid| {
+            valid.encode_exact("401 no", "Content-Length: 99\r\n", br#"{"mess"#)
+        }),
+        raw("500, truncated", gateway_error(500), |valid| {
+            valid.encode_exact("500 no", "Content-Length: 99\r\n", br#"{"message":"no""#)
+        }),
+        case("500, stalled in the body", gateway_error(500), |_| {
+            // The head and two bytes of the body.
+            Fault::response(500, r#"{"message":"no"}"#)
+                .throttle_after(59, Duration::from_secs(3600))
+        })
+        .slow(),
+        raw("201", Valid, |valid| valid.encode_body("201 Created", "", &valid.body))
+            .for_download(UnexpectedSuccess),
+        raw("202", Valid, |valid| valid.encode_body("202 Accepted", "", &valid.body))
+            .for_download(UnexpectedSuccess),
+        raw("206", Valid, |valid| valid.encode_body("206 Partial Content", "", &valid.body))
+            .for_download(UnexpectedSuccess),
+        raw("204", InvalidBody, |valid| valid.encode_exact("204 No Content", "", b""))
+            .for_download(UnexpectedSuccess),
+        raw("205", InvalidBody, |valid| valid.encode_body("205 Reset Content", "", b""))
+            .for_download(UnexpectedSuccess),
+        case("200 with an id in a header only", InvalidBody, |valid| {
+            Fault::response(200, "").header("x-inference-id", valid.id.clone())
+        })
+        .has_id_header(),
+        // HTTP allows any number of interim responses before the final one.
+        raw("100 before the response", Valid, |valid| interim("100 Continue", 1, valid)),
+        raw("102 before the response", Valid, |valid| interim("102 Processing", 1, valid)),
+        raw("103 before the response", Valid, |valid| {
+            interim("103 Early Hints\r\nLink: </a.css>; rel=preload", 1, valid)
+        }),
+        raw("three 102 before the response", Valid, |valid| interim("102 Processing", 3, valid)),
+        raw("101", NotFinal, |valid| {
+            valid.encode_exact(
+                "101 Switching Protocols",
+                "Upgrade: x\r\nConnection: upgrade\r\n",
+                b"",
+            )
+        }),
+        raw("100 only", ConnectionLost, |valid| valid.encode_exact("100 Continue", "", b"")),
+    ]
+}
+
+fn interim(line: &str, times: usize, valid: &ValidResponse) -> Vec<u8> {
+    [format!("HTTP/1.1 {line}\r\n\r\n").repeat(times).into_bytes(), valid.encode("")].concat()
+}
+
+fn connections() -> Vec<FaultCase> {
+    vec![
+        case("no fault", Valid, |_| Fault::default()),
+        case("closed before reading", ConnectionLost, |_| Fault::close_before_reading())
+            .before_body_read(),
+        case("closed after the headers", ConnectionLost, |_| Fault::close_after_head())
+            .before_body_read(),
+        case("reset in the body", ConnectionLost, |_| Fault::reset_after_body(100_000))
+            .before_body_read(),
+        case("closed after reading", ConnectionLost, |_| Fault::close_connection()),
+        case("reset after reading", ConnectionLost, |_| Fault::reset_before_response()),
+        case("closed after each response", Valid, |_| Fault::close_after_response()),
+        case("closed after one response", Valid, |_| Fault::close_after_response()).once(),
+        case("early 413", ErrorStatus { status: 413, from_api: true }, |_| {
+            Fault::respond_before_body(413)
+        })
+        .before_body_read()
+        .races_small_request(),
+        case("early 401", ErrorStatus { status: 401, from_api: true }, |_| {
+            Fault::respond_before_body(401)
+        })
+        .before_body_read()
+        .races_small_request(),
+        case("early 503", ErrorStatus { status: 503, from_api: true }, |_| {
+            Fault::respond_before_body(503)
+        })
+        .before_body_read()
+        .races_small_request(),
+        case("early 502", ErrorStatus { status: 502, from_api: false }, |_| {
+            Fault::respond_before_body(502)
+        })
+        .before_body_read()
+        .races_small_request(),
+        case("100 Continue withheld", Valid, |_| Fault::ignore_expect()).slow(),
+        case("100 Continue with a header", Valid, |_| Fault::continue_with_header()),
+        case("delayed response", Valid, |_| Fault::delay(Duration::from_millis(20))),
+        raw("Connection: close", Valid, |valid| valid.encode("Connection: close\r\n")),
+        raw("second, unsolicited response", Valid, |valid| {
+            [valid.encode(""), valid.encode_body("500 no", "", b"{}")].concat()
+        }),
+    ]
+}
+
+fn not_http() -> Vec<FaultCase> {
+    let bytes: [(&str, &[u8]); 14] = [
+        ("TLS handshake", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
+        ("NULs", &[0; 512]),
+        ("0xFF bytes", &[0xFF; 4096]),
+        ("SSH banner", b"SSH-2.0-OpenSSH_9.6\r\n"),
+        ("SHOUTcast", b"ICY 200 OK\r\nContent-Length: 2\r\n\r\n{}"),
+        ("HTTP/2", b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x80\0\x04\0\x01\0\0"),
+        ("HTTP/3.0", b"HTTP/3.0 200 OK\r\nContent-Length: 2\r\n\r\n{}"),
+        ("body without headers", b"{\"id\":\"1\",\"status\":\"completed\"}"),
+        ("empty line", b"\r\n"),
+        ("status of 4 digits", b"HTTP/1.1 2000 OK\r\nContent-Length: 2\r\n\r\n{}"),
+        ("status of letters", b"HTTP/1.1 abc OK\r\nContent-Length: 2\r\n\r\n{}"),
+        ("status 000", b"HTTP/1.1 000 OK\r\nContent-Length: 2\r\n\r\n{}"),
+        ("header without a colon", b"HTTP/1.1 200 OK\r\nContent-Length\r\n\r\n{}"),
+        ("NUL in a header", b"HTTP/1.1 200 OK\r\nX-A: a\0b\r\nContent-Length: 2\r\n\r\n{}"),
+    ];
+    bytes.map(|(name, bytes)| raw(name, ConnectionLost, move |_| bytes.to_vec())).into()
+}
+
+fn truncations() -> Vec<FaultCase> {
+    let mut cases = Vec::new();
+    // In the status line, after it, in the headers, and after them.
+    for at in [1, 5, 9, 12, 15, 16, 17, 20, 33] {
+        cases.push(raw(format!("truncated after {at} bytes"), ConnectionLost, move |valid| {
+            valid.encode("")[..at].to_vec()
+        }));
+    }
+    cases.push(raw("truncated in the empty line", ConnectionLost, |valid| {
+        valid.encode("")[..valid.head_len() - 1].to_vec()
+    }));
+    // In the body.
+    for at in [0, 1, 20] {
+        cases.push(raw(
+            format!("truncated after {at} bytes of the body"),
+            ConnectionLost,
+            move |valid| valid.encode("")[..valid.head_len() + at].to_vec(),
+        ));
+    }
+    cases.push(raw("truncated before the last byte", ConnectionLost, |valid| {
+        let complete = valid.encode("");
+        complete[..complete.len() - 1].to_vec()
+    }));
+    cases.push(raw("no length, complete", Valid, |valid| valid.encode_with_headers("")));
+    cases.push(raw("no length, truncated", InvalidBody, |valid| {
+        let complete = valid.encode_with_headers("");
+        complete[..complete.len() - 1].to_vec()
+    }));
+    cases.push(raw("HTTP/1.0", Valid, |valid| {
+        [b"HTTP/1.0 200 OK\r\n\r\n", valid.body.as_slice()].concat()
+    }));
+    cases
+}
+
+fn timeouts() -> Vec<FaultCase> {
+    vec![
+        case("no data", Timeout, |_| Fault::no_response()),
+        case("stalled in the status line", Timeout, |valid| valid.stall_after(11)),
+        case("stalled in the headers", Timeout, |valid| valid.stall_after(25)),
+        case("stalled before the body", Timeout, |valid| valid.stall_after(valid.head_len())),
+        case("stalled in the body", Timeout, |valid| valid.stall_after(valid.head_len() + 9)),
+        case("stalled before the last byte", Timeout, |valid| {
+            valid.stall_after(valid.head_len() + valid.body.len() - 2)
+        }),
+        case("slow response", Timeout, |valid| valid.slow_after(0)),
+        case("slow headers", Timeout, |valid| valid.slow_after(16)),
+        case("slow body", Timeout, |valid| valid.slow_after(valid.head_len())),
+        case("response byte by byte", Valid, |valid| match valid.is_video() {
+            true => Fault::default(),
+            false => Fault::throttle(Duration::ZERO),
+        }),
+        case("length too long, connection kept open", Timeout, |valid| {
+            let length = valid.body.len() + 5;
+            valid.to_fault().header("Content-Length", length.to_string())
+        }),
+    ]
+}
+
+fn lengths() -> Vec<FaultCase> {
+    let invalid = [
+        ("negative", "-1"),
+        ("signed", "+300"),
+        ("letters", "many"),
+        ("empty", ""),
+        ("fractional", "3.5"),
+        ("hexadecimal", "0xFF"),
+        ("a list", "3, 4"),
+        ("over 64 bits", "99999999999999999999999"),
+    ];
+    let mut cases: Vec<FaultCase> = invalid
+        .map(|(name, value)| {
+            raw(format!("length is {name}"), ConnectionLost, move |valid| {
+                valid.encode_with_headers(&format!("Content-Length: {value}\r\n"))
+            })
+        })
+        .into();
+    cases.extend([
+        raw("length too short", InvalidBody, |valid| {
+            let short = valid.body.len() - 1;
+            valid.encode_with_headers(&format!("Content-Length: {short}\r\n"))
+        }),
+        raw("length too long", ConnectionLost, |valid| {
+            let long = valid.body.len() + 1;
+            valid.encode_with_headers(&format!("Content-Length: {long}\r\n"))
+        }),
+        raw("length is zero", InvalidBody, |valid| {
+            valid.encode_with_headers("Content-Length: 0\r\n")
+        }),
+        raw("length over every limit", ConnectionLost, |valid| {
+            valid.encode_with_headers("Content-Length: 1000000000000000\r\n")
+        })
+        .for_download(TooLarge),
+        raw("two different lengths", ConnectionLost, |valid| {
+            let length = valid.body.len();
+            valid.encode_with_headers(&format!("Content-Length: {length}\r\nContent-Length: 3\r\n"))
+        }),
+        raw("two different lengths, reversed", ConnectionLost, |valid| {
+            let length = valid.body.len();
+            valid.encode_with_headers(&format!("Content-Length: 3\r\nContent-Length: {length}\r\n"))
+        }),
+        // HTTP leaves the choice to the client.
+        raw("same length twice", ValidOrConnectionLost, |valid| {
+            let length = valid.body.len();
+            valid.encode(&format!("Content-Length: {length}\r\n"))
+        }),
+        case("id in a header, length too short", InvalidBody, |_| Fault::wrong_content_length(-1))
+            .has_id_header(),
+        case("id in a header, length too long", ConnectionLost, |_| Fault::wrong_content_length(1))
+            .has_id_header(),
+    ]);
+    cases
+}
+
+fn chunks() -> Vec<FaultCase> {
+    const HEADER: &str = "Transfer-Encoding: chunked\r\n";
+    let mut cases = vec![
+        raw("chunked", Valid, |valid| valid.chunked(1000, "", "0\r\n\r\n")),
+        raw("small chunks", Valid, |valid| valid.chunked(7, "", "0\r\n\r\n")),
+        raw("chunked with trailers", Valid, |valid| {
+            valid.chunked(1000, "", "0\r\nX-Sum: 1\r\nx-inference-id: no\r\n\r\n")
+        }),
+        raw("chunked with extensions", Valid, |valid| {
+            valid.chunked(1000, ";a=\"b\"", "0;z\r\n\r\n")
+        }),
+        raw("chunked with leading zeros", Valid, |valid| {
+            let size = format!("000{:x}\r\n", valid.body.len());
+            let encoded = [size.as_bytes(), &valid.body, b"\r\n0\r\n\r\n"].concat();
+            valid.encode_exact("200 OK", HEADER, &encoded)
+        }),
+        raw("chunked without the last chunk", ConnectionLost, |valid| valid.chunked(1000, "", "")),
+        raw("chunked, truncated in a trailer", ConnectionLost, |valid| {
+            valid.chunked(1000, "", "0\r\nX-Sum: ")
+        }),
+        raw("chunked with a length", ValidOrConnectionLost, |valid| {
+            let mut response = valid.chunked(1000, "", "0\r\n\r\n");
+            response.splice(17..17, *b"Content-Length: 3\r\n");
+            response
+        }),
+        raw("chunk longer than its size", ConnectionLost, |valid| {
+            let encoded = [b"3\r\n", valid.body.as_slice(), b"\r\n0\r\n\r\n"].concat();
+            valid.encode_exact("200 OK", HEADER, &encoded)
+        }),
+    ];
+    let sizes = ["zz", "-5", "", "FFFFFFFFFFFFFFFFF", "5 5", "+5", "0x5"];
+    cases.extend(sizes.map(|size| {
+        raw(format!("chunk size {size:?}"), ConnectionLost, move |valid| {
+            let encoded = [size.as_bytes(), b"\r\n", &valid.body, b"\r\n0\r\n\r\n"].concat();
+            valid.encode_exact("200 OK", HEADER, &encoded)
+        })
+    }));
+    cases.push(raw("chunk size 2^64 - 1", ConnectionLost, |valid| {
+        let encoded = [b"FFFFFFFFFFFFFFFF\r\n", valid.body.as_slice()].concat();
+        valid.encode_exact("200 OK", HEADER, &encoded)
+    }));
+    cases
+}
+
+fn headers() -> Vec<FaultCase> {
+    let valid_with_header = |name: &str, header: &'static [u8]| {
+        raw(name, Valid, move |valid| {
+            let mut response = valid.encode("");
+            response.splice(17..17, header.iter().copied());
+            response
+        })
+    };
+    vec![
+        valid_with_header("header is not UTF-8", b"X-A: \xff\xfe\r\n"),
+        valid_with_header("id header is not UTF-8", b"x-inference-id: \xff\xfe\r\n"),
+        valid_with_header("id header is empty", b"x-inference-id: \r\n"),
+        valid_with_header(
+            "cost headers are not numbers",
+            b"x-aimlapi-credits-used: NaN\r\nx-aimlapi-usd-spent: 1e999\r\n",
+        ),
+        valid_with_header("4 KiB header", {
+            const LONG: [u8; 4101] = {
+                let mut header = [b'a'; 4101];
+                (header[0], header[1], header[2], header[3]) = (b'X', b'-', b'A', b':');
+                (header[4099], header[4100]) = (b'\r', b'\n');
+                header
+            };
+            &LONG
+        }),
+        raw("30 headers", Valid, |valid| valid.encode(&"X-A: b\r\n".repeat(30))),
+        case("endless headers", EndlessHead, |valid| {
+            Fault::repeat_body(
+                "HTTP/1.1 200 OK\r\n",
+                "X-A: ".to_owned() + &"a".repeat(1019) + "\r\n",
+                valid.endless_len(),
+            )
+        }),
+        case("endless short headers", EndlessHead, |valid| {
+            Fault::repeat_body("HTTP/1.1 200 OK\r\n", "A: b\r\n".repeat(1000), valid.endless_len())
+        }),
+        case("endless header", EndlessHead, |valid| {
+            Fault::repeat_body("HTTP/1.1 200 OK\r\nX-A: ", "a".repeat(65_536), valid.endless_len())
+        }),
+        case("endless status line", EndlessHead, |valid| {
+            Fault::repeat_body("HTTP/1.1 200 ", "a".repeat(65_536), valid.endless_len())
+        }),
+        case("endless interim responses", EndlessHead, |valid| {
+            Fault::repeat_body(
+                "",
+                "HTTP/1.1 102 Processing\r\n\r\n".repeat(1000),
+                valid.endless_len(),
+            )
+        }),
+        case("endless empty lines", EndlessHead, |valid| {
+            Fault::repeat_body("", "\r\n".repeat(1000), valid.endless_len())
+        }),
+    ]
+}
+
+fn bodies() -> Vec<FaultCase> {
+    let mut cases: Vec<FaultCase> = Vec::new();
+    let bodies: [(&str, &[u8]); 15] = [
+        ("empty body", b""),
+        ("HTML page", b"<!DOCTYPE html><title>Just a moment...</title>"),
+        ("null", b"null"),
+        ("number", b"1"),
+        ("string", b"\"completed\""),
+        ("array", b"[]"),
+        ("empty object", b"{}"),
+        ("fields of the wrong type", b"{\"id\":{},\"state\":null,\"data\":{},\"video\":7}"),
+        ("empty id", b"{\"id\":\"\",\"data\":null}"),
+        ("control character in the id", b"{\"id\":\"a\\u0000b\",\"data\":null}"),
+        ("invalid UTF-8", b"{\"id\":\"\xff\xfe\",\"status\":\"completed\",\"data\":[]}"),
+        ("lone surrogate", b"{\"id\":\"\\ud800\",\"status\":\"completed\",\"data\":[]}"),
+        ("number out of range", b"{\"id\":\"1\",\"status\":\"completed\",\"data\":[],\"n\":1e999}"),
+        ("gzip", b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xab\xae\x05\0\x43\xbf\xa6\xa3\x02\0\0\0"),
+        ("UTF-16", b"\xff\xfe{\0}\0"),
+    ];
+    for (name, bytes) in bodies {
+        cases.push(body(name, InvalidBody, move |_| bytes.to_vec()));
+    }
+    cases.extend([
+        raw("unsolicited gzip", InvalidBody, |valid| {
+            let gzip = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xab\xae\x05\0\x43\xbf\xa6\xa3\x02\0\0\0";
+            valid.encode_body("200 OK", "Content-Encoding: gzip\r\n", gzip)
+        }),
+        // The client does not decompress, so a wrong Content-Encoding makes no difference.
+        raw("Content-Encoding: gzip, but not compressed", Valid, |valid| {
+            valid.encode("Content-Encoding: gzip\r\n")
+        }),
+        body("nested too deeply", InvalidBody, |valid| {
+            let deep = format!("\"x\":{}{}", "[".repeat(50_000), "]".repeat(50_000));
+            match valid.is_video() {
+                true => deep.into_bytes(),
+                false => valid.with_field(&deep),
+            }
+        }),
+        body("nested and not closed", InvalidBody, |_| "[{\"a\":".repeat(20_000).into_bytes()),
+        body("nested 50 levels", Valid, |valid| {
+            valid.with_field(&format!("\"x\":{}{}", "[".repeat(50), "]".repeat(50)))
+        }),
+        body("duplicate keys", Valid, |valid| match valid.is_video() {
+            true => valid.body.clone(),
+            false => [&valid.body[..valid.body.len() - 1], b",", &valid.body[1..]].concat(),
+        }),
+        body("unknown fields", Valid, |valid| {
+            valid.with_field(r#""":null,"x":{"y":[1,2.5,"z"]},"é":true"#)
+        }),
+        body("surrounding whitespace", Valid, |valid| match valid.is_video() {
+            true => valid.body.clone(),
+            false => [b" \r\n\t", valid.body.as_slice(), b"\n\n"].concat(),
+        }),
+        body("trailing data", InvalidBody, |valid| [&valid.body, &b"xx"[..]].concat()),
+        body("byte order mark", InvalidBody, |valid| {
+            [b"\xef\xbb\xbf", valid.body.as_slice()].concat()
+        }),
+        body("exactly 1 MiB", Valid, |valid| {
+            let mut body = valid.body.clone();
+            if !valid.is_video() {
+                body.resize(1 << 20, b' ');
+            }
+            body
+        }),
+        body("1 MiB and one byte", TooLarge, |valid| {
+            let mut body = valid.body.clone();
+            body.resize((1 << 20) + 1, b' ');
+            body
+        }),
+        case("endless body", TooLarge, |valid| {
+            Fault::repeat_body("HTTP/1.1 200 OK\r\n\r\n", " ".repeat(65_536), valid.endless_len())
+        }),
+        case("endless body with a length", TooLarge, |valid| {
+            let head =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", valid.endless_len());
+            Fault::repeat_body(head, " ".repeat(65_536), valid.endless_len())
+        }),
+        case("endless chunks", TooLarge, |valid| {
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            Fault::repeat_body(
+                head,
+                format!("10000\r\n{}\r\n", " ".repeat(65_536)),
+                valid.endless_len(),
+            )
+        })
+        .for_download(ConnectionLost),
+        case("endless trailers", EndlessHead, |valid| {
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n";
+            match valid.is_video() {
+                true => Fault::default(),
+                false => Fault::repeat_body(head, "X-A: b\r\n".repeat(1000), valid.endless_len()),
+            }
+        })
+        .for_download(Valid),
+        case("slow trailers", Timeout, |valid| {
+            slow_end(valid, &format!("0\r\nX-A: {}\r\n\r\n", "b".repeat(300)))
+        }),
+        case("slow chunk extension", Timeout, |valid| {
+            slow_end(valid, &format!("0;{}\r\n\r\n", "b".repeat(300)))
+        }),
+        case("endless chunk size", EndlessHead, |valid| {
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            Fault::repeat_body(head, "0".repeat(65_536), valid.endless_len())
+        }),
+    ]);
+    cases
+}
+
+/// The complete body in one chunk, then a terminator that arrives slowly.
+fn slow_end(valid: &ValidResponse, end: &str) -> Fault {
+    let size = format!("{:x}\r\n", valid.body.len());
+    let chunk = [size.as_bytes(), &valid.body, b"\r\n"].concat();
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let immediate = head.len() + chunk.len();
+    Fault::response(200, [&chunk, end.as_bytes()].concat())
+        .header("Transfer-Encoding", "chunked")
+        .throttle_after(immediate, Duration::from_millis(10))
+}
+
+fn redirects() -> Vec<FaultCase> {
+    let redirect = |name: &str,
+                    status: u16,
+                    download_effect: FaultEffect,
+                    location: fn(&ValidResponse) -> String| {
+        case(format!("{status} {name}"), ErrorStatus { status, from_api: false }, move |valid| {
+            Fault::redirect(status, location(valid))
+        })
+        .for_download(download_effect)
+    };
+    vec![
+        redirect("to the same host", 302, Valid, |valid| valid.url.clone() + &valid.video_path)
+            .once()
+            .download_requests(2),
+        redirect("to the same host", 307, Valid, |valid| valid.video_path.clone())
+            .once()
+            .download_requests(2),
+        redirect("to another host", 301, Valid, |valid| {
+            valid.url.replace("127.0.0.1", "localhost") + &valid.video_path
+        })
+        .once()
+        .download_requests(2),
+        redirect("to a host without TLS", 302, ForbiddenRedirect, |_| {
+            "http://192.0.2.1/a.mp4".into()
+        }),
+        redirect("to a file URL", 302, ForbiddenRedirect, |_| "file:///etc/hostname".into()),
+        redirect("to a data URL", 303, ForbiddenRedirect, |_| "data:video/mp4;base64,AAAA".into()),
+        redirect("to a javascript URL", 308, ForbiddenRedirect, |_| "javascript:alert(1)".into()),
+        redirect("to an empty location", 302, ForbiddenRedirect, |_| String::new())
+            .download_requests(6),
+        redirect("to itself", 307, ForbiddenRedirect, |valid| {
+            valid.url.clone() + &valid.video_path
+        })
+        .download_requests(6),
+        redirect("to an invalid URL", 302, ForbiddenRedirect, |_| "http://[::1".into()),
+    ]
+}
