@@ -358,8 +358,8 @@ impl Journal {
         let file = file.map_err(|e| format!("cannot open {name}: {e}"))?;
         file.try_lock().map_err(|e| format!("cannot lock {name}, another run may use it: {e}"))?;
         let text = fs::read_to_string(&path)?;
-        // A killed run may have written part of a last line. It is dropped, since the line before it
-        // still says how to continue.
+        // A killed run may have left an incomplete last line. It is dropped, since the line before
+        // it still says how to continue.
         let complete_len = text.rfind('\n').map_or(0, |end| end + 1);
         file.set_len(complete_len as u64)?;
         let mut states = HashMap::new();

@@ -117,7 +117,7 @@ fn print_event(event: &Event<'_>) {
         EventKind::Created { generation, .. } => {
             println!("Created and paid for: {}", generation.id);
         }
-        EventKind::Recovered { .. } => {
+        EventKind::Recovered => {
             println!("Recovered the generation of the interrupted create")
         }
         EventKind::Polled { generation, .. } => {

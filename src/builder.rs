@@ -9,10 +9,10 @@ use crate::endpoint::Route;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler};
 use crate::key::ApiKey;
-use crate::poll::WaitOptions;
 use crate::retry::RetryPolicy;
 use crate::submit::CreateQuota;
 use crate::transport::{ProxyChoice, Tls, Transport, TransportConfig};
+use crate::wait_options::WaitOptions;
 
 const BASE_URL: &str = "https://api.aimlapi.com";
 const USER_AGENT: &str = concat!("kling-video/", env!("CARGO_PKG_VERSION"));
@@ -124,7 +124,7 @@ impl ClientBuilder {
         Self { user_agent: value.into(), ..self }
     }
 
-    /// Sets the proxy for all hosts but the loopback. Defaults to the environment's.
+    /// Sets the proxy for all hosts but loopback addresses. Defaults to the environment's proxy.
     ///
     /// The URL is `http://` or `https://`, with credentials if the proxy needs them. The default is
     /// the first of `HTTPS_PROXY`, `ALL_PROXY` and `HTTP_PROXY`, in upper or lower case, with the
@@ -148,7 +148,7 @@ impl ClientBuilder {
         Self { root_certificates: Some(certificates), ..self }
     }
 
-    /// Sets the maximum time for a DNS lookup, and again for connecting including the TLS
+    /// Sets the maximum time for the DNS lookup and, separately, for connecting with the TLS
     /// handshake. Defaults to 10 s.
     pub fn connect_timeout(self, timeout: Duration) -> Self {
         Self { connect_timeout: timeout, ..self }

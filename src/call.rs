@@ -10,11 +10,11 @@ use crate::event::{Event, EventHandler, EventKind};
 use crate::generation::{Balance, Generation, GenerationId, Video};
 use crate::http::Response;
 use crate::operation::Operation;
-use crate::poll::{self, Poller, WaitOptions};
-use crate::poll_all;
+use crate::poll::{self, Poller};
 use crate::random::random;
 use crate::retry::RetryPolicy;
 use crate::transport::Session;
+use crate::wait_options::WaitOptions;
 
 /// The connections, the settings and the event handler of one call.
 pub(crate) struct RequestContext<'a> {
@@ -74,7 +74,9 @@ impl RequestContext<'_> {
     }
 
     pub(crate) fn wait(&self, id: &GenerationId, options: &WaitOptions) -> Result<Video> {
-        self.with_poller(|poller| poll::wait(id, options, self.retry_policy, poller))
+        let results = self.wait_all(std::slice::from_ref(id), options);
+        let cancelled = || Err(Error::cancelled(Operation::Wait).with_id(id));
+        results.into_iter().next().unwrap_or_else(cancelled)
     }
 
     pub(crate) fn wait_all(
@@ -82,17 +84,8 @@ impl RequestContext<'_> {
         ids: &[GenerationId],
         options: &WaitOptions,
     ) -> Vec<Result<Video>> {
-        self.with_poller(|poller| poll_all::wait_all(ids, options, self.retry_policy, poller))
-    }
-
-    fn with_poller<T>(&self, wait: impl FnOnce(&Poller<'_>) -> T) -> T {
-        let started = Instant::now();
-        wait(&Poller {
-            retrieve: &|id| self.retrieve_once(id),
-            sleep: &|duration| self.sleep(duration),
-            now: &|| started.elapsed(),
-            emit: &|id, kind| self.emit(id, kind),
-        })
+        let wait = Wait { context: self, started: Instant::now() };
+        poll::wait_all(ids, options, self.retry_policy, &wait)
     }
 
     pub(crate) fn balance(&self) -> Result<Balance> {
@@ -167,5 +160,29 @@ impl RequestContext<'_> {
             }
             attempt = attempt.saturating_add(1);
         }
+    }
+}
+
+/// A wait over the API and in real time.
+struct Wait<'a> {
+    context: &'a RequestContext<'a>,
+    started: Instant,
+}
+
+impl Poller for Wait<'_> {
+    fn retrieve(&self, id: &GenerationId) -> Result<Generation> {
+        self.context.retrieve_once(id)
+    }
+
+    fn sleep(&self, duration: Duration) -> bool {
+        self.context.sleep(duration)
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn emit(&self, id: &GenerationId, kind: EventKind<'_>) {
+        self.context.emit(id, kind);
     }
 }

@@ -14,12 +14,12 @@ use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler, EventKind};
 use crate::generation::{Balance, Generation, GenerationId, Video};
 use crate::operation::Operation;
-use crate::poll::WaitOptions;
 use crate::request::{ImageToVideo, validate_client_request_id};
 use crate::resumable::{ResumableRun, SavedVideo};
 use crate::retry::RetryPolicy;
 use crate::submit::{CreateObserver, CreateQuota, generate_client_request_id, submit};
 use crate::transport::Transport;
+use crate::wait_options::WaitOptions;
 
 /// A client of the API, cheap to clone and to use from several threads.
 ///
@@ -205,7 +205,7 @@ impl Client {
         self.create_with_context(&self.context(None), request)
     }
 
-    /// Retrieves the state of a generation, once.
+    /// Retrieves the current state of a generation, without waiting for it to end.
     ///
     /// Transient failures are retried as the [`RetryPolicy`] says.
     ///
@@ -230,9 +230,9 @@ impl Client {
         self.context(None).retrieve(id)
     }
 
-    /// Waits until a generation has ended, polling as the [`WaitOptions`] say.
+    /// Waits until a generation has ended and returns its video.
     ///
-    /// Any process that has the id can do this.
+    /// Polls as the [`WaitOptions`] say. Any process that has the id can do this.
     ///
     /// # Errors
     /// [`GenerationFailed`](crate::ErrorKind::GenerationFailed);
@@ -256,7 +256,7 @@ impl Client {
         self.context(None).wait(id, &self.wait_options)
     }
 
-    /// Waits for any number of generations at once.
+    /// Waits for any number of generations at once and returns their videos.
     ///
     /// Each is polled on its own schedule. The results are in the order of `ids`; a failed
     /// generation does not end the wait for the others.
@@ -401,7 +401,8 @@ impl Client {
         .run()
     }
 
-    /// Searches the API's log for a generation by the `X-Client-Request-Id` of its create.
+    /// Searches the API's log for a generation by the `X-Client-Request-Id` of its create
+    /// request.
     ///
     /// This is how to continue after [`CreateUnknown`](crate::ErrorKind::CreateUnknown), with
     /// [`Error::client_request_id`]. The log goes back 92 days. It lags, and may list a generation

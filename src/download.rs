@@ -1,4 +1,5 @@
-//! Downloads a video to a file: resumed after interruptions, validated, and renamed into place.
+//! Downloads a video to a file. Interrupted downloads are resumed; a complete one is validated and
+//! renamed into place.
 
 use std::path::Path;
 use std::time::Instant;
@@ -18,12 +19,14 @@ const OPERATION: Operation = Operation::Download;
 /// No video comes close to this size, so a larger response is not one.
 const MAX_BYTES: u64 = 1024 * 1024 * 1024;
 
-/// A server that sends less than this within the idle timeout counts as idle.
+/// A server that sends less than this within the idle timeout counts as idle, and an attempt that
+/// receives less counts as one without progress.
 const MIN_PROGRESS: u64 = 4 * 1024;
 
 const CHUNK_SIZE: usize = 128 * 1024;
 
-/// Downloads the video to `target`, which is not touched until the video is complete.
+/// Downloads the video to `target`, which is not touched until the video is complete, and returns
+/// its length.
 pub(crate) fn download(context: &RequestContext<'_>, video: &Video, target: &Path) -> Result<u64> {
     let with_context = |error: Error| error.with_operation(OPERATION).with_id(&video.id);
     let partial_file = PartialFile::open(target).map_err(with_context)?;
@@ -63,10 +66,10 @@ struct Download<'a> {
     /// The high-water mark of `received` across restarts. Only bytes beyond it count as progress.
     max_received: u64,
     total: Option<u64>,
-    /// The validator for `If-Range`, by which the server tells whether the file is still the same.
+    /// The validator for `If-Range`, from which the server sees whether the file has changed.
     validator: Option<String>,
     started_at: Instant,
-    /// The number of consecutive attempts without progress.
+    /// The number of failed attempts since the last one with progress, which counts as well.
     failures: u32,
 }
 
@@ -78,7 +81,7 @@ enum AttemptError {
     Interrupted(Error),
     /// The received bytes are unusable: the next attempt must start from the beginning.
     RestartRequired(Error),
-    /// The URL has expired.
+    /// The URL has expired: the next attempt needs a fresh one.
     UrlExpired(Error),
 }
 
@@ -102,16 +105,16 @@ impl From<TransportError> for AttemptError {
 impl Download<'_> {
     fn run(&mut self) -> Result<()> {
         loop {
-            let before = self.max_received;
+            let previous_max = self.max_received;
             match self.attempt() {
                 Ok(()) => return Ok(()),
                 Err(AttemptError::Permanent(error)) => return Err(error),
                 Err(AttemptError::UrlExpired(error)) if self.url_refreshed => return Err(error),
                 Err(AttemptError::UrlExpired(_)) => self.refresh_url()?,
-                Err(AttemptError::Interrupted(error)) => self.back_off(error, before)?,
+                Err(AttemptError::Interrupted(error)) => self.back_off(error, previous_max)?,
                 Err(AttemptError::RestartRequired(error)) => {
                     self.restart()?;
-                    self.back_off(error, before)?;
+                    self.back_off(error, previous_max)?;
                 }
             }
         }
@@ -161,6 +164,8 @@ impl Download<'_> {
         }
     }
 
+    /// Records the length and the validator of a complete response, and rejects a file over the
+    /// limit.
     fn record_length(&mut self, response: &DownloadResponse) -> Result<(), AttemptError> {
         if response.status == 200 {
             self.total = response.length;
@@ -224,8 +229,9 @@ impl Download<'_> {
     }
 
     /// Sleeps before the next attempt, or returns the error after too many without progress.
-    fn back_off(&mut self, error: Error, before: u64) -> Result<()> {
-        self.failures = match self.max_received >= before.saturating_add(MIN_PROGRESS) {
+    /// `previous_max` is `max_received` before the failed attempt.
+    fn back_off(&mut self, error: Error, previous_max: u64) -> Result<()> {
+        self.failures = match self.max_received >= previous_max.saturating_add(MIN_PROGRESS) {
             true => 1,
             false => self.failures.saturating_add(1),
         };
@@ -267,8 +273,8 @@ fn timeout(message: &'static str) -> TransportError {
     TransportError::new(TransportErrorKind::Timeout, message)
 }
 
-/// A validator that `If-Range` accepts: a strong entity tag, or else the date. A weak tag may stand
-/// for different bytes (RFC 9110).
+/// A validator that `If-Range` accepts: a strong entity tag, or else the modification date. A
+/// weak tag may stand for different bytes (RFC 9110).
 fn validator(response: &DownloadResponse) -> Option<String> {
     let etag = response.headers.get("etag").filter(|etag| etag.starts_with('"'));
     etag.or_else(|| response.headers.get("last-modified")).map(str::to_owned)

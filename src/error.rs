@@ -83,7 +83,7 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// An error of this crate.
+/// The error type of this crate.
 ///
 /// It is one word in size. Branch on [`kind`](Self::kind); the accessors have the details, and
 /// [`source`](StdError::source) leads to the cause. Every error that occurs after a create carries
@@ -122,7 +122,7 @@ enum ErrorRepr {
     Config { message: String, source: Option<Source> },
     #[error("{message}")]
     InvalidRequest { field: String, message: String },
-    #[error("this client's limit of {limit} generations is reached; nothing was sent")]
+    #[error("max_generations({limit}) is reached for this client; nothing was sent")]
     GenerationLimit { limit: u32 },
     #[error("cannot connect to {peer}")]
     Connect { peer: String, source: Source },
@@ -429,7 +429,7 @@ impl Error {
         self.0.id.as_ref()
     }
 
-    /// The last state of the generation that was received.
+    /// The last state of the generation that the API reported.
     pub fn generation(&self) -> Option<&Generation> {
         self.0.generation.as_deref()
     }

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::generation::{Generation, GenerationId};
 use crate::operation::Operation;
 
-/// Something that happened during a call, and what it happened to.
+/// An event during a call, with the file and the generation that it concerns.
 ///
 /// Passed to the handler set with [`ClientBuilder::event_handler`] or
 /// [`Client::with_event_handler`], on the thread that makes the call.
@@ -42,7 +42,7 @@ pub struct Event<'a> {
     pub kind: EventKind<'a>,
 }
 
-/// What happened.
+/// The kind of an [`Event`], with its details.
 ///
 /// ```
 /// use kling_video::{Event, EventKind};
@@ -73,7 +73,6 @@ pub enum EventKind<'a> {
         generation: &'a Generation,
     },
     /// `generate_to` found the generation of a create whose response was lost.
-    #[non_exhaustive]
     Recovered,
     /// A generation that is being waited for was retrieved.
     #[non_exhaustive]
@@ -106,9 +105,8 @@ pub enum EventKind<'a> {
         total: Option<u64>,
     },
     /// `generate_to` found the finished video and made no request.
-    #[non_exhaustive]
     Reused,
-    /// A video is complete and in place.
+    /// A video is complete and renamed into place.
     #[non_exhaustive]
     Saved {
         /// Size of the file in bytes.

@@ -1,4 +1,4 @@
-//! The API's results: a generation, its status, its video and its cost.
+//! What the API returns: a generation with its status, video and cost, and the account's balance.
 //!
 //! Parsing is lenient, because the vendor's samples, schemas and recorded responses differ; each
 //! type documents the forms it accepts. Unknown fields are preserved and written back.
@@ -131,7 +131,7 @@ impl<'de> Deserialize<'de> for GenerationId {
 
 /// The status of a generation.
 ///
-/// Parsing never fails: a status that is not known becomes [`Other`](Self::Other).
+/// Parsing never fails: an unknown status becomes [`Other`](Self::Other).
 ///
 /// ```
 /// use kling_video::Status;
@@ -152,7 +152,7 @@ pub enum Status {
     /// The generation failed and is not charged. Also parsed from `failed`, which sibling models
     /// return.
     Error,
-    /// Any other status (seen: `waiting`, `active`, `unknown`), which is treated as pending.
+    /// Any other status, such as `waiting`, `active` or `unknown`. It is treated as pending.
     Other(String),
 }
 
@@ -249,7 +249,9 @@ impl fmt::Debug for GenerationError {
     }
 }
 
-/// The cost of a generation. According to the API's documentation, 1 USD is 2,000,000 credits.
+/// The cost of a generation.
+///
+/// According to the API's documentation, 1 USD is 2,000,000 credits.
 ///
 /// ```
 /// let usage: kling_video::Usage = serde_json::from_str(r#"{"credits_used":840000}"#)?;
@@ -297,7 +299,7 @@ pub struct Video {
     pub content_type: Option<String>,
     /// The file name that the API suggests.
     pub file_name: Option<String>,
-    /// The size in bytes as reported by the API. It is informative only.
+    /// The size in bytes as reported by the API. Downloads do not rely on it.
     pub file_size: Option<u64>,
     /// The cost of the generation.
     pub usage: Option<Usage>,
@@ -306,8 +308,10 @@ pub struct Video {
 }
 
 impl Video {
-    /// A video with this id and URL, for example from a database, to pass to
-    /// [`download`](crate::Client::download). All other fields are empty.
+    /// Creates a video from its generation's id and its URL, to pass to
+    /// [`download`](crate::Client::download).
+    ///
+    /// Both may come from a database, for example. All other fields are empty.
     ///
     /// ```
     /// use kling_video::Video;
@@ -380,7 +384,7 @@ pub struct ResponseMetadata {
 ///
 /// Serde reads and writes it as the API's JSON. These forms are accepted: an id that is a number or
 /// is named `generation_id`; a `video` that is absent, `null`, an object or an array (its first
-/// object becomes [`video`](Self::video), the rest stays in [`extra`](Self::extra)); an `error` of
+/// element becomes [`video`](Self::video), the rest stays in [`extra`](Self::extra)); an `error` of
 /// any type; usage in tokens or credits; unknown fields.
 ///
 /// ```
@@ -398,17 +402,17 @@ pub struct ResponseMetadata {
 pub struct Generation {
     /// The generation's id.
     pub id: GenerationId,
-    /// The status.
+    /// Whether the generation is pending, completed or failed.
     pub status: Status,
     /// The video, once it is available.
     pub video: Option<Video>,
-    /// Why the generation failed. It counts as failed only with [`Status::Error`].
+    /// Why the generation failed. Only [`Status::Error`] means that it did.
     pub error: Option<GenerationError>,
     /// The cost, once it is known.
     pub usage: Option<Usage>,
     /// Ids and cost from the response headers.
     pub metadata: ResponseMetadata,
-    /// The other fields of the response, except those that are `null`.
+    /// Fields that this crate does not know or cannot parse. Unknown `null` fields are omitted.
     pub extra: JsonObject,
 }
 

@@ -96,7 +96,7 @@ impl Image {
         Self(ImageSource::File(path.into()))
     }
 
-    /// Creates an image from the bytes of a JPEG or PNG, which clones share.
+    /// Creates an image from the bytes of a JPEG or PNG, which its clones share.
     ///
     /// ```
     /// use kling_video::{Image, ImageToVideo};

@@ -66,14 +66,16 @@
 //! | [`Image::url`] | fetched by the API, so the URL must be public |
 //!
 //! Kling's limits (JPEG or PNG, at most 10 MiB, at least 300 pixels a side, an aspect ratio between
-//! 1:2.5 and 2.5:1) are checked before anything is sent, as is every documented rule of a request.
-//! [`ImageToVideo::validate`] only checks.
+//! 1:2.5 and 2.5:1) are checked for files and bytes before anything is sent, as is every documented
+//! rule of a request. [`ImageToVideo::validate`] runs these checks without sending anything.
 //!
 //! # Waiting and progress
 //!
-//! A video of 5 seconds takes 3 to 4 minutes, one of 10 seconds 6 to 8 (Kling's documentation).
-//! [`WaitOptions`] say when to poll and for how long, an [event handler](ClientBuilder::event_handler)
-//! reports progress, and a [`CancelToken`] ends any call from another thread. //! return a *view*: the same client with another setting for the calls made through it.
+//! A video of 5 seconds takes 3 to 4 minutes, one of 10 takes 6 to 8 (Kling's documentation).
+//! [`WaitOptions`] set when to poll and for how long. An
+//! [event handler](ClientBuilder::event_handler) receives progress, and a [`CancelToken`] ends any
+//! call from another thread. The client's `with_…` methods return a *view*: the same client with
+//! another setting for the calls made through it.
 //!
 //! | For every call | For single calls |
 //! |---|---|
@@ -103,27 +105,28 @@
 //!
 //! # Errors
 //!
-//! Branch on [`Error::kind`]. After a create, [`Error::generation_id`] is always present: keep it,
-//! and nothing is lost. [`source`](std::error::Error::source) leads to the cause.
+//! Branch on [`Error::kind`]. Once a create request is accepted, every error has the
+//! [`generation_id`](Error::generation_id): keep it, and nothing is lost.
+//! [`source`](std::error::Error::source) leads to the cause.
 //!
 //! | [`ErrorKind`] | Meaning | What to do |
 //! |---|---|---|
 //! | `Config` | a client setting is invalid; nothing was sent | fix the setting that the message names |
 //! | `InvalidRequest` | a documented rule is violated; nothing was sent | fix the [`field`](Error::field) |
-//! | `Io` | a file, of the image or of the video, cannot be read or written | fix it; a download can be repeated |
+//! | `Io` | an image or video file cannot be read or written | fix the cause and repeat the call that failed |
 //! | `Connect`, `Transport`, `Timeout` | network failure: could not connect, connection lost, or timed out | retry if [`is_retryable`](Error::is_retryable) |
 //! | `Api` | an error response | read [`server_message`](Error::server_message); if [`is_out_of_credits`](Error::is_out_of_credits), stop creating and top up the account |
-//! | `Decode` | a response or a file that is not what the API documents | inspect [`body`](Error::body): a gateway, a proxy, or a change of the API |
-//! | `CreateUnknown` | a create was sent and no usable response was received: **it may be billed** | [`find`](Client::find) it before creating again |
+//! | `Decode` | a response or a file that is not what the API documents | inspect [`body`](Error::body): it may come from a gateway or proxy, or the API may have changed |
+//! | `CreateUnknown` | a create request was sent, but no usable response was received: **a generation may exist and be billed** | search for it with [`find`](Client::find) before creating again |
 //! | `GenerationLimit` | the limit of [`max_generations`](ClientBuilder::max_generations) is reached; nothing was sent | find out why so many were created |
-//! | `GenerationFailed` | the API reports a failure; not charged | change the request |
-//! | `WaitTimeout`, `Cancelled` | the generation, if there is one, is still running | wait for its id again |
-//! | `Journal` | the journal of [`generate_to`](Client::generate_to) is damaged, or belongs to another request | repair or delete the file that the message names |
+//! | `GenerationFailed` | the API reports that the generation failed; it is not charged | change the request |
+//! | `WaitTimeout`, `Cancelled` | the wait timed out, or the call was cancelled; a generation that was created continues | wait for its id again |
+//! | `Journal` | the journal of [`generate_to`](Client::generate_to) is damaged, or belongs to another request | repair the file that the message names; deleting a journal abandons its run |
 //!
 //! # Never paying twice
 //!
-//! A create is retried automatically only if it certainly was not accepted ([`Client::create`] has
-//! the complete table). If that cannot be known, the error is `CreateUnknown`: `generate_to` then
+//! A create request is retried only if it certainly was not accepted ([`Client::create`] has the
+//! complete table). If that cannot be known, the error is `CreateUnknown`: `generate_to` then
 //! searches the API's log when it is called again, and other programs do so with [`Client::find`].
 //!
 //! ```
@@ -149,13 +152,14 @@
 //! # }
 //! ```
 //!
-//! [`max_generations`](ClientBuilder::max_generations) guards against a loop that spends, and
-//! [`balance`](Client::balance) returns what is left on the account.
+//! [`max_generations`](ClientBuilder::max_generations) guards against a loop that keeps spending,
+//! and [`balance`](Client::balance) returns what is left on the account.
 //!
 //! # Many at once
 //!
 //! Create one after the other, or from a few threads (a [`Client`] is cheap to clone, and clones
-//! share everything). Then wait for all of them in one call, which polls each on its own schedule:
+//! share its connections and limits). Then wait for all of them in one call, which polls each on
+//! its own schedule:
 //!
 //! ```
 //! # fn main() -> kling_video::Result<()> {
@@ -164,7 +168,7 @@
 //! # let request = kling_video::ImageToVideo::new(kling_video::Image::url("https://example.com/cat.jpg"));
 //! # let requests = [request.clone(), request];
 //! let ids = requests.iter().map(|request| Ok(client.create(request)?.id));
-//! let ids = ids.collect::<kling_video::Result<Vec<_>>>()?; // store each if you may be killed
+//! let ids = ids.collect::<kling_video::Result<Vec<_>>>()?; // store each id in case of a kill
 //! for (id, result) in ids.iter().zip(client.wait_all(&ids)) {
 //!     match result {
 //!         Ok(video) => println!("{id}: {}", video.url),
@@ -176,7 +180,7 @@
 //! ```
 //!
 //! One thread is enough for hundreds of generations; [`WaitOptions::threads`] is for thousands. A
-//! server that responds with 429 slows down all polls together.
+//! response with status 429 delays the polls of all of them.
 //!
 //! For programs that may be killed, the simplest way is [`generate_to`](Client::generate_to) with
 //! one file and one thread per concurrent video; the threads are almost always asleep. After the
@@ -223,8 +227,8 @@
 //!
 //! # Testing your own program
 //!
-//! With the feature `sandbox`, `sandbox::Sandbox` is a mock server on the loopback: it serves a real
-//! MP4 and fails on demand, so that tests need no API key, no network and no money.
+//! With the feature `sandbox`, `sandbox::Sandbox` is a mock server on a loopback port: it serves a
+//! real MP4 and fails on demand, so that tests need no API key, no network and no money.
 //!
 //! ```toml
 //! [dev-dependencies]
@@ -237,7 +241,7 @@
 //! use kling_video::{ErrorKind, Image, ImageToVideo};
 //!
 //! let sandbox = Sandbox::start()?;
-//! // The first create is accepted, but its response is lost.
+//! // The first create request is accepted, but its response is lost.
 //! sandbox.fault(Endpoint::Create, Fault::close_connection().after_accepting(), 1);
 //! let client = sandbox.client_builder().build()?;
 //!
@@ -257,12 +261,12 @@
 //! no others. The proxy is read from `HTTPS_PROXY`, `ALL_PROXY` or `HTTP_PROXY`, with the exceptions
 //! in `NO_PROXY`; [`proxy`](ClientBuilder::proxy) and [`no_proxy`](ClientBuilder::no_proxy) override
 //! them. Requests are tunneled through it (`CONNECT`), so it never sees the API key. SOCKS proxies
-//! are not supported and rejected when the client is built.
+//! are not supported, and are rejected when the client is built.
 //!
 //! # What it does not do, and why
 //!
-//! - **No async.** A generation takes minutes, so its cost is one sleeping thread. In an async program
-//!   call it from `spawn_blocking` or an equivalent.
+//! - **No async.** A generation takes minutes, so a blocking call costs one sleeping thread. In an
+//!   async program call it from `spawn_blocking` or an equivalent.
 //! - **No other products of the vendor.** One model, done with care. Sibling models that take the same
 //!   fields can be tried with [`ImageToVideo::model`] and [`extra`](ImageToVideo::extra).
 //! - **No webhooks**: the API has none.
@@ -273,16 +277,16 @@
 //!   log. The underlying HTTP library logs through the `log` crate, and at level *trace* it logs
 //!   complete headers, including the API key. Where logs are kept, cap the level with one of `log`'s
 //!   `max_level_…` features.
-//! - **No limit on the bill but [`max_generations`](ClientBuilder::max_generations)**: prices are the
-//!   vendor's.
+//! - **No limit on the bill but [`max_generations`](ClientBuilder::max_generations)**: prices are
+//!   set by the vendor.
 //!
 //! # Features
 //!
 //! | Feature | Default | Purpose |
 //! |---|---|---|
-//! | `rustls` | yes | TLS by rustls, with Mozilla's root certificates bundled |
-//! | `platform-verifier` | no | TLS by rustls, with the system trust store |
-//! | `native-tls` | no | TLS and trust store of the operating system; disable the default features |
+//! | `rustls` | yes | TLS with rustls and Mozilla's root certificates, bundled |
+//! | `platform-verifier` | no | TLS with rustls and the system trust store |
+//! | `native-tls` | no | TLS library and trust store of the operating system; requires disabling the default features |
 //! | `sandbox` | no | the mock server, `sandbox::Sandbox` |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -301,7 +305,7 @@ mod image;
 mod operation;
 mod request;
 
-// Requests on the wire, and when to retry them.
+// Sending requests, and when to retry them.
 mod body;
 mod endpoint;
 mod http;
@@ -311,16 +315,16 @@ mod transport;
 
 // Waiting, with I/O and time injected.
 mod poll;
-mod poll_all;
+mod wait_options;
 
-// The steps of a call: reads, a create, a download.
+// The steps of a call: reading, creating, downloading.
 mod call;
 mod download;
 mod mp4;
 mod part;
 mod submit;
 
-// Durable runs.
+// Runs of `generate_to`, which survive a kill.
 mod fingerprint;
 mod journal;
 mod resumable;
@@ -329,7 +333,7 @@ mod resumable;
 mod builder;
 mod client;
 
-// The mock server, which uses the crate only through its public API.
+// The mock server, which imports only the crate's public items.
 #[cfg(feature = "sandbox")]
 #[cfg_attr(docsrs, doc(cfg(feature = "sandbox")))]
 pub mod sandbox;
@@ -353,12 +357,12 @@ pub use generation::{
 };
 pub use image::Image;
 pub use operation::Operation;
-pub use poll::WaitOptions;
 pub use request::{CameraControl, DynamicMask, ImageToVideo, MODEL, VideoDuration};
 pub use resumable::SavedVideo;
 pub use retry::RetryPolicy;
+pub use wait_options::WaitOptions;
 
-/// The README's code compiles.
+/// Compiles the README's code as doctests.
 #[cfg(all(doctest, feature = "sandbox"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

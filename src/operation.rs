@@ -19,7 +19,7 @@ pub enum Operation {
     /// Building a client, with [`ClientBuilder::build`](crate::ClientBuilder::build) or one of
     /// [`Client`](crate::Client)'s constructors; also starting the sandbox.
     Build,
-    /// Validating a request, which every call that creates does first.
+    /// Validating a request, which every call that creates a generation does first.
     Validate,
     /// [`Client::create`](crate::Client::create), also on behalf of another call.
     Create,

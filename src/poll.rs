@@ -1,6 +1,10 @@
-//! The poll loop that waits for a generation. I/O and time are injected, so that its tests need
-//! neither sockets nor sleeps.
+//! The poll loop that waits for generations: a queue of polls, the one due first in front. I/O and
+//! time are injected, so that its tests need neither sockets nor sleeps.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -8,9 +12,9 @@ use crate::event::EventKind;
 use crate::generation::{Generation, GenerationError, GenerationId, Status, Video};
 use crate::operation::Operation;
 use crate::random::random;
-use crate::request::VideoDuration;
 use crate::retry::RetryPolicy;
 use crate::text::sanitize;
+use crate::wait_options::WaitOptions;
 
 /// A 404 within this time may mean that the generation is not visible yet: seen after a create.
 const NOT_FOUND_GRACE: Duration = Duration::from_secs(60);
@@ -18,121 +22,214 @@ const NOT_FOUND_GRACE: Duration = Duration::from_secs(60);
 /// How long a completed generation may lack its URL.
 const MISSING_URL_GRACE: Duration = Duration::from_secs(60);
 
-/// When to poll a generation, and for how long.
-///
-/// ```
-/// use kling_video::{VideoDuration, WaitOptions};
-/// use std::time::Duration;
-///
-/// let long_wait = WaitOptions::new().timeout(Duration::from_secs(40 * 60));
-/// let fewer_polls = WaitOptions::for_duration(VideoDuration::FiveSeconds);
-/// # let _ = (long_wait, fewer_polls);
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "options have no effect until they are given to a client"]
-pub struct WaitOptions {
-    pub(crate) initial_delay: Duration,
-    pub(crate) interval: Duration,
-    pub(crate) timeout: Duration,
-    pub(crate) threads: usize,
-}
-
-impl WaitOptions {
-    /// The default options: a poll every 10 s, for at most 20 minutes.
-    pub fn new() -> Self {
-        Self {
-            initial_delay: Duration::from_secs(10),
-            interval: Duration::from_secs(10),
-            timeout: Duration::from_secs(20 * 60),
-            threads: 1,
-        }
-    }
-
-    /// Options for a video of this duration: no polls before it can be ready, then one every 4 s.
-    ///
-    /// The initial delay is 3 minutes for 5 seconds of video and 6 minutes for 10, the shortest
-    /// times that the API's docs give. A generation that ends earlier is noticed at the first poll.
-    pub fn for_duration(duration: VideoDuration) -> Self {
-        let minutes = match duration {
-            VideoDuration::FiveSeconds => 3,
-            VideoDuration::TenSeconds => 6,
-        };
-        Self::new()
-            .initial_delay(Duration::from_secs(minutes * 60))
-            .interval(Duration::from_secs(4))
-    }
-
-    /// Sets the delay before the first poll. Defaults to 10 s.
-    pub fn initial_delay(self, delay: Duration) -> Self {
-        Self { initial_delay: delay, ..self }
-    }
-
-    /// Sets the time between polls. Defaults to 10 s.
-    pub fn interval(self, interval: Duration) -> Self {
-        Self { interval, ..self }
-    }
-
-    /// Sets the maximum time to wait. Defaults to 20 minutes.
-    ///
-    /// [`wait`](crate::Client::wait) makes a last poll at the deadline.
-    pub fn timeout(self, timeout: Duration) -> Self {
-        Self { timeout, ..self }
-    }
-
-    /// Sets the number of threads that [`wait_all`](crate::Client::wait_all) polls from. Defaults
-    /// to 1, the calling thread; 0 means 1.
-    ///
-    /// One thread is enough while a poll takes less time than the interval divided by the number of
-    /// generations.
-    pub fn threads(self, threads: usize) -> Self {
-        Self { threads, ..self }
-    }
-}
-
-impl Default for WaitOptions {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+/// One of several workers sleeps no longer than this before it checks whether another one has been
+/// throttled or has panicked.
+const MAX_SLEEP: Duration = Duration::from_secs(1);
 
 /// The I/O and the time that a wait needs.
-pub(crate) struct Poller<'a> {
-    pub(crate) retrieve: &'a (dyn Fn(&GenerationId) -> Result<Generation> + Sync),
+pub(crate) trait Poller: Sync {
+    fn retrieve(&self, id: &GenerationId) -> Result<Generation>;
+
     /// Returns false if the wait was cancelled before the time was up.
-    pub(crate) sleep: &'a (dyn Fn(Duration) -> bool + Sync),
+    fn sleep(&self, duration: Duration) -> bool;
+
     /// The time since the wait started.
-    pub(crate) now: &'a (dyn Fn() -> Duration + Sync),
-    pub(crate) emit: &'a (dyn Fn(&GenerationId, EventKind<'_>) + Sync),
+    fn now(&self) -> Duration;
+
+    fn emit(&self, id: &GenerationId, kind: EventKind<'_>);
 }
 
-pub(crate) fn wait(
-    id: &GenerationId,
+/// Waits for all generations; the results are in input order.
+pub(crate) fn wait_all(
+    ids: &[GenerationId],
     options: &WaitOptions,
     retry_policy: &RetryPolicy,
-    poller: &Poller<'_>,
-) -> Result<Video> {
-    let mut state = PollState::new(id, options);
-    loop {
-        // The last poll is made exactly at the deadline.
-        let poll_at = state.next_poll_at.min(options.timeout);
-        if !(poller.sleep)(poll_at.saturating_sub((poller.now)())) {
-            return Err(state.cancelled());
+    poller: &dyn Poller,
+) -> Vec<Result<Video>> {
+    let queue = PollQueue::new(ids, options, retry_policy, poller);
+    let work = || queue.run_worker();
+    thread::scope(|scope| {
+        // The calling thread is a worker too. If no more threads can be started, it does it all.
+        let spawn = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
+        let workers: Vec<_> = (1..options.threads.min(ids.len())).filter_map(spawn).collect();
+        work();
+        for worker in workers {
+            // The caller's event handler panicked: its panic belongs to the caller.
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
-        let result = (poller.retrieve)(id);
-        let now = (poller.now)();
-        if let Some(outcome) = state.on_result(result, now, options, retry_policy, poller.emit) {
-            return outcome;
+    });
+    queue.into_results()
+}
+
+struct PollQueue<'a> {
+    options: &'a WaitOptions,
+    retry_policy: &'a RetryPolicy,
+    poller: &'a dyn Poller,
+    max_sleep: Duration,
+    state: Mutex<QueueState<'a>>,
+}
+
+struct QueueState<'a> {
+    waiting: BinaryHeap<Reverse<Entry<'a>>>,
+    /// No polls before this time: a 429 slows down all generations.
+    throttled_until: Duration,
+    /// A worker has panicked; the others exit, so that the panic is propagated at once.
+    aborted: bool,
+    results: Vec<(usize, Result<Video>)>,
+}
+
+impl<'a> PollQueue<'a> {
+    fn new(
+        ids: &'a [GenerationId],
+        options: &'a WaitOptions,
+        retry_policy: &'a RetryPolicy,
+        poller: &'a dyn Poller,
+    ) -> Self {
+        let entry = |(index, id)| Reverse(Entry::new(index, id, options.initial_delay));
+        let state = Mutex::new(QueueState {
+            waiting: ids.iter().enumerate().map(entry).collect(),
+            throttled_until: Duration::ZERO,
+            aborted: false,
+            results: Vec::with_capacity(ids.len()),
+        });
+        // A single worker has nobody to watch.
+        let max_sleep = if options.threads > 1 { MAX_SLEEP } else { Duration::MAX };
+        Self { options, retry_policy, poller, max_sleep, state }
+    }
+
+    /// Pops the entry due first, polls it and pushes it back. A worker exits when the queue is
+    /// empty; the entries that are being polled then return to the workers that hold them.
+    fn run_worker(&self) {
+        let _guard = AbortOnPanic(self);
+        while let Some(Reverse(mut entry)) = self.pop() {
+            let outcome = self.poll_when_due(&mut entry);
+            let mut state = self.lock();
+            match outcome {
+                Some(result) => state.results.push((entry.index, result)),
+                None => state.waiting.push(Reverse(entry)),
+            }
         }
-        if now >= options.timeout {
-            return Err(state.timed_out(now));
+    }
+
+    fn pop(&self) -> Option<Reverse<Entry<'a>>> {
+        let mut state = self.lock();
+        if state.aborted { None } else { state.waiting.pop() }
+    }
+
+    /// Sleeps until the entry is due and polls it. The outcome of its wait, or `None` to go on.
+    fn poll_when_due(&self, entry: &mut Entry<'a>) -> Option<Result<Video>> {
+        let deadline = self.options.timeout;
+        let due = |entry: &Entry<'_>| entry.next_poll_at.max(self.lock().throttled_until);
+        // Checked again after each sleep: another worker may have been throttled meanwhile.
+        loop {
+            let remaining = due(entry).min(deadline).saturating_sub(self.poller.now());
+            if !self.poller.sleep(remaining.min(self.max_sleep)) || self.lock().aborted {
+                return Some(Err(entry.cancelled()));
+            }
+            if due(entry).min(deadline) <= self.poller.now() {
+                break;
+            }
+        }
+        // Each generation is polled once at the deadline, but a long queue of slow polls must not
+        // delay the return for much longer.
+        let now = self.poller.now();
+        if now > deadline.saturating_add(self.options.interval) {
+            return Some(Err(entry.timed_out(now)));
+        }
+        let result = self.poller.retrieve(entry.id);
+        let now = self.poller.now();
+        let throttled = matches!(&result, Err(error) if error.status() == Some(429));
+        let outcome = self.on_result(entry, result, now);
+        if throttled {
+            let mut state = self.lock();
+            state.throttled_until = state.throttled_until.max(entry.next_poll_at);
+        }
+        outcome.or_else(|| (now >= deadline).then(|| Err(entry.timed_out(now))))
+    }
+
+    fn on_result(
+        &self,
+        entry: &mut Entry<'a>,
+        result: Result<Generation>,
+        now: Duration,
+    ) -> Option<Result<Video>> {
+        entry.poll_count = entry.poll_count.saturating_add(1);
+        match result {
+            Ok(generation) => self.on_generation(entry, generation, now),
+            Err(error) if error.kind() == ErrorKind::Cancelled => Some(Err(entry.cancelled())),
+            Err(error) if is_permanent(&error, now) => {
+                Some(Err(entry.with_context(error.with_operation(Operation::Wait))))
+            }
+            Err(error) => {
+                entry.consecutive_failures = entry.consecutive_failures.saturating_add(1);
+                let attempt = entry.consecutive_failures;
+                let delay = self.retry_policy.next_delay(attempt, &error, random());
+                let delay = delay.unwrap_or_else(|| {
+                    self.options.interval.max(error.retry_after().unwrap_or_default())
+                });
+                let operation = Operation::Wait;
+                let kind = EventKind::Retrying { operation, attempt, delay, error: &error };
+                self.poller.emit(entry.id, kind);
+                entry.next_poll_at = now.saturating_add(delay);
+                entry.last_error = Some(error);
+                None
+            }
+        }
+    }
+
+    fn on_generation(
+        &self,
+        entry: &mut Entry<'a>,
+        mut generation: Generation,
+        now: Duration,
+    ) -> Option<Result<Video>> {
+        let Self { options, poller, .. } = self;
+        entry.consecutive_failures = 0;
+        entry.last_error = None;
+        entry.next_poll_at = entry.next_poll_at.saturating_add(options.interval).max(now);
+        let verdict = entry.evaluate(&generation, now);
+        let is_last = !matches!(verdict, Verdict::Pending) || now >= options.timeout;
+        let next_poll =
+            (!is_last).then(|| entry.next_poll_at.min(options.timeout).saturating_sub(now));
+        let kind = EventKind::Polled { generation: &generation, elapsed: now, next_poll };
+        poller.emit(entry.id, kind);
+        if let Verdict::Ready = verdict {
+            return generation.video.take().map(Ok);
+        }
+        entry.last = Some(Box::new(generation));
+        match verdict {
+            Verdict::Failed(error) => Some(Err(entry.with_context(error))),
+            _ => None,
+        }
+    }
+
+    fn into_results(self) -> Vec<Result<Video>> {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut results = state.results;
+        results.sort_unstable_by_key(|(index, _)| *index);
+        results.into_iter().map(|(_, result)| result).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, QueueState<'a>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct AbortOnPanic<'s, 'a>(&'s PollQueue<'a>);
+
+impl Drop for AbortOnPanic<'_, '_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.lock().aborted = true;
         }
     }
 }
 
 /// A generation that is being waited for: what is known of it, and when to poll it next.
-pub(crate) struct PollState<'a> {
+struct Entry<'a> {
+    index: usize,
     id: &'a GenerationId,
-    pub(crate) next_poll_at: Duration,
+    next_poll_at: Duration,
     poll_count: u32,
     consecutive_failures: u32,
     url_missing_since: Option<Duration>,
@@ -147,77 +244,17 @@ enum Verdict {
     Failed(Error),
 }
 
-impl<'a> PollState<'a> {
-    pub(crate) fn new(id: &'a GenerationId, options: &WaitOptions) -> Self {
+impl<'a> Entry<'a> {
+    fn new(index: usize, id: &'a GenerationId, next_poll_at: Duration) -> Self {
         Self {
+            index,
             id,
-            next_poll_at: options.initial_delay,
+            next_poll_at,
             poll_count: 0,
             consecutive_failures: 0,
             url_missing_since: None,
             last: None,
             last_error: None,
-        }
-    }
-
-    pub(crate) fn id(&self) -> &'a GenerationId {
-        self.id
-    }
-
-    /// Processes a poll's result: the outcome of the wait, or `None` and a new `next_poll_at`.
-    pub(crate) fn on_result(
-        &mut self,
-        result: Result<Generation>,
-        now: Duration,
-        options: &WaitOptions,
-        retry_policy: &RetryPolicy,
-        emit: &dyn Fn(&GenerationId, EventKind<'_>),
-    ) -> Option<Result<Video>> {
-        self.poll_count = self.poll_count.saturating_add(1);
-        match result {
-            Ok(generation) => self.on_generation(generation, now, options, emit),
-            Err(error) if error.kind() == ErrorKind::Cancelled => Some(Err(self.cancelled())),
-            Err(error) if is_permanent(&error, now) => {
-                Some(Err(self.with_context(error.with_operation(Operation::Wait))))
-            }
-            Err(error) => {
-                self.consecutive_failures = self.consecutive_failures.saturating_add(1);
-                let attempt = self.consecutive_failures;
-                let delay =
-                    retry_policy.next_delay(attempt, &error, random()).unwrap_or_else(|| {
-                        options.interval.max(error.retry_after().unwrap_or_default())
-                    });
-                let operation = Operation::Wait;
-                emit(self.id, EventKind::Retrying { operation, attempt, delay, error: &error });
-                self.next_poll_at = now.saturating_add(delay);
-                self.last_error = Some(error);
-                None
-            }
-        }
-    }
-
-    fn on_generation(
-        &mut self,
-        mut generation: Generation,
-        now: Duration,
-        options: &WaitOptions,
-        emit: &dyn Fn(&GenerationId, EventKind<'_>),
-    ) -> Option<Result<Video>> {
-        self.consecutive_failures = 0;
-        self.last_error = None;
-        self.next_poll_at = self.next_poll_at.saturating_add(options.interval).max(now);
-        let verdict = self.evaluate(&generation, now);
-        let is_last = !matches!(verdict, Verdict::Pending) || now >= options.timeout;
-        let next_poll =
-            (!is_last).then(|| self.next_poll_at.min(options.timeout).saturating_sub(now));
-        emit(self.id, EventKind::Polled { generation: &generation, elapsed: now, next_poll });
-        if let Verdict::Ready = verdict {
-            return generation.video.take().map(Ok);
-        }
-        self.last = Some(Box::new(generation));
-        match verdict {
-            Verdict::Failed(error) => Some(Err(self.with_context(error))),
-            _ => None,
         }
     }
 
@@ -241,13 +278,13 @@ impl<'a> PollState<'a> {
         }
     }
 
-    pub(crate) fn timed_out(&mut self, now: Duration) -> Error {
+    fn timed_out(&mut self, now: Duration) -> Error {
         let status = self.last.as_ref().map(|generation| generation.status.clone());
         let error = Error::wait_timeout(now, status, self.last_error.take());
         self.with_context(error)
     }
 
-    pub(crate) fn cancelled(&mut self) -> Error {
+    fn cancelled(&mut self) -> Error {
         self.with_context(Error::cancelled(Operation::Wait))
     }
 
@@ -258,6 +295,33 @@ impl<'a> PollState<'a> {
             Some(generation) => error.with_generation(generation),
             None => error,
         }
+    }
+}
+
+/// Entries are ordered by when they are due.
+impl Entry<'_> {
+    fn key(&self) -> (Duration, usize) {
+        (self.next_poll_at, self.index)
+    }
+}
+
+impl PartialEq for Entry<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Entry<'_> {}
+
+impl PartialOrd for Entry<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry<'_> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.key().cmp(&other.key())
     }
 }
 
@@ -279,78 +343,125 @@ fn is_permanent(error: &Error, now: Duration) -> bool {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use crate::error::ApiError;
-    use std::sync::Mutex;
+    use crate::request::VideoDuration;
+    use std::collections::{HashMap, HashSet};
+    use std::sync::Barrier;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    /// A clock that advances only when a test sleeps or a poll takes time.
-    #[derive(Default)]
-    pub(crate) struct VirtualClock(Mutex<Duration>);
+    /// Polls in virtual time, which advances only when the wait sleeps and when a poll takes time.
+    struct VirtualPoller<P> {
+        now: Mutex<Duration>,
+        poll_takes: Duration,
+        poll: P,
+        polls: Mutex<Vec<(GenerationId, Duration)>>,
+        next_polls: Mutex<Vec<(Duration, Option<Duration>)>>,
+        /// The number of sleeps until the wait is cancelled.
+        sleeps: AtomicU32,
+    }
 
-    impl VirtualClock {
-        pub(crate) fn now(&self) -> Duration {
-            *self.0.lock().unwrap()
+    impl<P: Fn(&GenerationId, Duration) -> Result<Generation> + Sync> VirtualPoller<P> {
+        fn new(poll: P) -> Self {
+            Self {
+                now: Mutex::default(),
+                poll_takes: Duration::ZERO,
+                poll,
+                polls: Mutex::default(),
+                next_polls: Mutex::default(),
+                sleeps: AtomicU32::new(u32::MAX),
+            }
         }
 
-        pub(crate) fn advance(&self, by: Duration) {
-            let mut now = self.0.lock().unwrap();
-            *now = now.saturating_add(by);
+        fn wait_all(&self, ids: &[GenerationId], options: &WaitOptions) -> Vec<Result<Video>> {
+            let retry_policy = RetryPolicy::new().base_delay(Duration::ZERO);
+            wait_all(ids, options, &retry_policy, self)
+        }
+
+        fn wait(&self, options: &WaitOptions) -> Result<Video> {
+            self.wait_all(&[id("a")], options).pop().unwrap()
+        }
+
+        /// The times of all polls, in seconds.
+        fn poll_times(&self) -> Vec<u64> {
+            self.polls.lock().unwrap().iter().map(|(_, at)| at.as_secs()).collect()
+        }
+
+        fn polls_by_id(&self) -> HashMap<GenerationId, Vec<Duration>> {
+            let mut by_id: HashMap<_, Vec<_>> = HashMap::new();
+            for (id, at) in &*self.polls.lock().unwrap() {
+                by_id.entry(id.clone()).or_default().push(*at);
+            }
+            by_id
+        }
+
+        fn advance(&self, duration: Duration) {
+            let mut now = self.now.lock().unwrap();
+            *now = now.saturating_add(duration);
         }
     }
 
-    pub(crate) fn secs(n: u64) -> Duration {
+    impl<P: Fn(&GenerationId, Duration) -> Result<Generation> + Sync> Poller for VirtualPoller<P> {
+        fn retrieve(&self, id: &GenerationId) -> Result<Generation> {
+            let now = self.now();
+            self.polls.lock().unwrap().push((id.clone(), now));
+            self.advance(self.poll_takes);
+            (self.poll)(id, now)
+        }
+
+        fn sleep(&self, duration: Duration) -> bool {
+            self.advance(duration);
+            self.sleeps.fetch_sub(1, Ordering::Relaxed) > 0
+        }
+
+        fn now(&self) -> Duration {
+            *self.now.lock().unwrap()
+        }
+
+        fn emit(&self, _id: &GenerationId, kind: EventKind<'_>) {
+            if let EventKind::Polled { elapsed, next_poll, .. } = kind {
+                self.next_polls.lock().unwrap().push((elapsed, next_poll));
+            }
+        }
+    }
+
+    /// Waits for one generation. `poll` gets the time of each poll; all of them are returned, in s.
+    fn wait_virtually(
+        options: &WaitOptions,
+        poll: impl Fn(Duration) -> Result<Generation> + Sync,
+    ) -> (Result<Video>, Vec<u64>) {
+        let poller = VirtualPoller::new(|_: &_, now| poll(now));
+        (poller.wait(options), poller.poll_times())
+    }
+
+    fn secs(n: u64) -> Duration {
         Duration::from_secs(n)
     }
 
-    pub(crate) fn id(text: &str) -> GenerationId {
+    fn id(text: &str) -> GenerationId {
         text.parse().unwrap()
     }
 
-    pub(crate) fn generation(json: &str) -> Result<Generation> {
+    fn generation(json: &str) -> Result<Generation> {
         Ok(serde_json::from_str(json).unwrap())
     }
 
-    pub(crate) fn pending() -> Result<Generation> {
+    fn pending() -> Result<Generation> {
         generation(r#"{"id":"a","status":"generating"}"#)
     }
 
-    pub(crate) fn completed() -> Result<Generation> {
+    fn completed() -> Result<Generation> {
         generation(
             r#"{"id":"a","status":"completed","video":{"url":"https://x/a.mp4"},"error":"?"}"#,
         )
     }
 
-    pub(crate) fn error_response(status: u16, retry_after: Option<Duration>) -> Result<Generation> {
+    fn error_response(status: u16, retry_after: Option<Duration>) -> Result<Generation> {
         Err(Error::api(
             Operation::Retrieve,
             ApiError { status, retry_after, ..ApiError::default() },
         ))
-    }
-
-    /// Waits in virtual time. `poll` gets the time of each poll; all of them are returned, in s.
-    fn wait_virtually(
-        options: &WaitOptions,
-        poll: impl Fn(Duration) -> Result<Generation> + Sync,
-    ) -> (Result<Video>, Vec<u64>) {
-        let clock = VirtualClock::default();
-        let polls = Mutex::new(Vec::new());
-        let poller = Poller {
-            retrieve: &|_| {
-                polls.lock().unwrap().push(clock.now().as_secs());
-                poll(clock.now())
-            },
-            sleep: &|d| {
-                clock.advance(d);
-                true
-            },
-            now: &|| clock.now(),
-            emit: &|_, _| {},
-        };
-        let retry_policy = RetryPolicy::new().base_delay(Duration::ZERO);
-        let outcome = wait(&id("a"), options, &retry_policy, &poller);
-        (outcome, polls.into_inner().unwrap())
     }
 
     fn after(
@@ -394,28 +505,6 @@ pub(crate) mod tests {
         assert!(message.ends_with("call wait again"), "{message}");
         let in_time = wait_virtually(&options, after(25, completed));
         assert!(in_time.0.is_ok());
-    }
-
-    #[test]
-    fn poll_that_ends_after_the_deadline_is_the_last() {
-        let clock = VirtualClock::default();
-        let poll_count = Mutex::new(0);
-        let poller = Poller {
-            retrieve: &|_| {
-                *poll_count.lock().unwrap() += 1;
-                clock.advance(secs(60));
-                pending()
-            },
-            sleep: &|d| {
-                clock.advance(d);
-                true
-            },
-            now: &|| clock.now(),
-            emit: &|_, _| {},
-        };
-        let options = WaitOptions::new().timeout(secs(11));
-        assert!(wait(&id("a"), &options, &RetryPolicy::new(), &poller).is_err());
-        assert_eq!((*poll_count.lock().unwrap(), clock.now()), (1, secs(70)));
     }
 
     #[test]
@@ -503,42 +592,179 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn poll_that_ends_after_the_deadline_is_the_last() {
+        let poller =
+            VirtualPoller { poll_takes: secs(60), ..VirtualPoller::new(|_: &_, _| pending()) };
+        assert!(poller.wait(&WaitOptions::new().timeout(secs(11))).is_err());
+        assert_eq!((poller.poll_times(), poller.now()), (vec![10], secs(70)));
+    }
+
+    #[test]
     fn polled_events_announce_the_next_poll() {
-        let clock = VirtualClock::default();
-        let next_polls = Mutex::new(Vec::new());
-        let poller = Poller {
-            retrieve: &|_| if clock.now() < secs(20) { pending() } else { completed() },
-            sleep: &|d| {
-                clock.advance(d);
-                true
-            },
-            now: &|| clock.now(),
-            emit: &|_, kind| {
-                if let EventKind::Polled { elapsed, next_poll, .. } = kind {
-                    next_polls.lock().unwrap().push((elapsed, next_poll));
-                }
-            },
+        let announced = |options| {
+            let poll = |_: &_, now| if now < secs(20) { pending() } else { completed() };
+            let poller = VirtualPoller::new(poll);
+            poller.wait(&options).unwrap();
+            let next_polls = poller.next_polls.into_inner().unwrap();
+            let in_secs =
+                next_polls.iter().map(|(at, next)| (at.as_secs(), next.map(|d| d.as_secs())));
+            in_secs.collect::<Vec<_>>()
         };
-        let wait = |options| wait(&id("a"), &options, &RetryPolicy::new(), &poller);
-        wait(WaitOptions::new().interval(secs(7))).unwrap();
-        wait(WaitOptions::new().timeout(secs(20))).unwrap();
-        let expected = [(10, Some(7)), (17, Some(7)), (24, None), (24, None)];
-        let expected = expected.map(|(elapsed, next)| (secs(elapsed), next.map(secs)));
-        assert_eq!(*next_polls.lock().unwrap(), expected);
+        let options = WaitOptions::new().interval(secs(7));
+        assert_eq!(announced(options.clone()), [(10, Some(7)), (17, Some(7)), (24, None)]);
+        assert_eq!(
+            announced(options.timeout(secs(20))),
+            [(10, Some(7)), (17, Some(3)), (20, None)]
+        );
     }
 
     #[test]
     fn cancelled_wait_reports_the_last_state() {
-        let sleeps = AtomicU32::new(0);
-        let poller = Poller {
-            retrieve: &|_| pending(),
-            sleep: &|_| sleeps.fetch_add(1, Ordering::Relaxed) < 2,
-            now: &|| Duration::ZERO,
-            emit: &|_, _| {},
-        };
-        let outcome = wait(&id("a"), &WaitOptions::new(), &RetryPolicy::new(), &poller);
-        let error = outcome.unwrap_err();
+        let poller =
+            VirtualPoller { sleeps: AtomicU32::new(2), ..VirtualPoller::new(|_: &_, _| pending()) };
+        let error = poller.wait(&WaitOptions::new()).unwrap_err();
         assert_eq!((error.kind(), error.attempts()), (ErrorKind::Cancelled, 2));
         assert_eq!(error.generation().unwrap().status, Status::Generating);
+    }
+
+    fn ids(n: usize) -> Vec<GenerationId> {
+        (0..n).map(|i| id(&format!("g{i}"))).collect()
+    }
+
+    fn number(id: &GenerationId) -> u64 {
+        id.as_str().trim_start_matches('g').parse().unwrap()
+    }
+
+    #[test]
+    fn thousand_generations_are_each_polled_on_time() {
+        let ids = ids(1_000);
+        let options = WaitOptions::new();
+        // Each is ready at a different time. 5 ms a poll take 5 s of the interval for all of them.
+        let ready = |id: &GenerationId| secs(60 + number(id) % 240);
+        let poll = |id: &GenerationId, now| match (now >= ready(id), number(id) % 100) {
+            (true, 7) => generation(r#"{"id":"a","status":"error","error":"no"}"#),
+            (true, _) => generation(&format!(
+                r#"{{"id":"{id}","status":"completed","video":{{"url":"https://x/{id}.mp4"}}}}"#
+            )),
+            _ => pending(),
+        };
+        let poller =
+            VirtualPoller { poll_takes: Duration::from_millis(5), ..VirtualPoller::new(poll) };
+        let results = poller.wait_all(&ids, &options);
+        assert_eq!(results.len(), 1_000);
+        let polls = poller.polls_by_id();
+        for (id, result) in ids.iter().zip(&results) {
+            match result {
+                Ok(video) => assert_eq!(video.url, format!("https://x/{id}.mp4")),
+                Err(error) => {
+                    assert_eq!(number(id) % 100, 7);
+                    assert_eq!(error.kind(), ErrorKind::GenerationFailed);
+                    assert_eq!(error.generation_id(), Some(id));
+                }
+            }
+            let times = &polls[id];
+            assert!(times[0] < secs(10) + options.interval);
+            for pair in times.windows(2) {
+                assert!(pair[1] - pair[0] < options.interval * 2, "{id}: {pair:?}");
+            }
+            let last = times[times.len() - 1];
+            assert!(last >= ready(id) && last < ready(id) + options.interval * 2);
+        }
+    }
+
+    #[test]
+    fn failure_of_one_generation_does_not_affect_the_others() {
+        let poll = |id: &GenerationId, _| match number(id) {
+            1 => error_response(403, None),
+            _ => completed(),
+        };
+        let results = VirtualPoller::new(poll).wait_all(&ids(3), &WaitOptions::new());
+        let kinds: Vec<_> =
+            results.iter().map(|result| result.as_ref().err().map(Error::kind)).collect();
+        assert_eq!(kinds, [None, Some(ErrorKind::Api), None]);
+    }
+
+    #[test]
+    fn every_generation_has_its_last_poll_at_the_deadline() {
+        let ids = ids(50);
+        let poller = VirtualPoller::new(|_: &_, _| pending());
+        let results = poller.wait_all(&ids, &WaitOptions::new().timeout(secs(25)));
+        for result in results {
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::WaitTimeout);
+        }
+        let polls = poller.polls_by_id();
+        for id in &ids {
+            assert_eq!(polls[id], [10, 20, 25].map(secs), "{id}");
+        }
+    }
+
+    #[test]
+    fn slow_polls_delay_the_return_by_no_more_than_an_interval() {
+        let ids = ids(50);
+        for (timeout, first_poll, last_poll) in [(35, 10, 45), (0, 0, 10)] {
+            let options = WaitOptions::new().timeout(secs(timeout));
+            let poller =
+                VirtualPoller { poll_takes: secs(1), ..VirtualPoller::new(|_: &_, _| pending()) };
+            let results = poller.wait_all(&ids, &options);
+            assert_eq!(results.len(), 50);
+            for result in results {
+                assert_eq!(result.unwrap_err().kind(), ErrorKind::WaitTimeout);
+            }
+            let times = poller.poll_times();
+            assert_eq!((times.first(), times.last()), (Some(&first_poll), Some(&last_poll)));
+        }
+    }
+
+    #[test]
+    fn status_429_throttles_all_generations() {
+        let ids = ids(20);
+        let poller =
+            VirtualPoller::new(|id: &GenerationId, now| match (number(id), now < secs(100)) {
+                (5, true) => error_response(429, Some(secs(90))),
+                _ => completed(),
+            });
+        let results = poller.wait_all(&ids, &WaitOptions::new());
+        assert!(results.iter().all(Result::is_ok));
+        let polls = poller.polls_by_id();
+        for id in &ids {
+            let at = if number(id) <= 5 { 10 } else { 100 };
+            assert_eq!(polls[id][0], secs(at), "{id}");
+        }
+    }
+
+    #[test]
+    fn threads_share_one_queue() {
+        let threads = Mutex::new(HashSet::new());
+        let together = Barrier::new(8);
+        let poller = VirtualPoller::new(|_: &_, _| {
+            threads.lock().unwrap().insert(thread::current().id());
+            // Passes only if eight polls are in progress at the same time.
+            together.wait();
+            completed()
+        });
+        let options = WaitOptions::new().threads(8).initial_delay(Duration::ZERO);
+        let results = poller.wait_all(&ids(40), &options);
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 40);
+        assert_eq!(threads.lock().unwrap().len(), 8);
+    }
+
+    #[test]
+    fn panic_in_a_callback_reaches_the_caller_and_ends_the_other_workers() {
+        let options = WaitOptions::new().threads(4).timeout(Duration::MAX);
+        let panicked = std::panic::catch_unwind(|| {
+            let poller = VirtualPoller::new(|id: &GenerationId, _| match number(id) {
+                13 => panic!("from a callback"),
+                _ => pending(),
+            });
+            poller.wait_all(&ids(100), &options)
+        });
+        assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"from a callback"));
+    }
+
+    #[test]
+    fn empty_list_returns_at_once() {
+        let poller = VirtualPoller::new(|_: &_, _| completed());
+        assert!(poller.wait_all(&[], &WaitOptions::new()).is_empty());
+        assert_eq!((poller.poll_times(), poller.now()), (vec![], Duration::ZERO));
     }
 }

@@ -16,9 +16,9 @@ use crate::generation::{Generation, GenerationId};
 use crate::journal::{self, Entry, Journal};
 use crate::operation::Operation;
 use crate::part::validate_target;
-use crate::poll::WaitOptions;
 use crate::request::ImageToVideo;
 use crate::submit::{CreateObserver, CreateQuota, generate_client_request_id, submit};
+use crate::wait_options::WaitOptions;
 
 /// A video in a file, the result of [`Client::generate_to`](crate::Client::generate_to).
 ///
@@ -39,7 +39,7 @@ pub struct SavedVideo {
     pub bytes: u64,
     /// The generation that the video belongs to.
     pub id: GenerationId,
-    /// Whether the file was there already, complete, so that no request was made.
+    /// Whether the file was already complete, so that no request was made.
     pub reused: bool,
 }
 

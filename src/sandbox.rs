@@ -281,7 +281,7 @@ impl Sandbox {
         self.server.api().state().plan.not_found_polls = polls;
     }
 
-    /// Sets how long every response of an endpoint is held back.
+    /// Sets how long every response of an endpoint is delayed.
     ///
     /// The request is processed first, so a delayed create request has already created its
     /// generation. The delay applies until it is set again.

@@ -1,5 +1,5 @@
-//! `POST …/kling/generation`: the only request that costs money, so every possible outcome is
-//! classified.
+//! `POST …/kling/generation` or its universal equivalent: the only request that costs money, so
+//! every possible outcome is classified.
 
 use crate::body::UploadState;
 use crate::error::Error;
@@ -55,11 +55,11 @@ fn classify_response(response: Response, committed: bool) -> Outcome {
             302 | 303 => false,
             // From a gateway: the service behind it may have acted on the request.
             502 | 504 | 524 => false,
-            // The API documents that it never charges for a request it fails. A gateway's 5xx
-            // proves nothing.
+            // According to its documentation, the API never charges for a failed request. A 5xx
+            // from a gateway proves nothing.
             500..=599 => response.has_api_error_body(),
             300..=499 => true,
-            // Not the status of a final HTTP response.
+            // 1xx, or 600 and above: not the status of a final HTTP response.
             _ => false,
         };
     if rejected {
@@ -75,6 +75,7 @@ fn parse_generation(mut response: Response) -> Result<Generation, Error> {
         (Ok(fields), id) => fields
             .into_generation(id.as_ref())
             .ok_or_else(|| response.invalid_response(OPERATION, "response has no generation id"))?,
+        // Accepted and paid for: the id in the header is enough to wait for it.
         (Err(_), Some(id)) => generation_with_id(id),
         (Err(error), None) => return Err(error),
     };
@@ -89,11 +90,12 @@ fn indeterminate(source: Error, id: Option<GenerationId>) -> Outcome {
     })
 }
 
+/// The generation's id, which the API calls inference id in its headers.
 fn inference_id(response: &Response) -> Option<GenerationId> {
     response.headers.get("x-inference-id")?.parse().ok()
 }
 
-/// A generation of which nothing but the id is known.
+/// A new generation of which only the id is known.
 fn generation_with_id(id: GenerationId) -> Generation {
     Generation {
         id,
@@ -119,6 +121,7 @@ mod tests {
 
     fn upload_state() -> impl Strategy<Value = UploadState> {
         use UploadState::{Committed, InProgress, NotStarted};
+        // Half of the cases are committed.
         select(vec![NotStarted, InProgress, Committed, Committed])
     }
 

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-/// A failure to inject into a request, queued with [`Sandbox::fault`](super::Sandbox::fault).
+/// A failure to inject into the handling of a request, queued with
+/// [`Sandbox::fault`](super::Sandbox::fault).
 ///
 /// A create request whose response is replaced by a fault is *not* accepted: no generation is
 /// created. With [`after_accepting`](Fault::after_accepting) the generation is created, and only
 /// the response is lost.
 ///
-/// [`Fault::default`] has no effect on its request.
+/// [`Fault::default`] leaves its request unaffected.
 ///
 /// ```
 /// use kling_video::sandbox::{Endpoint, Fault, Sandbox};
@@ -74,16 +75,16 @@ pub(super) enum ResponseOverride {
 pub(super) struct ResponseDelivery {
     pub(super) delay: Duration,
     pub(super) truncate_after: Option<usize>,
-    /// With an interval, the response is sent one byte at a time.
+    /// If set, the response is sent one byte at a time, at this interval.
     pub(super) byte_interval: Option<Duration>,
-    /// How many bytes are sent at once before that.
+    /// How many bytes are sent at once before the first interval.
     pub(super) unthrottled_bytes: usize,
     /// The difference between the announced `Content-Length` and the actual length.
     pub(super) content_length_offset: i64,
     pub(super) close_after: bool,
 }
 
-/// Deviations of the video host.
+/// How the video host deviates from its usual behavior.
 #[derive(Clone, Debug, Default)]
 pub(super) struct VideoOptions {
     pub(super) ignore_range: bool,
@@ -149,7 +150,7 @@ impl Fault {
         Fault::raw("")
     }
 
-    /// Sets a header of the response, be it the API's or the fault's.
+    /// Sets a header of the response, whether that is the API's or the fault's.
     ///
     /// It replaces headers of the same name that the response would have without the fault.
     ///
@@ -166,10 +167,10 @@ impl Fault {
 
     /// Accepts a valid create request first, so that the fault replaces only its response.
     ///
-    /// The generation then exists, although the client does not learn of it. A create request that
+    /// The generation then exists, although the client may not learn of it. A create request that
     /// is invalid or was not read completely is not accepted. Has no effect on other endpoints.
     ///
-    /// Defaults to off: a fault leaves no generation behind.
+    /// Defaults to off: a create request whose response is replaced creates no generation.
     ///
     /// ```
     /// use kling_video::sandbox::Fault;
@@ -192,8 +193,8 @@ impl Fault {
         Fault::repeat_body(bytes, "", 0)
     }
 
-    /// Acts like a server that closes without reading: the unread request makes its kernel send
-    /// a RST. The head is read all the same, because it determines the endpoint.
+    /// Sends a RST before reading the body, as the kernel of a server does that closes a connection
+    /// with unread data. The head is read all the same, because it determines the endpoint.
     #[must_use]
     pub fn close_before_reading() -> Fault {
         Fault::reset_after_body(0)
@@ -271,8 +272,8 @@ impl Fault {
         Fault::with_request_read(RequestRead::ContinueWithHeader)
     }
 
-    /// Sends the API's response with the connection kept alive, then closes the socket without
-    /// notice. A connection pool sees a stale connection.
+    /// Sends the API's response without `Connection: close`, then closes the socket nevertheless.
+    /// The client's pool then holds a stale connection.
     #[must_use]
     pub fn close_after_response() -> Fault {
         Fault::with_delivery(ResponseDelivery { close_after: true, ..ResponseDelivery::default() })
@@ -311,7 +312,7 @@ impl Fault {
         })
     }
 
-    /// Holds the API's response back for this long.
+    /// Sends the API's response after this delay.
     #[must_use]
     pub fn delay(delay: Duration) -> Fault {
         Fault::with_delivery(ResponseDelivery { delay, ..ResponseDelivery::default() })

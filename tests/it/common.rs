@@ -93,8 +93,8 @@ pub fn with_event_log(builder: ClientBuilder) -> (Client, EventLog) {
             EventKind::Polled { generation, .. } => format!("polled {}", generation.status),
             EventKind::Retrying { operation, .. } => format!("retrying {operation}"),
             EventKind::Downloading { .. } => "downloading".to_owned(),
-            EventKind::Recovered { .. } => "recovered".to_owned(),
-            EventKind::Reused { .. } => "reused".to_owned(),
+            EventKind::Recovered => "recovered".to_owned(),
+            EventKind::Reused => "reused".to_owned(),
             EventKind::Saved { .. } => "saved".to_owned(),
             other => format!("{other:?}"),
         });

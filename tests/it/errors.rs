@@ -107,7 +107,7 @@ fn message_starts_with_what_was_being_done_or_what_is_wrong() {
         let start = match kind {
             ErrorKind::Config => "the API key is empty",
             ErrorKind::InvalidRequest => "`cfg_scale` is 2",
-            ErrorKind::GenerationLimit => "this client's limit of 0 generations is reached",
+            ErrorKind::GenerationLimit => "max_generations(0) is reached",
             ErrorKind::Connect => "cannot connect to 127.0.0.1:1",
             ErrorKind::Transport | ErrorKind::Timeout => "reading the balance: ",
             ErrorKind::Api | ErrorKind::Decode => "reading the balance: ",

@@ -153,15 +153,18 @@ pub(crate) fn intent(client: &Client, request: &ImageToVideo, at: Option<u64>) -
     line.to_string()
 }
 
+/// A journal's `sending` line: a create request with this id may have been accepted.
 pub(crate) fn sending(client_request_id: &str) -> String {
     serde_json::json!({ "step": "sending", "client_request_id": client_request_id, "at": now() })
         .to_string()
 }
 
+/// A journal's `created` line: the generation is paid for.
 pub(crate) fn created(id: &str) -> String {
     serde_json::json!({ "step": "created", "id": id }).to_string()
 }
 
+/// A journal's `saved` line: the video is complete.
 pub(crate) fn saved(id: &str, bytes: usize) -> String {
     serde_json::json!({ "step": "saved", "id": id, "bytes": bytes }).to_string()
 }
@@ -183,8 +186,8 @@ pub(crate) fn event_name(event: &Event<'_>) -> &'static str {
         EventKind::Polled { .. } => "polled",
         EventKind::Retrying { .. } => "retrying",
         EventKind::Downloading { .. } => "downloading",
-        EventKind::Recovered { .. } => "recovered",
-        EventKind::Reused { .. } => "reused",
+        EventKind::Recovered => "recovered",
+        EventKind::Reused => "reused",
         EventKind::Saved { .. } => "saved",
         _ => "other",
     }

@@ -30,7 +30,7 @@ fn journal_with(client: &Client, request: &ImageToVideo, lines: &[String]) -> Te
 }
 
 /// Creates a generation with the client request id `paid-before` and returns its id.
-fn paid(client: &Client) -> String {
+fn create_generation(client: &Client) -> String {
     client.create(&request().client_request_id("paid-before")).unwrap().id.to_string()
 }
 
@@ -89,12 +89,12 @@ fn journal_entry_is_written_before_the_run_continues() {
     assert_saved(&sandbox, &dir);
 }
 
-/// Such a client can finish a run after the credits have run out.
+/// With such a client, a run can be finished after the credits have run out.
 #[test]
 fn client_with_max_generations_0_fetches_a_paid_generation() {
     let sandbox = sandbox();
     let first_client = test_client(&sandbox);
-    let id = paid(&first_client);
+    let id = create_generation(&first_client);
     let dir = journal_with(&first_client, &request(), &[sending("paid-before"), created(&id)]);
     let client = sandbox.client_builder().max_generations(0).build().unwrap();
     client.generate_to(&request(), &dir.target).unwrap();
@@ -121,7 +121,7 @@ fn sending_entry_is_on_disk_before_the_request_is_complete() {
         });
         let error = run.join().unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::CreateUnknown);
-        // The next step is this call, not `find`.
+        // The message suggests `generate_to` as the next step, not `find`.
         assert!(error.to_string().contains("call generate_to again later"), "{error}");
     });
     assert_eq!(dir.journal_steps(), ["intent", "sending"]);
@@ -147,7 +147,7 @@ fn finished_video_is_reused_without_a_request() {
 // ---------------------------------------------------------------- the target
 
 #[test]
-fn target_missing_or_of_another_length_is_fetched_again_and_not_created() {
+fn target_missing_or_of_another_length_is_fetched_again_without_a_create() {
     for damage in [
         (|dir: &TestDir| fs::remove_file(&dir.target).unwrap()) as fn(&TestDir),
         |dir| fs::write(&dir.target, b"truncated").unwrap(),
@@ -204,10 +204,10 @@ fn dangling_symlink_counts_as_an_existing_target() {
 
 #[test]
 fn video_without_a_saved_entry_is_fetched_again() {
-    // As if the run had been killed between the rename and the entry.
+    // As if the run had been killed after the rename and before the `saved` entry.
     let sandbox = sandbox();
     let client = test_client(&sandbox);
-    let id = paid(&client);
+    let id = create_generation(&client);
     let dir = journal_with(&client, &request(), &[sending("paid-before"), created(&id)]);
     fs::write(&dir.target, sandbox.default_video()).unwrap();
     let result = client.generate_to(&request(), &dir.target).unwrap();
@@ -222,9 +222,9 @@ fn video_without_a_saved_entry_is_fetched_again() {
 fn created_entry_leads_to_wait_and_download() {
     let sandbox = sandbox();
     let client = test_client(&sandbox);
-    let id = paid(&client);
+    let id = create_generation(&client);
     let dir = journal_with(&client, &request(), &[sending("paid-before"), created(&id)]);
-    // This client may not create anything.
+    // A client that may not create anything.
     let client = sandbox.client_builder().max_generations(0).build().unwrap();
     let result = client.generate_to(&request(), &dir.target).unwrap();
     assert_eq!(result.id.as_ref(), id);
@@ -258,7 +258,7 @@ fn intent_rejected_and_failed_entries_lead_to_a_create() {
 fn sending_entry_with_a_log_entry_recovers_the_generation() {
     let sandbox = sandbox();
     let client = test_client(&sandbox);
-    let id = paid(&client);
+    let id = create_generation(&client);
     let dir = journal_with(&client, &request(), &[sending("paid-before")]);
     let result = client.generate_to(&request(), &dir.target).unwrap();
     assert_eq!(result.id.as_ref(), id);
@@ -285,7 +285,7 @@ fn sending_entry_without_a_log_entry_creates_nothing() {
     }
     assert_eq!(create_counts(&sandbox), (0, 0));
     // The run continues once the log lists the create.
-    let id = paid(&client);
+    let id = create_generation(&client);
     sandbox.add_log_entry("lost", &id, "succeeded");
     assert_eq!(client.generate_to(&request(), &dir.target).unwrap().id.as_ref(), id);
     assert_eq!(create_counts(&sandbox), (1, 1));
@@ -293,7 +293,7 @@ fn sending_entry_without_a_log_entry_creates_nothing() {
 }
 
 #[test]
-fn unreadable_log_creates_nothing() {
+fn api_log_that_cannot_be_read_creates_nothing() {
     let sandbox = sandbox();
     let client = test_client(&sandbox);
     for fault in [
@@ -317,7 +317,7 @@ fn succeeded_log_entry_is_preferred_to_a_failed_one() {
     for statuses in [["failed", "succeeded"], ["succeeded", "failed"]] {
         let sandbox = sandbox();
         let client = test_client(&sandbox);
-        let id = paid(&client);
+        let id = create_generation(&client);
         for status in statuses {
             let id = if status == "succeeded" { &*id } else { "789000000000000001" };
             sandbox.add_log_entry("lost", id, status);
@@ -349,7 +349,7 @@ fn failed_log_entry_is_reported_once_before_a_new_create() {
 #[test]
 fn log_search_covers_one_day_more_than_the_age_of_the_run() {
     for (age, period) in [
-        (0, "1d"), // see below
+        (0, "1d"), // or 2d, see below
         (60, "2d"),
         (2 * DAY - 600, "3d"),
         (2 * DAY + 600, "4d"),
@@ -365,7 +365,7 @@ fn log_search_covers_one_day_more_than_the_age_of_the_run() {
         client.generate_to(&request(), &dir.target).unwrap_err();
         let target = sandbox.requests().pop().unwrap().target;
         let has = |period: &str| target.starts_with(&format!("/v2/logs?period={period}&"));
-        // The clock may have advanced by a second in between.
+        // The clock may have advanced by a second since the entry was written.
         assert!(has(period) || (age == 0 && has("2d")), "{age} s old: {target}");
     }
 }
@@ -374,12 +374,15 @@ fn log_search_covers_one_day_more_than_the_age_of_the_run() {
 fn run_resumed_two_days_later_continues() {
     let sandbox = sandbox();
     let client = test_client(&sandbox);
-    let id = paid(&client);
+    let id = create_generation(&client);
     let two_days_ago = now() - 2 * DAY;
     let intent_line = intent(&client, &request(), Some(two_days_ago));
-    let lost =
+    let sending_line =
         format!(r#"{{"step":"sending","client_request_id":"paid-before","at":{two_days_ago}}}"#);
-    for lines in [vec![intent_line.clone(), lost.clone()], vec![intent_line, lost, created(&id)]] {
+    for lines in [
+        vec![intent_line.clone(), sending_line.clone()],
+        vec![intent_line, sending_line, created(&id)],
+    ] {
         let dir = TestDir::new();
         dir.write_journal(&lines);
         assert_eq!(client.generate_to(&request(), &dir.target).unwrap().id.as_ref(), id);
@@ -389,10 +392,10 @@ fn run_resumed_two_days_later_continues() {
 }
 
 #[test]
-fn clock_set_back_does_not_prevent_recovery() {
+fn intent_entry_in_the_future_does_not_prevent_recovery() {
     let sandbox = sandbox();
     let client = test_client(&sandbox);
-    let id = paid(&client);
+    let id = create_generation(&client);
     let dir = TestDir::new();
     let intent_line = intent(&client, &request(), Some(now() + 9 * DAY));
     dir.write_journal(&[intent_line, sending("paid-before")]);
@@ -492,9 +495,9 @@ fn unknown_create_is_recovered_whatever_its_cause() {
 }
 
 #[test]
-fn transient_failure_after_the_create_leaves_a_resumable_run() {
-    type Script = fn(&Sandbox);
-    let scripts: [Script; 6] = [
+fn failure_after_the_create_leaves_a_resumable_run() {
+    type Setup = fn(&Sandbox);
+    let setups: [Setup; 6] = [
         |sandbox| sandbox.fault(Endpoint::Retrieve, Fault::status(401), 1),
         |sandbox| sandbox.fault(Endpoint::Retrieve, Fault::status(500), 1_000),
         |sandbox| sandbox.fault(Endpoint::Video, Fault::status(500), 6),
@@ -502,9 +505,9 @@ fn transient_failure_after_the_create_leaves_a_resumable_run() {
         |sandbox| sandbox.fault(Endpoint::Video, Fault::status(403), 2),
         |sandbox| sandbox.set_video(b"<html>".to_vec()),
     ];
-    for (index, script) in scripts.into_iter().enumerate() {
+    for (index, setup) in setups.into_iter().enumerate() {
         let sandbox = sandbox();
-        script(&sandbox);
+        setup(&sandbox);
         let wait = quick_wait().timeout(Duration::from_millis(100));
         let client = sandbox.client_builder().wait_options(wait).build().unwrap();
         let dir = TestDir::new();
@@ -523,10 +526,10 @@ fn transient_failure_after_the_create_leaves_a_resumable_run() {
 // ---------------------------------------------------------------- damaged journals
 
 #[test]
-fn torn_last_line_is_dropped() {
+fn journal_drops_a_torn_last_line() {
     let sandbox = sandbox();
     let client = test_client(&sandbox);
-    let id = paid(&client);
+    let id = create_generation(&client);
     for torn in ["{", "{\"step\":\"saved\",\"id\":\"12", "\0\0\0\0", "{\"step\":\"cre"] {
         let dir = journal_with(&client, &request(), &[sending("paid-before"), created(&id)]);
         fs::write(dir.journal(), format!("{}{torn}", dir.journal_text())).unwrap();
@@ -551,10 +554,10 @@ fn run_killed_during_its_first_entry_starts_over() {
 }
 
 #[test]
-fn last_line_without_its_newline_counts() {
+fn journal_keeps_a_complete_last_line_without_newline() {
     let sandbox = sandbox();
     let client = test_client(&sandbox);
-    let id = paid(&client);
+    let id = create_generation(&client);
     let dir = journal_with(&client, &request(), &[sending("paid-before"), created(&id)]);
     fs::write(dir.journal(), dir.journal_text().trim_end()).unwrap();
     assert_eq!(client.generate_to(&request(), &dir.target).unwrap().id.as_ref(), id);
@@ -563,7 +566,7 @@ fn last_line_without_its_newline_counts() {
 }
 
 #[test]
-fn corrupt_line_before_the_last_fails_before_sending() {
+fn journal_with_an_invalid_line_fails_before_sending() {
     let sandbox = sandbox();
     let client = test_client(&sandbox);
     let first = intent(&client, &request(), None);
@@ -594,7 +597,7 @@ fn corrupt_line_before_the_last_fails_before_sending() {
 }
 
 #[test]
-fn unusable_journal_fails_before_sending() {
+fn journal_that_cannot_be_opened_fails_before_sending() {
     let sandbox = sandbox();
     let client = test_client(&sandbox);
 
@@ -651,7 +654,7 @@ fn finished_run_of_another_request_is_replaced() {
     assert_eq!(fs::read(&dir.target).unwrap(), TINY_MP4);
     assert_eq!(create_counts(&sandbox), (2, 2));
     assert!(client.generate_to(&request(), &dir.target).unwrap().reused);
-    // Now the first request is the other one.
+    // The journal now belongs to `request()`, so the first request is the other one.
     client.generate_to(&another_request(), &dir.target).unwrap();
     assert_eq!(create_counts(&sandbox), (3, 3));
 }
@@ -715,7 +718,8 @@ fn request_identity_covers_fields_image_and_route() {
 
 // ---------------------------------------------------------------- image files
 
-/// A run with an image file that failed after the create.
+/// Starts a run with an image file, and makes it fail after the create. Returns the client, the
+/// image's path and the request.
 fn run_interrupted_after_create(
     sandbox: &Sandbox,
     dir: &TestDir,
@@ -810,7 +814,7 @@ fn client_request_id_of_each_attempt_is_unique_and_starts_with_the_callers() {
             let prefix = caller_id.unwrap_or("kling-video-");
             assert!(id.starts_with(&prefix[..prefix.len().min(100)]), "{id}");
         }
-        // The server accepts them as valid ids.
+        // The server ignores invalid ids; it recorded this one.
         assert_eq!(sandbox.generations()[0].client_request_id.as_ref(), sent.last());
     }
 }
@@ -991,7 +995,7 @@ fn run_cancelled_during_back_off_is_recorded_as_rejected() {
 fn saved_entry_is_appended_after_fetching_again() {
     let sandbox = sandbox();
     let client = test_client(&sandbox);
-    let id = paid(&client);
+    let id = create_generation(&client);
     let length = sandbox.default_video().len();
     let lines = [sending("paid-before"), created(&id), saved(&id, length + 1)];
     let dir = journal_with(&client, &request(), &lines);
