@@ -10,7 +10,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Map, Value, json};
 
-use crate::http::{Headers, RESPONSE_HEADERS, Response, TransportError, TransportErrorKind};
+use crate::error::{Error, ErrorKind};
+use crate::http::{Headers, RESPONSE_HEADERS, Response};
+use crate::operation::Operation;
 
 /// Runs `cases` cases, unless the environment variable `PROPTEST_CASES` sets another number.
 pub(crate) fn cases(cases: u32) -> ProptestConfig {
@@ -288,7 +290,7 @@ pub(crate) struct ResponseParts {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Vec<u8>,
-    pub(crate) body_error: Option<TransportErrorKind>,
+    pub(crate) body_error: Option<ErrorKind>,
 }
 
 /// A response with a random status, headers and the body that `body` generates.
@@ -301,12 +303,11 @@ pub(crate) fn response(
 impl ResponseParts {
     pub(crate) fn response(&self) -> Response {
         Response {
+            operation: Operation::Retrieve,
             status: self.status,
             headers: Headers(self.headers.clone()),
             body: self.body.clone(),
-            body_result: self
-                .body_error
-                .map_or(Ok(()), |kind| Err(TransportError::new(kind, "truncated"))),
+            body_result: self.body_error.map_or(Ok(()), |kind| Err(transport_error(kind))),
         }
     }
 
@@ -321,15 +322,27 @@ impl ResponseParts {
     }
 }
 
-const TRANSPORT_ERROR_KINDS: [TransportErrorKind; 5] = [
-    TransportErrorKind::Connect,
-    TransportErrorKind::ConnectionLost,
-    TransportErrorKind::Timeout,
-    TransportErrorKind::InvalidResponse,
-    TransportErrorKind::Cancelled,
+const TRANSPORT_ERROR_KINDS: [ErrorKind; 5] = [
+    ErrorKind::Connect,
+    ErrorKind::Transport,
+    ErrorKind::Timeout,
+    ErrorKind::Decode,
+    ErrorKind::Cancelled,
 ];
 
-pub(crate) fn transport_error_kind() -> impl Strategy<Value = TransportErrorKind> {
+/// An error of the transport.
+pub(crate) fn transport_error(kind: ErrorKind) -> Error {
+    let operation = Operation::Retrieve;
+    match kind {
+        ErrorKind::Connect => Error::connect(operation, "localhost", "test".into()),
+        ErrorKind::Transport => Error::transport(operation, "test".into()),
+        ErrorKind::Timeout => Error::timeout(operation, "test".into()),
+        ErrorKind::Decode => Error::decode(operation, "test"),
+        _ => Error::cancelled(operation),
+    }
+}
+
+pub(crate) fn transport_error_kind() -> impl Strategy<Value = ErrorKind> {
     select(&TRANSPORT_ERROR_KINDS[..])
 }
 

@@ -13,9 +13,12 @@ use base64::Engine;
 use base64::engine::general_purpose;
 
 use crate::error::{Error, Result};
-use crate::image::{ImageReader, OpenImage};
+use crate::image::ImageReader;
 use crate::operation::Operation;
-use crate::request::{JSON_SUFFIX, PreparedRequest};
+use crate::request::ImageToVideo;
+
+/// The end of every request's JSON: the closing quote of `image_url` and the closing brace.
+const JSON_SUFFIX: &[u8] = b"\"}";
 
 /// Base64 encodes blocks of 3 bytes as 4 characters.
 const RAW_BLOCK: usize = 3;
@@ -43,12 +46,11 @@ pub(crate) struct RequestBody {
 }
 
 impl RequestBody {
-    pub(crate) fn new(request: PreparedRequest) -> Self {
-        let image = match request.image {
-            OpenImage::Url(_) => None,
-            OpenImage::Data(image) => Some(image),
-        };
-        Self { json_prefix: request.json_prefix, image }
+    /// Validates the request and opens its image.
+    pub(crate) fn new(request: &ImageToVideo) -> Result<Self> {
+        let (mut json, image) = request.serialize()?;
+        json.truncate(json.len().saturating_sub(JSON_SUFFIX.len()));
+        Ok(Self { json_prefix: json, image })
     }
 
     /// The exact length on the wire.
@@ -63,11 +65,12 @@ impl RequestBody {
         self.image.as_mut()
     }
 
-    /// Returns a reader at the start of the body. `observer` follows the upload and can abort it
-    /// before the commit point.
+    /// Returns a reader at the start of the body. Before each write to the transport it calls
+    /// `on_progress` with the bytes that will then have been sent, and the total. The last call,
+    /// when both are equal, is right before the commit point. An error aborts the upload.
     pub(crate) fn reader<'a>(
         &'a mut self,
-        observer: &'a mut dyn UploadObserver,
+        on_progress: &'a mut OnProgress<'a>,
     ) -> Result<BodyReader<'a>> {
         let total = self.len();
         let image = match &mut self.image {
@@ -83,9 +86,8 @@ impl RequestBody {
             suffix: JSON_SUFFIX,
             sent: 0,
             total,
-            committed: false,
             error: None,
-            observer,
+            on_progress,
         })
     }
 }
@@ -101,14 +103,7 @@ pub(crate) enum UploadState {
     Committed,
 }
 
-/// Follows an upload.
-pub(crate) trait UploadObserver {
-    /// Called before each write to the transport: after it, `sent` of `total` bytes are written.
-    fn on_progress(&mut self, sent: u64, total: u64);
-
-    /// Called once everything but [`JSON_SUFFIX`] is written. An error aborts the upload.
-    fn before_commit(&mut self) -> Result<()>;
-}
+type OnProgress<'a> = dyn FnMut(u64, u64) -> Result<()> + 'a;
 
 /// Reads a body once. It never reports EOF early: if the body cannot be completed, reading fails.
 pub(crate) struct BodyReader<'a> {
@@ -117,9 +112,8 @@ pub(crate) struct BodyReader<'a> {
     suffix: &'static [u8],
     sent: u64,
     total: u64,
-    committed: bool,
     error: Option<Error>,
-    observer: &'a mut dyn UploadObserver,
+    on_progress: &'a mut OnProgress<'a>,
 }
 
 impl BodyReader<'_> {
@@ -128,14 +122,14 @@ impl BodyReader<'_> {
     }
 
     pub(crate) fn state(&self) -> UploadState {
-        match (self.committed, self.sent) {
-            (true, _) => UploadState::Committed,
-            (false, 0) => UploadState::NotStarted,
-            (false, _) => UploadState::InProgress,
+        match self.sent {
+            0 => UploadState::NotStarted,
+            sent if sent < self.total => UploadState::InProgress,
+            _ => UploadState::Committed,
         }
     }
 
-    /// Returns the error of the image or the observer that aborted the upload, if any.
+    /// Returns the error of the image or of `on_progress` that aborted the upload, if any.
     pub(crate) fn take_error(&mut self) -> Option<Error> {
         self.error.take()
     }
@@ -150,24 +144,18 @@ impl BodyReader<'_> {
         Ok(copied + encoded)
     }
 
-    fn commit(&mut self, buf: &mut [u8]) -> Result<usize> {
-        if !self.committed {
-            // Reported first, so that nothing happens between `before_commit` and the commit.
-            self.observer.on_progress(self.total, self.total);
-            self.observer.before_commit()?;
-            self.committed = true;
-        }
-        Ok(self.suffix.read(buf).unwrap_or_default())
-    }
-
     fn read_next(&mut self, buf: &mut [u8]) -> Result<usize> {
         let filled = self.fill(buf)?;
-        if filled == 0 {
-            return self.commit(buf);
+        if filled > 0 {
+            self.sent += filled as u64;
+            (self.on_progress)(self.sent, self.total)?;
+            return Ok(filled);
         }
-        self.sent += filled as u64;
-        self.observer.on_progress(self.sent, self.total);
-        Ok(filled)
+        if self.sent < self.total {
+            (self.on_progress)(self.total, self.total)?;
+            self.sent = self.total;
+        }
+        Ok(self.suffix.read(buf).unwrap_or_default())
     }
 }
 
@@ -254,27 +242,9 @@ fn encode_slice(raw: &[u8], out: &mut [u8]) -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Image, ImageToVideo};
+    use crate::Image;
     use base64::engine::general_purpose::STANDARD;
     use proptest::prelude::*;
-
-    #[derive(Default)]
-    struct RecordingObserver {
-        sent: Vec<u64>,
-        commits: u32,
-        abort: bool,
-    }
-
-    impl UploadObserver for RecordingObserver {
-        fn on_progress(&mut self, sent: u64, _total: u64) {
-            self.sent.push(sent);
-        }
-
-        fn before_commit(&mut self) -> Result<()> {
-            self.commits += 1;
-            if self.abort { Err(Error::cancelled(Operation::Create)) } else { Ok(()) }
-        }
-    }
 
     /// The header of a PNG with 400x300 pixels, followed by arbitrary data.
     fn png(len: usize) -> Vec<u8> {
@@ -284,9 +254,7 @@ mod tests {
     }
 
     fn body_of(image: Image) -> RequestBody {
-        RequestBody::new(
-            ImageToVideo::new(image).prompt("a \"quoted\" prompt\n").prepare().unwrap(),
-        )
+        RequestBody::new(&ImageToVideo::new(image).prompt("a \"quoted\" prompt\n")).unwrap()
     }
 
     fn read_in_chunks(reader: &mut BodyReader<'_>, sizes: &[usize]) -> io::Result<Vec<u8>> {
@@ -315,8 +283,12 @@ mod tests {
             std::fs::write(&path, &data).unwrap();
             let image = if from_file { Image::file(&path) } else { Image::bytes(data.clone()) };
             let mut body = body_of(image);
-            let mut observer = RecordingObserver::default();
-            let mut reader = body.reader(&mut observer).unwrap();
+            let mut progress = Vec::new();
+            let mut on_progress = |sent, _total| {
+                progress.push(sent);
+                Ok(())
+            };
+            let mut reader = body.reader(&mut on_progress).unwrap();
             let total = reader.total();
             let sent = read_in_chunks(&mut reader, &sizes).unwrap();
             let expected = format!(
@@ -327,16 +299,23 @@ mod tests {
             );
             prop_assert!(sent == expected.as_bytes());
             prop_assert_eq!(total, expected.len() as u64);
-            prop_assert_eq!(observer.commits, 1);
-            prop_assert_eq!(observer.sent.last(), Some(&total));
+            prop_assert!(progress.is_sorted_by(|one, next| one < next));
+            prop_assert_eq!(progress.last(), Some(&total));
         }
     }
 
     #[test]
-    fn body_suffix_is_held_back_until_before_commit_returns() {
+    fn body_suffix_is_held_back_until_the_last_call_of_on_progress_returns() {
         let mut body = body_of(Image::url("https://example.com/cat.jpg"));
-        let mut observer = RecordingObserver { abort: true, ..RecordingObserver::default() };
-        let mut reader = body.reader(&mut observer).unwrap();
+        let mut commits = 0;
+        let mut on_progress = |sent, total| {
+            if sent < total {
+                return Ok(());
+            }
+            commits += 1;
+            Err(Error::cancelled(Operation::Create))
+        };
+        let mut reader = body.reader(&mut on_progress).unwrap();
         let mut buf = [0; 1024];
         let n = reader.read(&mut buf).unwrap();
         assert!(buf[..n].ends_with(b"https://example.com/cat.jpg"));
@@ -344,7 +323,7 @@ mod tests {
         assert!(reader.read(&mut buf).is_err());
         assert_eq!(reader.state(), UploadState::InProgress);
         assert_eq!(reader.take_error().unwrap().kind(), crate::ErrorKind::Cancelled);
-        assert_eq!(observer.commits, 1);
+        assert_eq!(commits, 1);
     }
 
     #[test]
@@ -355,8 +334,8 @@ mod tests {
             std::fs::write(&path, png(200_000)).unwrap();
             let mut body = body_of(Image::file(&path));
             std::fs::write(&path, png(new_len)).unwrap();
-            let mut observer = RecordingObserver::default();
-            let mut reader = body.reader(&mut observer).unwrap();
+            let mut on_progress = |_, _| Ok(());
+            let mut reader = body.reader(&mut on_progress).unwrap();
             assert!(read_in_chunks(&mut reader, &[65_536]).is_err());
             assert_eq!(reader.state(), UploadState::InProgress);
             let error = reader.take_error().unwrap();

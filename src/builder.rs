@@ -8,10 +8,9 @@ use crate::client::{Client, ClientInner};
 use crate::endpoint::Route;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler};
-use crate::key::ApiKey;
 use crate::retry::RetryPolicy;
 use crate::submit::CreateQuota;
-use crate::transport::{ProxyChoice, Tls, Transport, TransportConfig};
+use crate::transport::{ProxyChoice, RootCertificates, Transport, TransportConfig};
 use crate::wait_options::WaitOptions;
 
 const BASE_URL: &str = "https://api.aimlapi.com";
@@ -36,25 +35,12 @@ const API_KEY_ENV_VARS: [&str; 3] = ["AIML_API_KEY", "AIMLAPI_API_KEY", "AIMLAPI
 #[derive(Clone)]
 #[must_use = "a builder has no effect until it builds a client"]
 pub struct ClientBuilder {
-    api_key: String,
-    base_url: String,
+    transport: TransportConfig,
     route: Route,
-    user_agent: String,
-    proxy: ProxyChoice,
-    root_certificates: Option<RootCertificates>,
-    connect_timeout: Duration,
-    idle_timeout: Duration,
     retry_policy: RetryPolicy,
     wait_options: WaitOptions,
     max_generations: Option<u32>,
     event_handler: Option<Arc<EventHandler>>,
-}
-
-/// PEM with its parser, so that programs that do not set any are linked without one.
-#[derive(Clone)]
-struct RootCertificates {
-    pem: Arc<[u8]>,
-    parse: fn(&[u8]) -> Result<Tls>,
 }
 
 impl Client {
@@ -68,14 +54,16 @@ impl Client {
     /// ```
     pub fn builder(api_key: impl Into<String>) -> ClientBuilder {
         ClientBuilder {
-            api_key: api_key.into(),
-            base_url: BASE_URL.to_owned(),
+            transport: TransportConfig {
+                api_key: api_key.into(),
+                base_url: BASE_URL.to_owned(),
+                user_agent: USER_AGENT.to_owned(),
+                proxy: ProxyChoice::default(),
+                root_certificates: None,
+                connect_timeout: Duration::from_secs(10),
+                idle_timeout: Duration::from_secs(60),
+            },
             route: Route::default(),
-            user_agent: USER_AGENT.to_owned(),
-            proxy: ProxyChoice::default(),
-            root_certificates: None,
-            connect_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(60),
             retry_policy: RetryPolicy::new(),
             wait_options: WaitOptions::new(),
             max_generations: None,
@@ -110,8 +98,9 @@ impl ClientBuilder {
     /// Sets the URL of the API. Defaults to `https://api.aimlapi.com`.
     ///
     /// It must be an `https` URL, or `http` on the loopback, without credentials and query.
-    pub fn base_url(self, url: impl Into<String>) -> Self {
-        Self { base_url: url.into(), ..self }
+    pub fn base_url(mut self, url: impl Into<String>) -> Self {
+        self.transport.base_url = url.into();
+        self
     }
 
     /// Sets which of the API's routes to use. Defaults to [`Route::Kling`].
@@ -120,8 +109,9 @@ impl ClientBuilder {
     }
 
     /// Sets the `User-Agent` of every request. Defaults to `kling-video/` and this crate's version.
-    pub fn user_agent(self, value: impl Into<String>) -> Self {
-        Self { user_agent: value.into(), ..self }
+    pub fn user_agent(mut self, value: impl Into<String>) -> Self {
+        self.transport.user_agent = value.into();
+        self
     }
 
     /// Sets the proxy for all hosts but loopback addresses. Defaults to the environment's proxy.
@@ -129,13 +119,15 @@ impl ClientBuilder {
     /// The URL is `http://` or `https://`, with credentials if the proxy needs them. The default is
     /// the first of `HTTPS_PROXY`, `ALL_PROXY` and `HTTP_PROXY`, in upper or lower case, with the
     /// exceptions in `NO_PROXY`.
-    pub fn proxy(self, url: impl Into<String>) -> Self {
-        Self { proxy: ProxyChoice::Url(url.into()), ..self }
+    pub fn proxy(mut self, url: impl Into<String>) -> Self {
+        self.transport.proxy = ProxyChoice::Url(url.into());
+        self
     }
 
     /// Uses no proxy, whatever the environment says. Defaults to the environment's proxy.
-    pub fn no_proxy(self) -> Self {
-        Self { proxy: ProxyChoice::None, ..self }
+    pub fn no_proxy(mut self) -> Self {
+        self.transport.proxy = ProxyChoice::None;
+        self
     }
 
     /// Sets the certificate authorities to trust, in PEM, *instead of* the default ones, for the
@@ -143,23 +135,25 @@ impl ClientBuilder {
     ///
     /// Defaults to Mozilla's, bundled; with the feature `platform-verifier`, or with `native-tls`
     /// alone, to the system trust store, where a company's own is usually installed already.
-    pub fn root_certificates_pem(self, pem: &[u8]) -> Self {
-        let certificates = RootCertificates { pem: pem.into(), parse: Tls::with_root_certs };
-        Self { root_certificates: Some(certificates), ..self }
+    pub fn root_certificates_pem(mut self, pem: &[u8]) -> Self {
+        self.transport.root_certificates = Some(RootCertificates::new(pem));
+        self
     }
 
     /// Sets the maximum time for the DNS lookup and, separately, for connecting with the TLS
     /// handshake. Defaults to 10 s.
-    pub fn connect_timeout(self, timeout: Duration) -> Self {
-        Self { connect_timeout: timeout, ..self }
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.transport.connect_timeout = timeout;
+        self
     }
 
     /// Sets the maximum time without data from the server. Defaults to 60 s.
     ///
     /// For API responses it also bounds receiving the complete headers, and separately the complete
     /// body.
-    pub fn idle_timeout(self, timeout: Duration) -> Self {
-        Self { idle_timeout: timeout, ..self }
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.transport.idle_timeout = timeout;
+        self
     }
 
     /// Sets when failed requests are retried. Defaults to [`RetryPolicy::new`].
@@ -198,20 +192,8 @@ impl ClientBuilder {
     /// header value; a base URL that is not `https`, or for which no TLS feature is enabled; an
     /// unsupported proxy; invalid certificates; a timeout of zero.
     pub fn build(self) -> Result<Client> {
-        let transport = Transport::new(TransportConfig {
-            base_url: self.base_url,
-            key: ApiKey::new(self.api_key)?,
-            user_agent: self.user_agent,
-            proxy: self.proxy,
-            tls: match self.root_certificates {
-                Some(RootCertificates { pem, parse }) => parse(&pem)?,
-                None => Tls::default(),
-            },
-            connect_timeout: self.connect_timeout,
-            idle_timeout: self.idle_timeout,
-        })?;
         let inner = ClientInner {
-            transport,
+            transport: Transport::new(self.transport)?,
             route: self.route,
             retry_policy: self.retry_policy,
             quota: CreateQuota::new(self.max_generations),
@@ -225,8 +207,8 @@ impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientBuilder")
             .field("route", &self.route)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("idle_timeout", &self.idle_timeout)
+            .field("connect_timeout", &self.transport.connect_timeout)
+            .field("idle_timeout", &self.transport.idle_timeout)
             .field("retry_policy", &self.retry_policy)
             .field("wait_options", &self.wait_options)
             .field("max_generations", &self.max_generations)

@@ -129,7 +129,7 @@ impl RequestContext<'_> {
     }
 
     fn get(&self, operation: Operation, target: &str) -> Result<Response> {
-        self.session.get(target).map_err(|error| error.into_error(operation))
+        self.session.get(operation, target)
     }
 
     /// Repeats a read until it succeeds, fails for good, or its retries are used up.

@@ -464,7 +464,7 @@ impl Client {
         context: &RequestContext<'_>,
         request: &ImageToVideo,
     ) -> Result<Generation> {
-        let body = RequestBody::new(request.prepare()?);
+        let body = RequestBody::new(request)?;
         let id = request
             .caller_request_id()
             .map_or_else(|| generate_client_request_id(None), str::to_owned);

@@ -8,7 +8,6 @@ use crate::call::RequestContext;
 use crate::error::{Error, Result};
 use crate::event::EventKind;
 use crate::generation::Video;
-use crate::http::{TransportError, TransportErrorKind};
 use crate::operation::Operation;
 use crate::part::PartialFile;
 use crate::random::random;
@@ -87,17 +86,9 @@ enum AttemptError {
 
 impl From<Error> for AttemptError {
     fn from(error: Error) -> Self {
-        Self::Permanent(error)
-    }
-}
-
-impl From<TransportError> for AttemptError {
-    fn from(error: TransportError) -> Self {
-        match error.kind {
-            TransportErrorKind::Cancelled | TransportErrorKind::InvalidResponse => {
-                Self::Permanent(error.into_error(OPERATION))
-            }
-            _ => Self::Interrupted(error.into_error(OPERATION)),
+        match error.is_transient() {
+            true => Self::Interrupted(error),
+            false => Self::Permanent(error),
         }
     }
 }
@@ -195,7 +186,7 @@ impl Download<'_> {
             window_bytes += read as u64;
             if self.started_at.elapsed() > DOWNLOAD_TIMEOUT {
                 let error = timeout("download took longer than an hour");
-                return Err(AttemptError::Permanent(error.into_error(OPERATION)));
+                return Err(AttemptError::Permanent(error));
             }
             if window_start.elapsed() >= idle {
                 if window_bytes < MIN_PROGRESS {
@@ -252,7 +243,7 @@ impl Download<'_> {
 
 fn classify_status(response: DownloadResponse, resuming: bool) -> AttemptError {
     let status = response.status;
-    let error = response.into_response().api_error(OPERATION);
+    let error = response.into_response().api_error();
     match status {
         403 | 404 | 410 => AttemptError::UrlExpired(error),
         // The file ends at or before the requested byte, although Content-Length went beyond it.
@@ -269,8 +260,8 @@ fn too_large() -> Error {
     Error::decode(OPERATION, "video exceeds the 1 GiB limit")
 }
 
-fn timeout(message: &'static str) -> TransportError {
-    TransportError::new(TransportErrorKind::Timeout, message)
+fn timeout(message: &'static str) -> Error {
+    Error::timeout(OPERATION, message.into())
 }
 
 /// A validator that `If-Range` accepts: a strong entity tag, or else the modification date. A

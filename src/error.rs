@@ -256,9 +256,11 @@ impl Error {
 
     /// A server that rejects a large upload often just closes the connection, and its response is
     /// lost.
-    pub(crate) fn upload_interrupted(operation: Operation, source: Source) -> Self {
-        let message = "connection lost during the upload; the server may have rejected it";
-        Self::new(operation, ErrorRepr::Transport { message, source })
+    pub(crate) fn during_upload(mut self) -> Self {
+        if let ErrorRepr::Transport { message, .. } = &mut self.0.repr {
+            *message = "connection lost during the upload; the server may have rejected it";
+        }
+        self
     }
 
     pub(crate) fn timeout(operation: Operation, source: Source) -> Self {

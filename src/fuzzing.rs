@@ -10,7 +10,7 @@ use crate::body::UploadState;
 use crate::endpoint::create::Outcome;
 use crate::endpoint::{billing, create, logs, retrieve};
 use crate::generation::{Generation, GenerationId};
-use crate::http::{Headers, RESPONSE_HEADERS, Response, TransportError, TransportErrorKind};
+use crate::http::{Headers, RESPONSE_HEADERS, Response};
 use crate::image::Image;
 use crate::operation::Operation;
 use crate::retry::parse_retry_after;
@@ -34,12 +34,13 @@ pub fn response(data: &[u8]) {
         _ => (&[][..], rest),
     };
     let response = || Response {
+        operation: Operation::Retrieve,
         status,
         headers: headers(header, flags & 1 != 0),
         body: body.to_vec(),
         body_result: match flags & 2 {
             0 => Ok(()),
-            _ => Err(TransportError::new(TransportErrorKind::ConnectionLost, "truncated")),
+            _ => Err(Error::transport(Operation::Retrieve, "truncated".into())),
         },
     };
     let committed = flags & 4 != 0;
@@ -70,10 +71,15 @@ pub fn response(data: &[u8]) {
 pub fn api_error(data: &[u8]) {
     let [status, body @ ..] = data else { return };
     let status = STATUSES.get(7 + usize::from(*status) % 17).copied().unwrap_or(500);
-    let response =
-        Response { status, headers: Headers::default(), body: body.to_vec(), body_result: Ok(()) };
+    let response = Response {
+        operation: Operation::Retrieve,
+        status,
+        headers: Headers::default(),
+        body: body.to_vec(),
+        body_result: Ok(()),
+    };
     let has_vendor_body = response.has_api_error_body();
-    let error = response.api_error(Operation::Retrieve);
+    let error = response.api_error();
     assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(status)));
     // A gateway's body must not be reported as a message of the API.
     assert!(has_vendor_body || error.server_message().is_none() && !error.is_out_of_credits());

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
 
-use crate::error::{ApiError, Error, Result, Source};
+use crate::error::{ApiError, Error, Result};
 use crate::generation::ResponseMetadata;
 use crate::operation::Operation;
 use crate::retry::parse_retry_after;
@@ -65,10 +65,11 @@ impl Headers {
 /// why.
 #[derive(Debug)]
 pub(crate) struct Response {
+    pub(crate) operation: Operation,
     pub(crate) status: u16,
     pub(crate) headers: Headers,
     pub(crate) body: Vec<u8>,
-    pub(crate) body_result: Result<(), TransportError>,
+    pub(crate) body_result: Result<()>,
 }
 
 impl Response {
@@ -77,14 +78,12 @@ impl Response {
     }
 
     /// The body of a successful response as JSON. Any other response is an error.
-    pub(crate) fn parse_json<T: DeserializeOwned>(&mut self, operation: Operation) -> Result<T> {
+    pub(crate) fn parse_json<T: DeserializeOwned>(&mut self) -> Result<T> {
         if !self.is_success() {
-            return Err(self.api_error(operation));
+            return Err(self.api_error());
         }
-        if let Err(error) = std::mem::replace(&mut self.body_result, Ok(())) {
-            return Err(error.into_error(operation));
-        }
-        self.json().map_err(|e| self.invalid_json(operation, e))
+        std::mem::replace(&mut self.body_result, Ok(()))?;
+        self.json().map_err(|e| self.invalid_json(e))
     }
 
     fn json<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
@@ -92,22 +91,22 @@ impl Response {
         serde_json::from_str(std::str::from_utf8(&self.body).map_err(serde_json::Error::custom)?)
     }
 
-    fn invalid_json(&self, operation: Operation, e: serde_json::Error) -> Error {
+    fn invalid_json(&self, e: serde_json::Error) -> Error {
         let message = match self.body.is_empty() {
             true => "empty response body",
             false => "response is not a JSON object",
         };
-        Error::invalid_response(operation, message, self.status, snippet(&self.body), Some(e))
+        Error::invalid_response(self.operation, message, self.status, snippet(&self.body), Some(e))
     }
 
     /// The error for a successful response that lacks a required field.
-    pub(crate) fn invalid_response(&self, operation: Operation, message: &str) -> Error {
-        Error::invalid_response(operation, message, self.status, snippet(&self.body), None)
+    pub(crate) fn invalid_response(&self, message: &str) -> Error {
+        Error::invalid_response(self.operation, message, self.status, snippet(&self.body), None)
     }
 
     /// The error for a response with an error status.
-    pub(crate) fn api_error(&self, operation: Operation) -> Error {
-        Error::api(operation, self.parse_api_error())
+    pub(crate) fn api_error(&self) -> Error {
+        Error::api(self.operation, self.parse_api_error())
     }
 
     /// Whether an error response comes from the vendor's service and not from a gateway in front of
@@ -152,54 +151,6 @@ fn parse_message(message: &Value) -> Option<String> {
     }
 }
 
-/// Why no complete response was received.
-#[derive(Debug)]
-pub(crate) struct TransportError {
-    pub(crate) kind: TransportErrorKind,
-    /// The host that the transport could not connect to, and the proxy if one is used for it.
-    peer: Option<Box<str>>,
-    pub(crate) source: Source,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum TransportErrorKind {
-    /// No connection was established, so no request was sent.
-    Connect,
-    /// The connection was lost, or the data received is not valid HTTP.
-    ConnectionLost,
-    /// No data, or too little of it, was received within the idle timeout.
-    Timeout,
-    /// The response, or the URL it redirects to, is unusable, and a retry would not change that.
-    InvalidResponse,
-    /// The caller's token was cancelled.
-    Cancelled,
-}
-
-impl TransportError {
-    pub(crate) fn new(kind: TransportErrorKind, source: impl Into<Source>) -> Self {
-        Self { kind, peer: None, source: source.into() }
-    }
-
-    pub(crate) fn with_peer(self, peer: String) -> Self {
-        Self { peer: Some(peer.into()), ..self }
-    }
-
-    pub(crate) fn into_error(self, operation: Operation) -> Error {
-        match self.kind {
-            TransportErrorKind::Connect => {
-                let peer = self.peer.unwrap_or_else(|| "the server".into());
-                Error::connect(operation, peer, self.source)
-            }
-            TransportErrorKind::ConnectionLost => Error::transport(operation, self.source),
-            TransportErrorKind::Timeout => Error::timeout(operation, self.source),
-            TransportErrorKind::InvalidResponse => {
-                Error::decode(operation, self.source.to_string())
-            }
-            TransportErrorKind::Cancelled => Error::cancelled(operation),
-        }
-    }
-}
-
 /// Percent-encodes a query value (RFC 3986). Ids with `:` and `/` are in use.
 pub(crate) fn encode_query(value: &str, out: &mut String) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
@@ -223,7 +174,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn response(status: u16, body: &str) -> Response {
-        Response { status, headers: Headers::default(), body: body.into(), body_result: Ok(()) }
+        Response {
+            operation: Operation::Retrieve,
+            status,
+            headers: Headers::default(),
+            body: body.into(),
+            body_result: Ok(()),
+        }
     }
 
     #[test]
@@ -240,11 +197,10 @@ mod tests {
     #[test]
     fn truncated_success_is_a_transport_error_and_truncated_error_response_an_api_error() {
         let truncated = |status| Response {
-            body_result: Err(TransportError::new(TransportErrorKind::ConnectionLost, "truncated")),
+            body_result: Err(Error::transport(Operation::Retrieve, "truncated".into())),
             ..response(status, r#"{"mess"#)
         };
-        let parse =
-            |status| truncated(status).parse_json::<Value>(Operation::Retrieve).unwrap_err();
+        let parse = |status| truncated(status).parse_json::<Value>().unwrap_err();
         assert_eq!(parse(200).kind(), ErrorKind::Transport);
         let unauthorized = parse(401);
         assert_eq!((unauthorized.kind(), unauthorized.status()), (ErrorKind::Api, Some(401)));
@@ -263,7 +219,7 @@ mod tests {
         #[test]
         fn api_error_is_made_from_any_response(parts in arbitrary::response(Seed::body)) {
             let has_vendor_body = parts.response().has_api_error_body();
-            let error = parts.response().api_error(Operation::Retrieve);
+            let error = parts.response().api_error();
             prop_assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(parts.status)));
             prop_assert!(error.body().is_some_and(is_sanitized));
             prop_assert!(error.server_message().is_none_or(is_sanitized));

@@ -11,7 +11,6 @@ const MIN_REDACTED_LEN: usize = 8;
 #[derive(Clone)]
 pub(crate) struct ApiKey {
     key: String,
-    skip_table: [u8; 256],
 }
 
 impl ApiKey {
@@ -26,7 +25,7 @@ impl ApiKey {
         } else if !key.is_ascii() {
             "contains non-ASCII characters"
         } else {
-            return Ok(Self { skip_table: skip_table(key.as_bytes()), key });
+            return Ok(Self { key });
         };
         Err(Error::config(format!(
             "the API key {problem}; must be printable ASCII without surrounding whitespace"
@@ -59,34 +58,13 @@ impl ApiKey {
         redacted
     }
 
-    /// Finds the key with the Boyer-Moore-Horspool algorithm, which skips most bytes of a text.
     fn find(&self, text: &[u8]) -> Option<usize> {
         let key = self.key.as_bytes();
-        let (last, _) = key.split_last().filter(|_| key.len() >= MIN_REDACTED_LEN)?;
-        let mut start = 0;
-        loop {
-            let window = text.get(start..start + key.len())?;
-            let end = window.last()?;
-            if end == last && window == key {
-                return Some(start);
-            }
-            start += usize::from(*self.skip_table.get(usize::from(*end))?);
-        }
+        let first = key.first().filter(|_| key.len() >= MIN_REDACTED_LEN)?;
+        let starts = text.iter().enumerate().filter(|(_, byte)| *byte == first);
+        let mut starts = starts.map(|(start, _)| start);
+        starts.find(|&start| text.get(start..).is_some_and(|text| text.starts_with(key)))
     }
-}
-
-/// For each byte, how far the search may advance if the window ends with it: until the byte meets
-/// its last occurrence in the key before the end.
-fn skip_table(key: &[u8]) -> [u8; 256] {
-    let clamped = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
-    let mut table = [clamped(key.len()); 256];
-    let (_, before) = key.split_last().unwrap_or((&0, &[]));
-    for (index, byte) in before.iter().enumerate() {
-        if let Some(skip) = table.get_mut(usize::from(*byte)) {
-            *skip = clamped(before.len() - index);
-        }
-    }
-    table
 }
 
 /// Returns equivalent JSON in which printable ASCII is escaped only where it must be.

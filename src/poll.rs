@@ -133,7 +133,7 @@ impl<'a> PollQueue<'a> {
         // Each generation is polled once at the deadline, but a long queue of slow polls must not
         // delay the return for much longer.
         let now = self.poller.now();
-        if now > deadline.saturating_add(self.options.interval) {
+        if now > deadline.saturating_add(self.options.interval.max(MAX_SLEEP)) {
             return Some(Err(entry.timed_out(now)));
         }
         let result = self.poller.retrieve(entry.id);

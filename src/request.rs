@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::image::{Image, OpenImage};
+use crate::image::{Image, ImageReader, OpenImage};
 
 /// The default model: Kling 2.1 Pro, image to video.
 ///
@@ -353,7 +353,7 @@ impl ImageToVideo {
     /// assert_eq!(error.to_string(), "`cfg_scale` is 1.5; must be between 0.0 and 1.0");
     /// ```
     pub fn validate(&self) -> Result<()> {
-        self.prepare().map(drop)
+        self.serialize().map(drop)
     }
 
     /// The client request id that the caller has set.
@@ -365,11 +365,17 @@ impl ImageToVideo {
         &self.image
     }
 
-    /// Validates the request, opens the image and serializes everything but the image's data.
-    pub(crate) fn prepare(&self) -> Result<PreparedRequest> {
+    /// Validates the request, opens the image and serializes the request. With an image that is
+    /// not a URL, `image_url` ends after the prefix of its data URI.
+    pub(crate) fn serialize(&self) -> Result<(Vec<u8>, Option<ImageReader>)> {
         self.validate_fields()?;
-        let image = self.image.open("image_url")?;
-        Ok(PreparedRequest { json_prefix: self.write_json_prefix(&image)?, image })
+        match self.image.open("image_url")? {
+            OpenImage::Url(url) => Ok((self.to_json(&url, Image::open_mask)?, None)),
+            OpenImage::Data(image) => {
+                let json = self.to_json(image.format.data_uri_prefix(), Image::open_mask)?;
+                Ok((json, Some(image)))
+            }
+        }
     }
 
     /// The fields as JSON without the image, for a fingerprint. Masks are represented by their
@@ -447,17 +453,6 @@ impl ImageToVideo {
         }
     }
 
-    /// The JSON without its last bytes, [`JSON_SUFFIX`]: the image's base64 goes in between.
-    fn write_json_prefix(&self, image: &OpenImage) -> Result<Vec<u8>> {
-        let image_url = match image {
-            OpenImage::Url(url) => url,
-            OpenImage::Data(image) => image.format.data_uri_prefix(),
-        };
-        let mut json = self.to_json(image_url, Image::open_mask)?;
-        json.truncate(json.len().saturating_sub(JSON_SUFFIX.len()));
-        Ok(json)
-    }
-
     fn to_json(
         &self,
         image_url: &str,
@@ -489,15 +484,6 @@ impl ImageToVideo {
             Error::invalid_request("extra", format!("`extra` cannot be serialized as JSON: {e}"))
         })
     }
-}
-
-/// The end of every request's JSON: the closing quote of `image_url` and the closing brace.
-pub(crate) const JSON_SUFFIX: &[u8] = b"\"}";
-
-/// A validated request, to be sent as `json_prefix`, the image as base64, and [`JSON_SUFFIX`].
-pub(crate) struct PreparedRequest {
-    pub(crate) json_prefix: Vec<u8>,
-    pub(crate) image: OpenImage,
 }
 
 /// The fields in the order they are sent: `image_url` is last, so that it can be streamed.

@@ -11,7 +11,7 @@ use crate::call::RequestContext;
 use crate::download::download;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::{Fingerprint, hash_reader};
 use crate::generation::{Generation, GenerationId};
 use crate::journal::{self, Entry, Journal};
 use crate::operation::Operation;
@@ -67,15 +67,20 @@ impl ResumableRun<'_> {
     }
 
     fn execute(&self) -> Result<SavedVideo> {
-        let fingerprint = Fingerprint::compute(self.request, self.endpoint_url)?;
+        // Opened once: what is hashed is what is sent. The image may be missing when a run only
+        // has to fetch its video, so an error matters only if something is to be created.
+        let opened = self.open_request();
+        let image = opened.as_ref().ok().and_then(|(_, image)| image.clone());
+        let fingerprint = Fingerprint::new(self.request, image, self.endpoint_url)?;
         let path = journal::path_for(self.target);
         validate_target(self.target)
             .map_err(|error| error.with_operation(Operation::GenerateTo))?;
-        // Validated before a journal is created, so that an invalid call leaves no file behind.
-        if !path.exists() {
+        // Checked before a journal is created, so that an invalid call leaves no file behind.
+        let is_new = !path.exists();
+        if is_new {
             self.ensure_target_absent(&path)?;
-            self.request.validate()?;
         }
+        let opened = if is_new { Ok(opened?) } else { opened };
         let mut journal = self.open_journal(path)?;
         if journal.entries().is_empty() {
             self.ensure_target_absent(journal.path())?;
@@ -89,8 +94,21 @@ impl ResumableRun<'_> {
             NextAction::Recover { client_request_id, id, days } => {
                 self.recover(&mut journal, &client_request_id, id.as_ref(), days)
             }
-            NextAction::Create => self.create(&mut journal, fingerprint),
+            NextAction::Create => self.create(&mut journal, opened?.0, fingerprint),
         }
+    }
+
+    /// The request's body, and the hash of its image.
+    fn open_request(&self) -> Result<(RequestBody, Option<String>)> {
+        let mut body = RequestBody::new(self.request)?;
+        let hash = match body.image() {
+            Some(image) => Some(hash_reader(image).map_err(|e| {
+                let path = Some(image.display_name().into());
+                Error::io(Operation::GenerateTo, path, "failed to read the image", e)
+            })?),
+            None => None,
+        };
+        Ok((body, hash))
     }
 
     fn ensure_target_absent(&self, journal: &Path) -> Result<()> {
@@ -171,14 +189,12 @@ impl ResumableRun<'_> {
         }
     }
 
-    fn create(&self, journal: &mut Journal, fingerprint: Fingerprint) -> Result<SavedVideo> {
-        // Validated before anything is recorded or sent.
-        let mut body = RequestBody::new(self.request.prepare()?);
-        let fingerprint = match body.image() {
-            // Of the open file that is sent, in case the path's file was replaced meanwhile.
-            Some(image) => fingerprint.with_image(image)?,
-            None => fingerprint,
-        };
+    fn create(
+        &self,
+        journal: &mut Journal,
+        body: RequestBody,
+        fingerprint: Fingerprint,
+    ) -> Result<SavedVideo> {
         journal.append(Entry::Intent { fingerprint, at: journal::now() })?;
         let prefix = self.request.caller_request_id();
         let mut recorder = JournalRecorder { journal, prefix, journal_error: None };

@@ -2,15 +2,16 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::body::{RequestBody, UploadObserver, UploadState};
+use crate::body::{RequestBody, UploadState};
 use crate::call::RequestContext;
+use crate::cancel::CancelRegistration;
 use crate::endpoint::create::{Outcome, outcome};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::generation::Generation;
 use crate::operation::Operation;
 use crate::random::random;
-use crate::transport::{CreateCancelGuard, EXPECT_CONTINUE_THRESHOLD};
+use crate::transport::EXPECT_CONTINUE_THRESHOLD;
 
 /// Observes the attempts of a create, to record them.
 pub(crate) trait CreateObserver {
@@ -163,35 +164,24 @@ fn attempt(
     expect_continue: bool,
     observer: &mut dyn CreateObserver,
 ) -> Result<(Outcome, UploadState)> {
-    let cancel_guard = context.session.create_cancel_guard();
-    let mut guard = CommitGuard { context, cancel_guard: &cancel_guard, request_id, observer };
-    let mut reader = body.reader(&mut guard)?;
+    let cancel_registration = context.session.cancel_creates();
+    let mut on_progress = |sent: u64, total: u64| {
+        context.emit_create(None, request_id, EventKind::Uploading { sent, total });
+        if sent < total {
+            return Ok(());
+        }
+        // The commit point. Unregistered first, so that what is recorded as being sent is sent, even
+        // if the token is cancelled now.
+        if !cancel_registration.as_ref().is_none_or(CancelRegistration::unregister) {
+            return Err(Error::cancelled(Operation::Create));
+        }
+        observer.before_commit(request_id)
+    };
+    let mut reader = body.reader(&mut on_progress)?;
     let path = context.route.path();
     let response = context.session.post(path, request_id, &mut reader, expect_continue);
     match reader.take_error() {
         Some(error) => Err(error),
         None => Ok((outcome(response, reader.state()), reader.state())),
-    }
-}
-
-/// What happens between a body and its commit point.
-struct CommitGuard<'a> {
-    context: &'a RequestContext<'a>,
-    cancel_guard: &'a CreateCancelGuard,
-    request_id: &'a str,
-    observer: &'a mut dyn CreateObserver,
-}
-
-impl UploadObserver for CommitGuard<'_> {
-    fn on_progress(&mut self, sent: u64, total: u64) {
-        self.context.emit_create(None, self.request_id, EventKind::Uploading { sent, total });
-    }
-
-    fn before_commit(&mut self) -> Result<()> {
-        // First, so that what is recorded as being sent is sent, even if the token is cancelled now.
-        if !self.cancel_guard.unregister() {
-            return Err(Error::cancelled(Operation::Create));
-        }
-        self.observer.before_commit(self.request_id)
     }
 }

@@ -5,20 +5,16 @@ use serde_json::{Map, Value};
 use crate::error::Result;
 use crate::generation::Balance;
 use crate::http::Response;
-use crate::operation::Operation;
 
 pub(crate) const TARGET: &str = "/v2/billing";
 
 pub(crate) fn parse_response(mut response: Response) -> Result<Balance> {
-    const OPERATION: Operation = Operation::Balance;
-    let fields: Map<String, Value> = response.parse_json(OPERATION)?;
+    let fields: Map<String, Value> = response.parse_json()?;
     let amount = fields.get("current_balance").and_then(Value::as_f64);
     let currency = fields.get("currency").and_then(Value::as_str).unwrap_or("USD");
     match amount {
         Some(amount) => Ok(Balance { amount, currency: currency.to_owned() }),
-        None => {
-            Err(response.invalid_response(OPERATION, "response has no numeric `current_balance`"))
-        }
+        None => Err(response.invalid_response("response has no numeric `current_balance`")),
     }
 }
 

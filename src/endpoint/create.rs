@@ -2,12 +2,9 @@
 //! every possible outcome is classified.
 
 use crate::body::UploadState;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::generation::{Generation, GenerationFields, GenerationId, Status};
-use crate::http::{Response, TransportError, TransportErrorKind};
-use crate::operation::Operation;
-
-const OPERATION: Operation = Operation::Create;
+use crate::http::Response;
 
 /// The outcome of a create request.
 pub(crate) enum Outcome {
@@ -21,20 +18,15 @@ pub(crate) enum Outcome {
 }
 
 /// Classifies the result of a create request, given how far its body was sent.
-pub(crate) fn outcome(result: Result<Response, TransportError>, upload: UploadState) -> Outcome {
+pub(crate) fn outcome(result: Result<Response>, upload: UploadState) -> Outcome {
     match (result, upload) {
         (Ok(response), _) => classify_response(response, upload == UploadState::Committed),
-        (Err(error), UploadState::Committed) => indeterminate(error.into_error(OPERATION), None),
+        (Err(error), UploadState::Committed) => indeterminate(error, None),
         (Err(error), _) => Outcome::Rejected {
-            retryable: !matches!(
-                error.kind,
-                TransportErrorKind::Cancelled | TransportErrorKind::InvalidResponse
-            ),
-            error: match (error.kind, upload) {
-                (TransportErrorKind::ConnectionLost, UploadState::InProgress) => {
-                    Error::upload_interrupted(OPERATION, error.source)
-                }
-                _ => error.into_error(OPERATION),
+            retryable: error.is_transient(),
+            error: match upload {
+                UploadState::InProgress => error.during_upload(),
+                _ => error,
             },
         },
     }
@@ -48,7 +40,7 @@ fn classify_response(response: Response, committed: bool) -> Outcome {
             Err(error) => Outcome::Rejected { error, retryable: false },
         };
     }
-    let error = response.api_error(OPERATION);
+    let error = response.api_error();
     let rejected = !committed
         || match response.status {
             // Clients follow these with a GET, so the sender may have acted on the request already.
@@ -69,12 +61,12 @@ fn classify_response(response: Response, committed: bool) -> Outcome {
     indeterminate(error, inference_id(&response))
 }
 
-fn parse_generation(mut response: Response) -> Result<Generation, Error> {
+fn parse_generation(mut response: Response) -> Result<Generation> {
     let header_id = inference_id(&response);
-    let generation = match (response.parse_json::<GenerationFields>(OPERATION), header_id) {
+    let generation = match (response.parse_json::<GenerationFields>(), header_id) {
         (Ok(fields), id) => fields
             .into_generation(id.as_ref())
-            .ok_or_else(|| response.invalid_response(OPERATION, "response has no generation id"))?,
+            .ok_or_else(|| response.invalid_response("response has no generation id"))?,
         // Accepted and paid for: the id in the header is enough to wait for it.
         (Err(_), Some(id)) => generation_with_id(id),
         (Err(error), None) => return Err(error),
@@ -113,7 +105,7 @@ mod tests {
     use super::*;
     use crate::ErrorKind;
     use crate::arbitrary::{
-        ResponseParts, Seed, cases, is_sanitized, response, transport_error_kind,
+        ResponseParts, Seed, cases, is_sanitized, response, transport_error, transport_error_kind,
     };
     use proptest::prelude::*;
     use proptest::sample::select;
@@ -177,11 +169,8 @@ mod tests {
             kind in transport_error_kind(),
             upload in upload_state(),
         ) {
-            let is_permanent = matches!(
-                kind,
-                TransportErrorKind::Cancelled | TransportErrorKind::InvalidResponse
-            );
-            match outcome(Err(TransportError::new(kind, "test")), upload) {
+            let is_permanent = matches!(kind, ErrorKind::Cancelled | ErrorKind::Decode);
+            match outcome(Err(transport_error(kind)), upload) {
                 Outcome::Accepted(_) => prop_assert!(false, "accepted"),
                 Outcome::Rejected { retryable, .. } => {
                     prop_assert!(upload != UploadState::Committed && retryable != is_permanent);

@@ -6,7 +6,6 @@ use serde_json::{Map, Value};
 use crate::error::Result;
 use crate::generation::GenerationId;
 use crate::http::Response;
-use crate::operation::Operation;
 
 /// The maximum number of entries per page.
 pub(crate) const PAGE_SIZE: u64 = 100;
@@ -47,10 +46,9 @@ impl LogEntry {
 }
 
 pub(crate) fn parse_response(mut response: Response) -> Result<Page> {
-    const OPERATION: Operation = Operation::Find;
-    let mut fields: Map<String, Value> = response.parse_json(OPERATION)?;
+    let mut fields: Map<String, Value> = response.parse_json()?;
     let Some(Value::Array(data)) = fields.remove("data") else {
-        return Err(response.invalid_response(OPERATION, "response has no `data` array"));
+        return Err(response.invalid_response("response has no `data` array"));
     };
     let has_more = fields
         .get("pagination")

@@ -4,7 +4,6 @@ use super::Route;
 use crate::error::Result;
 use crate::generation::{Generation, GenerationFields, GenerationId};
 use crate::http::{Response, encode_query};
-use crate::operation::Operation;
 
 pub(crate) fn target(route: Route, id: &GenerationId) -> String {
     const QUERY: &str = "?generation_id=";
@@ -17,13 +16,12 @@ pub(crate) fn target(route: Route, id: &GenerationId) -> String {
 }
 
 pub(crate) fn parse_response(mut response: Response, id: &GenerationId) -> Result<Generation> {
-    const OPERATION: Operation = Operation::Retrieve;
-    let fields: GenerationFields = response.parse_json(OPERATION)?;
+    let fields: GenerationFields = response.parse_json()?;
     if !fields.has_status() {
-        return Err(response.invalid_response(OPERATION, "response has no `status`"));
+        return Err(response.invalid_response("response has no `status`"));
     }
     let Some(mut generation) = fields.into_generation(Some(id)) else {
-        return Err(response.invalid_response(OPERATION, "response has no generation id"));
+        return Err(response.invalid_response("response has no generation id"));
     };
     // Keep the id of the request: it is the one that is known to work.
     generation.id = id.clone();

@@ -6,7 +6,7 @@ use super::url::has_invalid_port;
 use crate::error::{Error, Result};
 
 /// Where the proxy is configured.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) enum ProxyChoice {
     #[default]
     Environment,

@@ -1,18 +1,39 @@
 //! Selects the TLS library and the trusted root certificates.
 
+use std::sync::Arc;
+
+use crate::error::Result;
+
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
-pub(crate) use enabled::Tls;
+pub(super) use enabled::Tls;
 
 #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
-pub(crate) use disabled::Tls;
+pub(super) use disabled::Tls;
+
+/// PEM with its parser, so that programs that do not set any are linked without one.
+#[derive(Clone)]
+pub(crate) struct RootCertificates {
+    pem: Arc<[u8]>,
+    parse: fn(&[u8]) -> Result<Tls>,
+}
+
+impl RootCertificates {
+    pub(crate) fn new(pem: &[u8]) -> Self {
+        Self { pem: pem.into(), parse: Tls::with_root_certs }
+    }
+
+    pub(super) fn parse(&self) -> Result<Tls> {
+        (self.parse)(&self.pem)
+    }
+}
 
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 mod enabled {
     use crate::error::{Error, Result};
-    use crate::transport::AgentConfig;
+    use crate::transport::config::AgentConfig;
 
     #[derive(Clone)]
-    pub(crate) struct Tls(ureq::tls::TlsConfig);
+    pub(in crate::transport) struct Tls(ureq::tls::TlsConfig);
 
     impl Default for Tls {
         /// Trusts the root certificates that the cargo features select: Mozilla's, which are
@@ -26,7 +47,7 @@ mod enabled {
 
     impl Tls {
         /// Trusts only these root certificates.
-        pub(crate) fn with_root_certs(pem: &[u8]) -> Result<Self> {
+        pub(in crate::transport) fn with_root_certs(pem: &[u8]) -> Result<Self> {
             let certificates = parse_certificates(pem)?;
             Ok(Self::new(ureq::tls::RootCerts::Specific(std::sync::Arc::new(certificates))))
         }
@@ -127,13 +148,13 @@ mod enabled {
 #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
 mod disabled {
     use crate::error::{Error, Result};
-    use crate::transport::AgentConfig;
+    use crate::transport::config::AgentConfig;
 
     #[derive(Clone, Default)]
-    pub(crate) struct Tls;
+    pub(in crate::transport) struct Tls;
 
     impl Tls {
-        pub(crate) fn with_root_certs(_pem: &[u8]) -> Result<Self> {
+        pub(in crate::transport) fn with_root_certs(_pem: &[u8]) -> Result<Self> {
             Self.ensure_enabled().map(|()| Self)
         }
 

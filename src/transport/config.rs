@@ -1,0 +1,179 @@
+//! The transport's settings, their validation, and the HTTP agents built from them.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ureq::http::uri::{Scheme, Uri};
+use ureq::http::{HeaderMap, HeaderValue, header};
+use ureq::{Agent, Proxy};
+
+use crate::error::{Error, Result};
+use crate::key::ApiKey;
+use crate::text::sanitize;
+
+use super::JSON;
+use super::proxy::{ProxyChoice, resolve_proxy};
+use super::tls::{RootCertificates, Tls};
+use super::url::{is_loopback, strip_brackets, validate_base_url};
+
+/// The smallest output buffer. Zeroing a large one would be most of the cost of a small request.
+pub(super) const SMALL_BUFFER: usize = 2 * 1024;
+/// Holds one chunk of the body's encoder: 72 KiB, encoded as base64.
+pub(super) const UPLOAD_BUFFER: usize = 96 * 1024;
+/// The output buffer must hold the complete request line and each complete header, and signed URLs
+/// are long.
+const MAX_URL_LEN: usize = 16 * 1024;
+const RESPONSE_BUFFER: usize = 10 * 1024;
+const DOWNLOAD_BUFFER: usize = 128 * 1024;
+
+/// The maximum duration of a download, however steadily the server sends.
+pub(crate) const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Longer timeouts make no practical difference and would overflow what sockets accept.
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
+
+/// The transport's part of the client's settings, not validated yet.
+#[derive(Clone)]
+pub(crate) struct TransportConfig {
+    pub(crate) api_key: String,
+    pub(crate) base_url: String,
+    pub(crate) user_agent: String,
+    pub(crate) proxy: ProxyChoice,
+    pub(crate) root_certificates: Option<RootCertificates>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+}
+
+/// Validated settings, from which agents can be built without errors.
+pub(super) struct ValidConfig {
+    pub(super) base_url: String,
+    pub(super) base_uri: Uri,
+    /// Sent with every API request.
+    pub(super) headers: HeaderMap,
+    pub(super) key: ApiKey,
+    pub(super) tls: Tls,
+    pub(super) idle_timeout: Duration,
+    connect_timeout: Duration,
+    user_agent: String,
+    proxy: Option<Proxy>,
+}
+
+/// One agent per kind of request. Agents are cheap: what they share is created on first use.
+#[derive(Clone)]
+pub(super) struct Agents {
+    /// Pools its connections, so that all polls of a generation need one TLS handshake.
+    pub(super) reads: Agent,
+    /// Never reuses a connection: if a stale one failed, it would be unknown whether the generation
+    /// was created.
+    pub(super) creates: Agent,
+    /// Never sends the API key.
+    pub(super) downloads: Agent,
+}
+
+impl TransportConfig {
+    pub(super) fn validate(self) -> Result<ValidConfig> {
+        let key = ApiKey::new(self.api_key)?;
+        let base_url = self.base_url.trim_end_matches('/').to_owned();
+        let base_uri = validate_base_url(&base_url, &key)?;
+        let mut authorization = HeaderValue::from_str(&key.authorization())
+            .map_err(|_| Error::config("the API key is not a valid header value"))?;
+        authorization.set_sensitive(true);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, authorization);
+        headers.insert(header::ACCEPT, JSON);
+        if HeaderValue::from_str(&self.user_agent).is_err() {
+            return Err(Error::config("user_agent is not a valid header value"));
+        }
+        for (name, timeout) in
+            [("connect_timeout", self.connect_timeout), ("idle_timeout", self.idle_timeout)]
+        {
+            if timeout.is_zero() {
+                return Err(Error::config(format!("{name} must be greater than zero")));
+            }
+        }
+        let tls = match self.root_certificates {
+            Some(certificates) => certificates.parse()?,
+            None => Tls::default(),
+        };
+        if base_uri.scheme() == Some(&Scheme::HTTPS) {
+            tls.ensure_enabled()?;
+        }
+        Ok(ValidConfig {
+            base_url,
+            base_uri,
+            headers,
+            key,
+            tls,
+            idle_timeout: self.idle_timeout.min(MAX_TIMEOUT),
+            connect_timeout: self.connect_timeout.min(MAX_TIMEOUT),
+            user_agent: self.user_agent,
+            proxy: resolve_proxy(&self.proxy)?,
+        })
+    }
+}
+
+impl ValidConfig {
+    pub(super) fn agents(&self) -> Agents {
+        let host = self.base_uri.host().unwrap_or_default();
+        let api_proxy = self.proxy.clone().filter(|_| !is_loopback(host));
+        // ureq starts a thread for a DNS lookup with a timeout, and an IP address needs no lookup.
+        let needs_dns = strip_brackets(host).parse::<IpAddr>().is_err();
+        let dns_timeout = needs_dns.then_some(self.connect_timeout);
+        // The longest line is the `Authorization` or `User-Agent` header, or the request line of a
+        // GET, which contains the path of the base URL and the generation id.
+        let authorization = self.headers.get(header::AUTHORIZATION).map_or(0, HeaderValue::len);
+        let longest = authorization.max(self.base_url.len()).max(self.user_agent.len());
+        let api = || {
+            self.agent_config(RESPONSE_BUFFER, SMALL_BUFFER.max(1024 + longest))
+                .proxy(api_proxy.clone())
+                .timeout_resolve(dns_timeout)
+                .timeout_recv_body(Some(self.idle_timeout))
+        };
+        let continue_timeout = Duration::from_secs(1).min(self.idle_timeout / 2);
+        let creates = api().max_idle_connections(0).timeout_await_100(Some(continue_timeout));
+        let downloads = self
+            .agent_config(DOWNLOAD_BUFFER, MAX_URL_LEN)
+            .proxy(self.proxy.clone())
+            .timeout_resolve(Some(self.connect_timeout))
+            .timeout_per_read(Some(self.idle_timeout))
+            // Bounds data that only ureq sees because it is not part of the body, such as trailers.
+            .timeout_recv_body(Some(DOWNLOAD_TIMEOUT));
+        Agents {
+            reads: api().build().into(),
+            creates: creates.build().into(),
+            downloads: downloads.build().into(),
+        }
+    }
+
+    fn agent_config(&self, input_buffer_size: usize, output_buffer_size: usize) -> AgentConfig {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .user_agent(&self.user_agent)
+            .accept_encoding("")
+            .input_buffer_size(input_buffer_size)
+            .output_buffer_size(output_buffer_size)
+            .timeout_connect(Some(self.connect_timeout))
+            .timeout_recv_response(Some(self.idle_timeout))
+            .timeout_per_write(Some(self.idle_timeout));
+        self.tls.apply(config)
+    }
+
+    /// The host of `uri` and the proxy that is used for it, without credentials, for error
+    /// messages. The host may come from a server, so the text is redacted and sanitized.
+    pub(super) fn peer(&self, uri: &Uri) -> String {
+        let host = uri.host().unwrap_or_default();
+        let default_port = if uri.scheme() == Some(&Scheme::HTTP) { 80 } else { 443 };
+        let mut peer = host.to_owned();
+        if let Some(port) = uri.port_u16().filter(|port| *port != default_port) {
+            peer += &format!(":{port}");
+        }
+        let uses_proxy = |proxy: &&Proxy| !is_loopback(host) && !proxy.is_no_proxy(uri);
+        if let Some(proxy) = self.proxy.as_ref().filter(uses_proxy) {
+            peer += &format!(" through proxy {}:{}", proxy.host(), proxy.port());
+        }
+        sanitize(&String::from_utf8_lossy(&self.key.redact(peer.into_bytes())))
+    }
+}
+
+pub(super) type AgentConfig = ureq::config::ConfigBuilder<ureq::typestate::AgentScope>;

@@ -1,0 +1,65 @@
+//! Classifies ureq's errors.
+//!
+//! Whether a generation may have been created does not depend on the class of an error, but on
+//! whether the request's body has passed its commit point.
+
+use std::io;
+
+use ureq::Timeout;
+
+use crate::error::{Error, Source};
+use crate::operation::Operation;
+
+/// The error of a request that got no response. `peer` is the host it was sent to.
+#[cold]
+pub(super) fn send_error(e: ureq::Error, operation: Operation, peer: String) -> Error {
+    use ureq::Error as E;
+    match e {
+        E::Io(e) if is_connect_error(&e) => Error::connect(operation, peer, e.into()),
+        E::BadUri(_)
+        | E::HostNotFound
+        | E::ConnectionFailed
+        | E::ConnectProxyFailed(_)
+        | E::Tls(_)
+        | E::TlsRequired
+        | E::Timeout(Timeout::Resolve | Timeout::Connect) => {
+            Error::connect(operation, peer, e.into())
+        }
+        #[cfg(feature = "rustls")]
+        E::Rustls(_) => Error::connect(operation, peer, e.into()),
+        #[cfg(feature = "native-tls")]
+        E::NativeTls(_) => Error::connect(operation, peer, e.into()),
+        other => received_error(other, operation),
+    }
+}
+
+/// The error of a body that could not be received completely.
+#[cold]
+pub(super) fn body_error(e: io::Error, operation: Operation) -> Error {
+    received_error(e.into(), operation)
+}
+
+fn received_error(e: ureq::Error, operation: Operation) -> Error {
+    match e {
+        ureq::Error::Timeout(_) => Error::timeout(operation, e.into()),
+        ureq::Error::LargeResponseHeader(..) => Error::decode(operation, e.to_string()),
+        // `ureq::Error` has no `source`, so the I/O error is unwrapped to keep its own.
+        ureq::Error::Io(e) => Error::transport(operation, e.into()),
+        other => Error::transport(operation, Source::from(other)),
+    }
+}
+
+fn is_connect_error(e: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    match e.kind() {
+        K::ConnectionRefused
+        | K::HostUnreachable
+        | K::NetworkUnreachable
+        | K::NetworkDown
+        | K::AddrNotAvailable
+        // rustls reports an untrusted certificate like this.
+        | K::InvalidData => true,
+        // std has no error kind for a failed DNS lookup.
+        _ => e.raw_os_error().is_none() && e.to_string().contains("failed to lookup address"),
+    }
+}
