@@ -11,7 +11,7 @@ use proptest::sample::select;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, ErrorKind};
-use crate::http::{Headers, RESPONSE_HEADERS, Response};
+use crate::model::response::{Headers, RESPONSE_HEADERS, Response};
 use crate::operation::Operation;
 
 /// Runs `cases` cases, unless the environment variable `PROPTEST_CASES` sets another number.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::client::{Client, ClientInner};
+use crate::create::CreateQuota;
 use crate::endpoint::Route;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler};
 use crate::retry::RetryPolicy;
-use crate::submit::CreateQuota;
 use crate::transport::{ProxyChoice, RootCertificates, Transport, TransportConfig};
 use crate::wait_options::WaitOptions;
 

@@ -5,19 +5,19 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::body::RequestBody;
-use crate::call::RequestContext;
 use crate::cancel::CancelToken;
+use crate::context::RequestContext;
+use crate::create::{CreateObserver, CreateQuota, generate_client_request_id, submit};
 use crate::download::download;
-use crate::endpoint::{Route, logs};
+use crate::endpoint::{Route, billing, logs};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler, EventKind};
-use crate::generation::{Balance, Generation, GenerationId, Video};
+use crate::model::body::RequestBody;
+use crate::model::generation::{Balance, Generation, GenerationId, Video};
+use crate::model::request::{ImageToVideo, validate_client_request_id};
 use crate::operation::Operation;
-use crate::request::{ImageToVideo, validate_client_request_id};
-use crate::resumable::{ResumableRun, SavedVideo};
 use crate::retry::RetryPolicy;
-use crate::submit::{CreateObserver, CreateQuota, generate_client_request_id, submit};
+use crate::run::{ResumableRun, SavedVideo};
 use crate::transport::Transport;
 use crate::wait_options::WaitOptions;
 
@@ -399,6 +399,7 @@ impl Client {
             endpoint_url: &format!("{}{}", inner.transport.base_url(), inner.route.path()),
         }
         .run()
+        .map_err(Error::resumable)
     }
 
     /// Searches the API's log for a generation by the `X-Client-Request-Id` of its create
@@ -445,7 +446,7 @@ impl Client {
     /// # }
     /// ```
     pub fn balance(&self) -> Result<Balance> {
-        self.context(None).balance()
+        self.context(None).get(Operation::Balance, billing::TARGET, billing::parse_response)
     }
 
     /// The context of one call; `path` is its output file, for events.

@@ -1,17 +1,23 @@
 //! Downloads a video to a file. Interrupted downloads are resumed; a complete one is validated and
 //! renamed into place.
 
+mod mp4;
+mod partial_file;
+
 use std::path::Path;
 use std::time::Instant;
 
-use crate::call::RequestContext;
+use crate::context::RequestContext;
 use crate::error::{Error, Result};
 use crate::event::EventKind;
-use crate::generation::Video;
+use crate::model::generation::Video;
 use crate::operation::Operation;
-use crate::part::PartialFile;
+
 use crate::random::random;
 use crate::transport::{DOWNLOAD_TIMEOUT, DownloadResponse, ResumeRange};
+
+use self::partial_file::PartialFile;
+pub(crate) use self::partial_file::validate_target;
 
 const OPERATION: Operation = Operation::Download;
 

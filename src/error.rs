@@ -1,5 +1,7 @@
 //! The crate's error: opaque, with a kind to branch on and accessors for the details.
 
+mod display;
+
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
@@ -7,9 +9,10 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::generation::{Generation, GenerationId, Status};
+use crate::model::generation::{Generation, GenerationId, Status};
 use crate::operation::Operation;
-use crate::text::sanitize;
+
+use self::display::{DisplayApiError, DisplayDuration, DisplayPath};
 
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -165,46 +168,6 @@ impl ApiError {
     fn is_out_of_credits(&self) -> bool {
         self.kind.as_deref().is_some_and(|kind| kind.starts_with("err_insuff"))
             || self.name.as_deref() == Some("OutOfFundsException")
-    }
-}
-
-struct DisplayApiError<'a>(&'a ApiError);
-
-impl fmt::Display for DisplayApiError<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let error = self.0;
-        write!(f, "server returned HTTP {}", error.status)?;
-        if let Some(message) = &error.message {
-            write!(f, ": {message}")?;
-        }
-        if let Some(id) = &error.request_id {
-            write!(f, " (request id `{id}`)")?;
-        }
-        Ok(())
-    }
-}
-
-struct DisplayDuration(Duration);
-
-impl fmt::Display for DisplayDuration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_secs() {
-            0..10 => write!(f, "{} ms", self.0.as_millis()),
-            secs if secs.is_multiple_of(3600) => write!(f, "{} h", secs / 3600),
-            secs if secs.is_multiple_of(60) => write!(f, "{} min", secs / 60),
-            secs => write!(f, "{secs} s"),
-        }
-    }
-}
-
-struct DisplayPath<'a>(&'a Option<PathBuf>);
-
-impl fmt::Display for DisplayPath<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(path) => write!(f, "{}: ", path.display()),
-            None => Ok(()),
-        }
     }
 }
 
@@ -532,106 +495,6 @@ impl Error {
             ErrorRepr::CreateUnknown { source } => source.response(),
             repr => Some(repr),
         }
-    }
-}
-
-/// The message: what was being done, what is wrong, and the next step.
-impl Error {
-    /// What was being done, where the rest of the message does not imply it.
-    fn write_activity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use ErrorRepr as E;
-        match self.0.repr {
-            E::Config { .. } | E::InvalidRequest { .. } | E::GenerationLimit { .. } => Ok(()),
-            E::Connect { .. } | E::Cancelled | E::Journal { .. } | E::Io { .. } => Ok(()),
-            _ => match (self.0.operation, &self.0.id) {
-                (Operation::Create, None) => f.write_str("creating a generation: "),
-                (Operation::Create, Some(id)) => write!(f, "creating generation `{id}`: "),
-                (Operation::Retrieve, Some(id)) => write!(f, "retrieving generation `{id}`: "),
-                (Operation::Wait, Some(id)) => write!(f, "waiting for generation `{id}`: "),
-                (Operation::Download, Some(id)) => write!(f, "downloading generation `{id}`: "),
-                (Operation::Find, _) => f.write_str("searching the request log: "),
-                (Operation::Balance, _) => f.write_str("reading the balance: "),
-                (operation, Some(id)) => write!(f, "{operation}, generation `{id}`: "),
-                (operation, None) => write!(f, "{operation}: "),
-            },
-        }
-    }
-
-    fn write_attempts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let attempts = self.0.attempts;
-        match (&self.0.repr, &self.0.id) {
-            (ErrorRepr::Cancelled, _) => Ok(()),
-            (ErrorRepr::WaitTimeout { status, .. }, Some(_)) => {
-                match status {
-                    Some(status) => write!(f, " (last status: {}", sanitize(status.as_str()))?,
-                    None => f.write_str(" (no status received")?,
-                }
-                write!(f, ", {attempts} {})", if attempts == 1 { "poll" } else { "polls" })
-            }
-            _ if attempts > 1 => write!(f, " (after {attempts} attempts)"),
-            _ => Ok(()),
-        }
-    }
-
-    fn write_next_step(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let resumable = self.0.resumable;
-        let again = if resumable { "call generate_to again" } else { "call wait again" };
-        match (&self.0.repr, &self.0.id) {
-            (ErrorRepr::Api(error), _) => {
-                if error.status == 401 && self.0.operation != Operation::Download {
-                    f.write_str("; check the API key")?;
-                } else if error.is_out_of_credits() {
-                    f.write_str("; top up the account")?;
-                }
-                match error.retry_after {
-                    Some(delay) => write!(f, "; try again in {}", DisplayDuration(delay)),
-                    None => Ok(()),
-                }
-            }
-            (ErrorRepr::CreateUnknown { .. }, Some(id)) if !resumable => {
-                write!(f, "; wait for generation `{id}`")
-            }
-            (ErrorRepr::CreateUnknown { .. }, Some(_)) => write!(f, "; {again}"),
-            (ErrorRepr::CreateUnknown { .. }, None) if resumable => f.write_str(
-                "; call generate_to again later to search for it, or delete the journal to pay \
-                 for a new generation",
-            ),
-            (ErrorRepr::CreateUnknown { .. }, None) => match &self.0.client_request_id {
-                Some(id) => write!(f, "; search for it with find(\"{id}\") before creating again"),
-                None => Ok(()),
-            },
-            (ErrorRepr::WaitTimeout { .. }, Some(_)) => {
-                write!(f, "; it is still running and may be billed; {again}")
-            }
-            (ErrorRepr::WaitTimeout { .. }, None) => write!(f, "; {again}"),
-            (ErrorRepr::Cancelled, Some(id)) if self.0.operation == Operation::Download => {
-                let again = if resumable { again } else { "call download again" };
-                write!(f, "; generation `{id}` is complete: {again}")
-            }
-            (ErrorRepr::Cancelled, Some(id)) => {
-                write!(f, "; generation `{id}` is still running and may be billed: {again}")
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write_activity(f)?;
-        let message = self.0.repr.to_string();
-        f.write_str(&message)?;
-        self.write_attempts(f)?;
-        if let (ErrorKind::Connect | ErrorKind::Journal | ErrorKind::Io, Some(id)) =
-            (self.kind(), &self.0.id)
-            && !message.contains(id.as_str())
-        {
-            write!(f, " (generation `{id}`)")?;
-        }
-        if self.0.not_created {
-            f.write_str("; nothing was created")?;
-        }
-        self.write_next_step(f)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::generation::{Generation, GenerationId};
+use crate::model::generation::{Generation, GenerationId};
 use crate::operation::Operation;
 
 /// An event during a call, with the file and the generation that it concerns.

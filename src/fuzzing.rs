@@ -6,15 +6,16 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::body::UploadState;
 use crate::endpoint::create::Outcome;
 use crate::endpoint::{billing, create, logs, retrieve};
-use crate::generation::{Generation, GenerationId};
-use crate::http::{Headers, RESPONSE_HEADERS, Response};
-use crate::image::Image;
+use crate::model::body::UploadState;
+use crate::model::generation::{Generation, GenerationId};
+use crate::model::image::Image;
+use crate::model::response::{Headers, RESPONSE_HEADERS, Response};
+use crate::model::retry_after::parse_retry_after;
 use crate::operation::Operation;
-use crate::retry::parse_retry_after;
-use crate::{Error, ErrorKind, journal};
+use crate::run::journal;
+use crate::{Error, ErrorKind};
 
 /// Statuses that this crate handles specially, and some that it does not.
 const STATUSES: [u16; 24] = [

@@ -292,24 +292,21 @@
 
 // In layers: a module imports only from its own layer and those above it in this list.
 
-// Cancellation, randomness, and text from untrusted input.
+// Cancellation, randomness, files, and text from untrusted input.
 mod cancel;
+mod fs;
 mod random;
-mod text;
+mod redact;
 
 // Requests, responses, events and errors.
 mod error;
 mod event;
-mod generation;
-mod image;
+mod model;
 mod operation;
-mod request;
 
-// Sending requests, and when to retry them.
-mod body;
+// How requests are sent, and when they are retried.
+mod api_key;
 mod endpoint;
-mod http;
-mod key;
 mod retry;
 mod transport;
 
@@ -317,17 +314,13 @@ mod transport;
 mod poll;
 mod wait_options;
 
-// The steps of a call: reading, creating, downloading.
-mod call;
+// The parts of a call: reading, creating, downloading.
+mod context;
+mod create;
 mod download;
-mod mp4;
-mod part;
-mod submit;
 
-// Runs of `generate_to`, which survive a kill.
-mod fingerprint;
-mod journal;
-mod resumable;
+// Durable runs.
+mod run;
 
 // The public client.
 mod builder;
@@ -351,15 +344,15 @@ pub use client::Client;
 pub use endpoint::Route;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind};
-pub use generation::{
+pub use model::generation::{
     Balance, Generation, GenerationError, GenerationId, InvalidGenerationId, ResponseMetadata,
     Status, Usage, Video,
 };
-pub use image::Image;
+pub use model::image::Image;
+pub use model::request::{CameraControl, DynamicMask, ImageToVideo, MODEL, VideoDuration};
 pub use operation::Operation;
-pub use request::{CameraControl, DynamicMask, ImageToVideo, MODEL, VideoDuration};
-pub use resumable::SavedVideo;
 pub use retry::RetryPolicy;
+pub use run::SavedVideo;
 pub use wait_options::WaitOptions;
 
 /// Compiles the README's code as doctests.

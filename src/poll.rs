@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
-use crate::generation::{Generation, GenerationError, GenerationId, Status, Video};
+use crate::model::generation::{Generation, GenerationError, GenerationId, Status, Video};
 use crate::operation::Operation;
 use crate::random::random;
+use crate::redact::sanitize;
 use crate::retry::RetryPolicy;
-use crate::text::sanitize;
 use crate::wait_options::WaitOptions;
 
 /// A 404 within this time may mean that the generation is not visible yet: seen after a create.
@@ -346,7 +346,7 @@ fn is_permanent(error: &Error, now: Duration) -> bool {
 mod tests {
     use super::*;
     use crate::error::ApiError;
-    use crate::request::VideoDuration;
+    use crate::model::request::VideoDuration;
     use std::collections::{HashMap, HashSet};
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicU32, Ordering};

@@ -19,10 +19,10 @@ use ureq::http::uri::{self, PathAndQuery, Uri};
 use ureq::http::{HeaderName, HeaderValue, Method, Request, header};
 use ureq::{Agent, SendBody};
 
-use crate::body::{BodyReader, UploadState};
 use crate::cancel::{CancelRegistration, CancelToken, is_cancelled};
 use crate::error::{Error, Result};
-use crate::http::Response;
+use crate::model::body::{BodyReader, UploadState};
+use crate::model::response::Response;
 use crate::operation::Operation;
 
 pub(crate) use self::config::{DOWNLOAD_TIMEOUT, TransportConfig};

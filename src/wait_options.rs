@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::request::VideoDuration;
+use crate::model::request::VideoDuration;
 
 /// When to poll a generation, and for how long.
 ///

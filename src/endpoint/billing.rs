@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use crate::error::Result;
-use crate::generation::Balance;
-use crate::http::Response;
+use crate::model::generation::Balance;
+use crate::model::response::Response;
 
 pub(crate) const TARGET: &str = "/v2/billing";
 

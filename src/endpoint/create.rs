@@ -1,10 +1,10 @@
 //! `POST …/kling/generation` or its universal equivalent: the only request that costs money, so
 //! every possible outcome is classified.
 
-use crate::body::UploadState;
 use crate::error::{Error, Result};
-use crate::generation::{Generation, GenerationFields, GenerationId, Status};
-use crate::http::Response;
+use crate::model::body::UploadState;
+use crate::model::generation::{Generation, GenerationFields, GenerationId, Status};
+use crate::model::response::Response;
 
 /// The outcome of a create request.
 pub(crate) enum Outcome {

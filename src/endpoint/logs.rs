@@ -4,8 +4,8 @@
 use serde_json::{Map, Value};
 
 use crate::error::Result;
-use crate::generation::GenerationId;
-use crate::http::Response;
+use crate::model::generation::GenerationId;
+use crate::model::response::Response;
 
 /// The maximum number of entries per page.
 pub(crate) const PAGE_SIZE: u64 = 100;

@@ -2,8 +2,8 @@
 
 use super::Route;
 use crate::error::Result;
-use crate::generation::{Generation, GenerationFields, GenerationId};
-use crate::http::{Response, encode_query};
+use crate::model::generation::{Generation, GenerationFields, GenerationId};
+use crate::model::response::{Response, encode_query};
 
 pub(crate) fn target(route: Route, id: &GenerationId) -> String {
     const QUERY: &str = "?generation_id=";
@@ -36,7 +36,7 @@ pub(crate) fn parse_response(mut response: Response, id: &GenerationId) -> Resul
 mod tests {
     use super::*;
     use crate::arbitrary::{Seed, cases, is_sanitized, response};
-    use crate::generation::Video;
+    use crate::model::generation::Video;
     use proptest::prelude::*;
 
     proptest! {

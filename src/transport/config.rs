@@ -7,9 +7,9 @@ use ureq::http::uri::{Scheme, Uri};
 use ureq::http::{HeaderMap, HeaderValue, header};
 use ureq::{Agent, Proxy};
 
+use crate::api_key::ApiKey;
 use crate::error::{Error, Result};
-use crate::key::ApiKey;
-use crate::text::sanitize;
+use crate::redact::sanitize;
 
 use super::JSON;
 use super::proxy::{ProxyChoice, resolve_proxy};

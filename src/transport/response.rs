@@ -4,10 +4,10 @@ use std::io::Read;
 
 use ureq::http::{HeaderMap, HeaderValue, header};
 
+use crate::api_key::ApiKey;
 use crate::cancel::{CancelToken, is_cancelled};
 use crate::error::{Error, Result};
-use crate::http::{Headers, RESPONSE_HEADERS, Response};
-use crate::key::ApiKey;
+use crate::model::response::{Headers, RESPONSE_HEADERS, Response};
 use crate::operation::Operation;
 
 use super::error::body_error;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use ureq::http::Uri;
 use ureq::http::uri::Authority;
 
+use crate::api_key::ApiKey;
 use crate::error::{Error, Result};
-use crate::key::ApiKey;
 
 pub(super) fn validate_base_url(base_url: &str, key: &ApiKey) -> Result<Uri> {
     let invalid = |message: &str| Error::config(format!("base_url {message}"));

@@ -3,22 +3,25 @@
 //!
 //! The journal's last entry says how far the run got; every state has one next action.
 
+mod fingerprint;
+pub(crate) mod journal;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::body::RequestBody;
-use crate::call::RequestContext;
-use crate::download::download;
+use crate::context::RequestContext;
+use crate::create::{CreateObserver, CreateQuota, generate_client_request_id, submit};
+use crate::download::{download, validate_target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
-use crate::fingerprint::{Fingerprint, hash_reader};
-use crate::generation::{Generation, GenerationId};
-use crate::journal::{self, Entry, Journal};
+use crate::model::body::RequestBody;
+use crate::model::generation::{Generation, GenerationId};
+use crate::model::request::ImageToVideo;
 use crate::operation::Operation;
-use crate::part::validate_target;
-use crate::request::ImageToVideo;
-use crate::submit::{CreateObserver, CreateQuota, generate_client_request_id, submit};
 use crate::wait_options::WaitOptions;
+
+use self::fingerprint::{Fingerprint, hash_reader};
+use self::journal::{Entry, Journal};
 
 /// A video in a file, the result of [`Client::generate_to`](crate::Client::generate_to).
 ///
@@ -63,10 +66,6 @@ enum NextAction {
 
 impl ResumableRun<'_> {
     pub(crate) fn run(&self) -> Result<SavedVideo> {
-        self.execute().map_err(Error::resumable)
-    }
-
-    fn execute(&self) -> Result<SavedVideo> {
         // Opened once: what is hashed is what is sent. The image may be missing when a run only
         // has to fetch its video, so an error matters only if something is to be created.
         let opened = self.open_request();

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cancel;
-use crate::endpoint::{Route, billing, logs, retrieve};
+use crate::endpoint::{Route, logs, retrieve};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler, EventKind};
-use crate::generation::{Balance, Generation, GenerationId, Video};
-use crate::http::Response;
+use crate::model::generation::{Generation, GenerationId, Video};
+use crate::model::response::Response;
 use crate::operation::Operation;
 use crate::poll::{self, Poller};
 use crate::random::random;
@@ -63,10 +63,10 @@ impl RequestContext<'_> {
     }
 
     pub(crate) fn retrieve_once(&self, id: &GenerationId) -> Result<Generation> {
-        let response = self.get(Operation::Retrieve, &retrieve::target(self.route, id));
-        response
-            .and_then(|response| retrieve::parse_response(response, id))
-            .map_err(|error| error.with_id(id))
+        let target = retrieve::target(self.route, id);
+        let response = self.session.get(Operation::Retrieve, &target);
+        let generation = response.and_then(|response| retrieve::parse_response(response, id));
+        generation.map_err(|error| error.with_id(id))
     }
 
     pub(crate) fn retrieve(&self, id: &GenerationId) -> Result<Generation> {
@@ -88,10 +88,14 @@ impl RequestContext<'_> {
         poll::wait_all(ids, options, self.retry_policy, &wait)
     }
 
-    pub(crate) fn balance(&self) -> Result<Balance> {
-        self.with_retries(Operation::Balance, None, || {
-            billing::parse_response(self.get(Operation::Balance, billing::TARGET)?)
-        })
+    /// Makes a GET request to the API and parses its response. Transient failures are retried.
+    pub(crate) fn get<T>(
+        &self,
+        operation: Operation,
+        target: &str,
+        parse_response: fn(Response) -> Result<T>,
+    ) -> Result<T> {
+        self.with_retries(operation, None, || parse_response(self.session.get(operation, target)?))
     }
 
     /// The generation of the logged request with this client request id, and whether the request
@@ -111,9 +115,7 @@ impl RequestContext<'_> {
         let mut offset = 0;
         for _ in 0..MAX_PAGES {
             let target = logs::target(days, offset);
-            let page = self.with_retries(Operation::Find, None, || {
-                logs::parse_response(self.get(Operation::Find, &target)?)
-            })?;
+            let page = self.get(Operation::Find, &target, logs::parse_response)?;
             match logs::find_match(&page.entries, client_request_id) {
                 Some((id, true)) => return Ok(Some((id, true))),
                 found => failed = failed.or(found),
@@ -126,10 +128,6 @@ impl RequestContext<'_> {
             offset += count - OVERLAP.min(count / 2);
         }
         Err(Error::decode(Operation::Find, "log pagination did not terminate"))
-    }
-
-    fn get(&self, operation: Operation, target: &str) -> Result<Response> {
-        self.session.get(operation, target)
     }
 
     /// Repeats a read until it succeeds, fails for good, or its retries are used up.

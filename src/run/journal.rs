@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::fingerprint::Fingerprint;
-use crate::generation::GenerationId;
-use crate::part::{fsync_parent_dir, is_same_file, with_suffix};
+use crate::fs::{fsync_parent_dir, is_same_file, with_suffix};
+use crate::model::generation::GenerationId;
+use crate::run::fingerprint::Fingerprint;
 
 /// A run appends a few lines, so a larger file is not a journal.
 const MAX_LEN: u64 = 16 * 1024 * 1024;

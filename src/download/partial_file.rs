@@ -1,14 +1,15 @@
 //! The `.part` file that a video is downloaded to and that is then renamed to the target, which is
 //! therefore always either complete or untouched.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::mp4;
+use crate::fs::{fsync_parent_dir, is_same_file, parent_dir, with_suffix};
 use crate::operation::Operation;
+
+use super::mp4;
 
 /// A locked file next to the target.
 pub(crate) struct PartialFile {
@@ -121,10 +122,6 @@ pub(crate) fn validate_target(target: &Path) -> Result<()> {
     }
 }
 
-fn parent_dir(path: &Path) -> &Path {
-    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 fn starts_like_html(start: &[u8]) -> bool {
     let start = start.trim_ascii_start();
     [&b"<!doctype html"[..], b"<html", b"<head", b"<body"]
@@ -134,37 +131,4 @@ fn starts_like_html(start: &[u8]) -> bool {
 
 fn io_error(path: &Path, message: &'static str, e: io::Error) -> Error {
     Error::io(Operation::Download, Some(path.to_owned()), message, e)
-}
-
-/// Appends to a path's file name: `cat.mp4` becomes `cat.mp4.part`.
-pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
-}
-
-/// Syncs the directory that contains `path`, so that a new or renamed entry survives a crash. Does
-/// nothing on systems other than Unix, which offer no such call.
-pub(crate) fn fsync_parent_dir(path: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(parent_dir(path))?.sync_all()?;
-    }
-    Ok(())
-}
-
-/// Whether the open file is still the one at this path: another process may have removed or renamed
-/// it before the lock was acquired.
-#[cfg(unix)]
-pub(crate) fn is_same_file(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(open), Ok(at_path)) => (open.dev(), open.ino()) == (at_path.dev(), at_path.ino()),
-        _ => false,
-    }
-}
-
-/// Other systems do not let an open file be renamed or replaced.
-#[cfg(not(unix))]
-pub(crate) fn is_same_file(_file: &File, path: &Path) -> bool {
-    path.exists()
 }

@@ -13,9 +13,9 @@ use base64::Engine;
 use base64::engine::general_purpose;
 
 use crate::error::{Error, Result};
-use crate::image::ImageReader;
+use crate::model::image::ImageReader;
+use crate::model::request::ImageToVideo;
 use crate::operation::Operation;
-use crate::request::ImageToVideo;
 
 /// The end of every request's JSON: the closing quote of `image_url` and the closing brace.
 const JSON_SUFFIX: &[u8] = b"\"}";

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::request::ImageToVideo;
+use crate::model::request::ImageToVideo;
 
 /// Part of the hash. It changes whenever the canonical form of requests does.
 const VERSION: &str = "kling-video 2";

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::image::{Image, ImageReader, OpenImage};
+use crate::model::image::{Image, ImageReader, OpenImage};
 
 /// The default model: Kling 2.1 Pro, image to video.
 ///

@@ -2,13 +2,13 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::body::{RequestBody, UploadState};
-use crate::call::RequestContext;
 use crate::cancel::CancelRegistration;
+use crate::context::RequestContext;
 use crate::endpoint::create::{Outcome, outcome};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
-use crate::generation::Generation;
+use crate::model::body::{RequestBody, UploadState};
+use crate::model::generation::Generation;
 use crate::operation::Operation;
 use crate::random::random;
 use crate::transport::EXPECT_CONTINUE_THRESHOLD;

@@ -6,10 +6,10 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
 
 use crate::error::{ApiError, Error, Result};
-use crate::generation::ResponseMetadata;
+use crate::model::generation::ResponseMetadata;
+use crate::model::retry_after::parse_retry_after;
 use crate::operation::Operation;
-use crate::retry::parse_retry_after;
-use crate::text::{sanitize, snippet};
+use crate::redact::{sanitize, snippet};
 
 /// The response headers that this crate reads.
 pub(crate) const RESPONSE_HEADERS: [&str; 10] = [

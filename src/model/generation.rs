@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 pub(crate) use self::json::GenerationFields;
-use crate::text::{Sanitized, sanitize};
+use crate::redact::{Sanitized, sanitize};
 
 type JsonObject = Map<String, Value>;
 
