@@ -1,6 +1,6 @@
 //! `GET /v2/billing`: the account's balance.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::error::Result;
 use crate::model::generation::Balance;
@@ -9,7 +9,7 @@ use crate::model::response::Response;
 pub(crate) const TARGET: &str = "/v2/billing";
 
 pub(crate) fn parse_response(mut response: Response) -> Result<Balance> {
-    let fields: Map<String, Value> = response.parse_json()?;
+    let fields = response.parse_json()?;
     let amount = fields.get("current_balance").and_then(Value::as_f64);
     let currency = fields.get("currency").and_then(Value::as_str).unwrap_or("USD");
     match amount {

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::body::UploadState;
-use crate::model::generation::{Generation, GenerationFields, GenerationId, Status};
+use crate::model::generation::{Generation, GenerationId, Status};
 use crate::model::response::Response;
 
 /// The outcome of a create request.
@@ -63,9 +63,8 @@ fn classify_response(response: Response, committed: bool) -> Outcome {
 
 fn parse_generation(mut response: Response) -> Result<Generation> {
     let header_id = inference_id(&response);
-    let generation = match (response.parse_json::<GenerationFields>(), header_id) {
-        (Ok(fields), id) => fields
-            .into_generation(id.as_ref())
+    let generation = match (response.parse_json(), header_id) {
+        (Ok(fields), id) => Generation::from_fields(fields, id.as_ref())
             .ok_or_else(|| response.invalid_response("response has no generation id"))?,
         // Accepted and paid for: the id in the header is enough to wait for it.
         (Err(_), Some(id)) => generation_with_id(id),

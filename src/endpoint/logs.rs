@@ -1,7 +1,7 @@
 //! `GET /v2/logs`: the API key's requests, newest first. It is the only way to find a generation
 //! whose create request got no response.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::error::Result;
 use crate::model::generation::GenerationId;
@@ -36,17 +36,14 @@ impl LogEntry {
         let string = |field| entry.get(field).and_then(Value::as_str);
         Self {
             succeeded: string("status") == Some("succeeded"),
-            inference_id: entry
-                .get("inference_id")
-                .cloned()
-                .and_then(|id| GenerationId::from_value(id).ok()),
+            inference_id: entry.get("inference_id").and_then(GenerationId::from_value),
             client_request_id: string("client_request_id").map(str::to_owned),
         }
     }
 }
 
 pub(crate) fn parse_response(mut response: Response) -> Result<Page> {
-    let mut fields: Map<String, Value> = response.parse_json()?;
+    let mut fields = response.parse_json()?;
     let Some(Value::Array(data)) = fields.remove("data") else {
         return Err(response.invalid_response("response has no `data` array"));
     };

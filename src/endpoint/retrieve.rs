@@ -2,25 +2,19 @@
 
 use super::Route;
 use crate::error::Result;
-use crate::model::generation::{Generation, GenerationFields, GenerationId};
+use crate::model::generation::{Generation, GenerationId};
 use crate::model::response::{Response, encode_query};
 
 pub(crate) fn target(route: Route, id: &GenerationId) -> String {
-    const QUERY: &str = "?generation_id=";
-    let (path, id) = (route.path(), id.as_str());
-    let mut target = String::with_capacity(path.len() + QUERY.len() + 3 * id.len());
-    target.push_str(path);
-    target.push_str(QUERY);
-    encode_query(id, &mut target);
-    target
+    format!("{}?generation_id={}", route.path(), encode_query(id.as_str()))
 }
 
 pub(crate) fn parse_response(mut response: Response, id: &GenerationId) -> Result<Generation> {
-    let fields: GenerationFields = response.parse_json()?;
-    if !fields.has_status() {
+    let fields = response.parse_json()?;
+    if !fields.contains_key("status") {
         return Err(response.invalid_response("response has no `status`"));
     }
-    let Some(mut generation) = fields.into_generation(Some(id)) else {
+    let Some(mut generation) = Generation::from_fields(fields, Some(id)) else {
         return Err(response.invalid_response("response has no generation id"));
     };
     // Keep the id of the request: it is the one that is known to work.

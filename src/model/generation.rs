@@ -14,10 +14,9 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-pub(crate) use self::json::GenerationFields;
 use crate::redact::{Sanitized, sanitize};
 
-type JsonObject = Map<String, Value>;
+pub(crate) type JsonObject = Map<String, Value>;
 
 /// The id of a generation: all that any process needs to wait for it and download its video.
 ///
@@ -59,14 +58,13 @@ impl GenerationId {
         !text.is_empty() && !text.contains(char::is_control)
     }
 
-    /// The id in a JSON string or number, or the value itself if that is not a valid id.
-    ///
-    /// A number that does not fit a 64-bit integer is not valid, since parsing has rounded it.
-    pub(crate) fn from_value(value: Value) -> Result<Self, Value> {
+    /// The id in a JSON string or number. A number that does not fit a 64-bit integer is not valid,
+    /// since parsing has rounded it.
+    pub(crate) fn from_value(value: &Value) -> Option<Self> {
         match value {
-            Value::String(text) if Self::is_valid(&text) => Ok(Self(text)),
-            Value::Number(number) if !number.is_f64() => Ok(Self(number.to_string())),
-            other => Err(other),
+            Value::String(text) => text.parse().ok(),
+            Value::Number(number) if !number.is_f64() => Some(Self(number.to_string())),
+            _ => None,
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
 
 use crate::error::{ApiError, Error, Result};
-use crate::model::generation::ResponseMetadata;
+use crate::model::generation::{JsonObject, ResponseMetadata};
 use crate::model::retry_after::parse_retry_after;
 use crate::operation::Operation;
 use crate::redact::{sanitize, snippet};
@@ -77,8 +77,8 @@ impl Response {
         matches!(self.status, 200..=299)
     }
 
-    /// The body of a successful response as JSON. Any other response is an error.
-    pub(crate) fn parse_json<T: DeserializeOwned>(&mut self) -> Result<T> {
+    /// The body of a successful response as a JSON object. Any other response is an error.
+    pub(crate) fn parse_json(&mut self) -> Result<JsonObject> {
         if !self.is_success() {
             return Err(self.api_error());
         }
@@ -152,18 +152,16 @@ fn parse_message(message: &Value) -> Option<String> {
 }
 
 /// Percent-encodes a query value (RFC 3986). Ids with `:` and `/` are in use.
-pub(crate) fn encode_query(value: &str, out: &mut String) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+pub(crate) fn encode_query(value: &str) -> String {
+    let mut encoded = String::with_capacity(value.len());
     for byte in value.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(byte.into());
+            encoded.push(byte.into());
         } else {
-            out.push('%');
-            for digit in [byte >> 4, byte & 0xF] {
-                out.extend(HEX.get(usize::from(digit)).map(|&digit| char::from(digit)));
-            }
+            encoded += &format!("%{byte:02X}");
         }
     }
+    encoded
 }
 
 #[cfg(test)]
@@ -200,7 +198,7 @@ mod tests {
             body_result: Err(Error::transport(Operation::Retrieve, "truncated".into())),
             ..response(status, r#"{"mess"#)
         };
-        let parse = |status| truncated(status).parse_json::<Value>().unwrap_err();
+        let parse = |status| truncated(status).parse_json().unwrap_err();
         assert_eq!(parse(200).kind(), ErrorKind::Transport);
         let unauthorized = parse(401);
         assert_eq!((unauthorized.kind(), unauthorized.status()), (ErrorKind::Api, Some(401)));
@@ -208,8 +206,7 @@ mod tests {
 
     #[test]
     fn query_value_is_percent_encoded() {
-        let mut encoded = String::new();
-        encode_query("60ac7c34:kling/v2 é&=-._~", &mut encoded);
+        let encoded = encode_query("60ac7c34:kling/v2 é&=-._~");
         assert_eq!(encoded, "60ac7c34%3Akling%2Fv2%20%C3%A9%26%3D-._~");
     }
 

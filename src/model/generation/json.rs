@@ -1,13 +1,7 @@
-//! Conversion between the API's JSON and [`Generation`].
-//!
-//! Values that cannot be parsed stay in `extra` under their own name, so that nothing the server
-//! sent is lost.
+//! JSON of generations and videos, read tolerantly and written back without loss: what cannot be
+//! parsed stays in `extra` under its own name.
 
-use std::borrow::Cow;
-use std::fmt;
-
-use serde::de::value::SeqAccessDeserializer;
-use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
@@ -15,266 +9,70 @@ use super::{
     Generation, GenerationError, GenerationId, JsonObject, ResponseMetadata, Status, Usage, Video,
 };
 
-/// The fields of a response: those of a generation, not parsed yet, and all others.
-#[derive(Default)]
-pub(crate) struct GenerationFields {
-    id: Option<Value>,
-    generation_id: Option<Value>,
-    status: Option<Value>,
-    video: Option<VideoField>,
-    error: Option<Value>,
-    extra: JsonObject,
-}
-
-impl GenerationFields {
-    pub(crate) fn has_status(&self) -> bool {
-        self.status.is_some()
-    }
-
-    /// Parses the generation. `known_id` is used if the response has no valid id.
-    pub(crate) fn into_generation(self, known_id: Option<&GenerationId>) -> Option<Generation> {
-        let Self { id, generation_id, status, video, error, mut extra } = self;
-        let mut preserve = |name: &str, value: Option<Value>| {
-            extra.extend(value.map(|value| (name.to_owned(), value)));
-        };
-        let mut parsed = None;
-        for (name, value) in [("id", id), ("generation_id", generation_id)] {
-            match (&parsed, value) {
-                (None, Some(value)) => match GenerationId::from_value(value) {
-                    Ok(id) => parsed = Some(id),
-                    Err(unparsed) => preserve(name, Some(unparsed)),
-                },
-                (_, value) => preserve(name, value),
-            }
-        }
-        let id = parsed.or_else(|| known_id.cloned())?;
-        let status = match status {
-            Some(Value::String(status)) => Status::from(status.as_str()),
-            unparsed => {
-                preserve("status", unparsed);
-                Status::Other("unknown".to_owned())
-            }
-        };
-        let (mut video, remaining) = parse_videos(video, &id);
-        preserve("video", remaining);
-        let error = error.and_then(GenerationError::from_value);
+impl Generation {
+    /// Reads a response's fields; `requested_id` is the id if they have none.
+    pub(crate) fn from_fields(
+        mut fields: JsonObject,
+        requested_id: Option<&GenerationId>,
+    ) -> Option<Self> {
+        let id = take_parsed(&mut fields, "id", GenerationId::from_value)
+            .or_else(|| take_parsed(&mut fields, "generation_id", GenerationId::from_value))
+            .or_else(|| requested_id.cloned())?;
+        let status =
+            take_parsed(&mut fields, "status", |status| Some(Status::from(status.as_str()?)))
+                .unwrap_or_else(|| Status::Other("unknown".to_owned()));
+        let mut video = take_video(&mut fields, &id);
+        let error = fields.remove("error").and_then(GenerationError::from_value);
+        fields.retain(|_, value| !value.is_null());
         let usage =
-            extra.get("meta").and_then(|meta| meta.get("usage")).and_then(Usage::from_value);
+            fields.get("meta").and_then(|meta| meta.get("usage")).and_then(Usage::from_value);
         if let Some(video) = &mut video {
             video.usage = usage;
-            // The documented response also has the duration at the top level.
-            let top_level = || extra.get("duration").and_then(Value::as_f64);
-            video.duration = video.duration.or_else(top_level);
+            // Documented responses have the duration twice, here and in the video.
+            let outer = || fields.get("duration").and_then(Value::as_f64);
+            video.duration = video.duration.or_else(outer);
         }
-        Some(Generation {
-            id,
-            status,
-            video,
-            error,
-            usage,
-            metadata: ResponseMetadata::default(),
-            extra,
-        })
+        let metadata = ResponseMetadata::default();
+        Some(Self { id, status, video, error, usage, metadata, extra: fields })
     }
 }
 
-impl<'de> Deserialize<'de> for GenerationFields {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FieldsVisitor;
-
-        impl<'de> Visitor<'de> for FieldsVisitor {
-            type Value = GenerationFields;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
-                let mut fields = GenerationFields::default();
-                while let Some(name) = map.next_key_seed(FieldName)? {
-                    if name == "video" {
-                        fields.video = Some(map.next_value()?);
-                        continue;
-                    }
-                    let value: Value = map.next_value()?;
-                    let known = match &*name {
-                        "id" => &mut fields.id,
-                        "generation_id" => &mut fields.generation_id,
-                        "status" => &mut fields.status,
-                        "error" => &mut fields.error,
-                        // Equivalent to an absent field. A pending generation has many of them.
-                        _ if value.is_null() => continue,
-                        _ => {
-                            fields.extra.insert(name.into_owned(), value);
-                            continue;
-                        }
-                    };
-                    *known = Some(value);
-                }
-                Ok(fields)
-            }
-        }
-
-        deserializer.deserialize_map(FieldsVisitor)
+/// Takes the video, or the first of an array of videos. What has no URL stays in place.
+fn take_video(fields: &mut JsonObject, id: &GenerationId) -> Option<Video> {
+    let field = fields.get_mut("video")?;
+    if let Value::Array(items) = field {
+        let video = Video::from_value(items.first()?, id)?;
+        items.remove(0);
+        return Some(video);
     }
-}
-
-/// Deserializes a field name, without allocating if it is a known one.
-struct FieldName;
-
-impl<'de> DeserializeSeed<'de> for FieldName {
-    type Value = Cow<'static, str>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for FieldName {
-    type Value = Cow<'static, str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a field name")
-    }
-
-    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-        const KNOWN: [&str; 9] = [
-            "id",
-            "status",
-            "video",
-            "error",
-            "url",
-            "duration",
-            "content_type",
-            "file_name",
-            "file_size",
-        ];
-        let known = KNOWN.into_iter().find(|known| *known == name);
-        Ok(known.map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed))
-    }
-}
-
-/// The value of `video`: an object, parsed directly into a [`Video`], or any other JSON.
-enum VideoField {
-    Object(Video),
-    Other(Value),
-}
-
-impl<'de> Deserialize<'de> for VideoField {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct VideoVisitor;
-
-        impl<'de> Visitor<'de> for VideoVisitor {
-            type Value = VideoField;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("any JSON value")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<VideoField, M::Error> {
-                let mut video = Video::empty();
-                while let Some(name) = map.next_key_seed(FieldName)? {
-                    video.set_field(name, map.next_value()?);
-                }
-                Ok(VideoField::Object(video))
-            }
-
-            fn visit_seq<S: SeqAccess<'de>>(self, seq: S) -> Result<VideoField, S::Error> {
-                Value::deserialize(SeqAccessDeserializer::new(seq)).map(VideoField::Other)
-            }
-
-            fn visit_unit<E>(self) -> Result<VideoField, E> {
-                Ok(VideoField::Other(Value::Null))
-            }
-
-            fn visit_bool<E>(self, value: bool) -> Result<VideoField, E> {
-                Ok(VideoField::Other(value.into()))
-            }
-
-            fn visit_i64<E>(self, value: i64) -> Result<VideoField, E> {
-                Ok(VideoField::Other(value.into()))
-            }
-
-            fn visit_u64<E>(self, value: u64) -> Result<VideoField, E> {
-                Ok(VideoField::Other(value.into()))
-            }
-
-            fn visit_f64<E>(self, value: f64) -> Result<VideoField, E> {
-                Ok(VideoField::Other(value.into()))
-            }
-
-            fn visit_str<E>(self, value: &str) -> Result<VideoField, E> {
-                Ok(VideoField::Other(value.into()))
-            }
-        }
-
-        deserializer.deserialize_any(VideoVisitor)
-    }
-}
-
-/// Parses an object or the first element of an array, and also returns what remains of the field.
-/// An object without a URL is not a video, so it remains.
-fn parse_videos(field: Option<VideoField>, id: &GenerationId) -> (Option<Video>, Option<Value>) {
-    match field {
-        None | Some(VideoField::Other(Value::Null)) => (None, None),
-        Some(VideoField::Object(video)) => match video.with_generation_id(id) {
-            Ok(video) => (Some(video), None),
-            Err(unparsed) => (None, Some(unparsed)),
-        },
-        Some(VideoField::Other(Value::Array(items))) => {
-            let mut items = items.into_iter();
-            match items.next().map(|first| parse_video(first, id)) {
-                Some(Ok(video)) => (Some(video), Some(items.collect())),
-                Some(Err(first)) => (None, Some(std::iter::once(first).chain(items).collect())),
-                None => (None, Some(Value::Array(Vec::new()))),
-            }
-        }
-        Some(VideoField::Other(other)) => (None, Some(other)),
-    }
-}
-
-fn parse_video(value: Value, id: &GenerationId) -> Result<Video, Value> {
-    match value {
-        Value::Object(fields) => Video::from_fields(fields).with_generation_id(id),
-        other => Err(other),
-    }
+    let video = Video::from_value(field, id)?;
+    fields.remove("video");
+    Some(video)
 }
 
 impl Video {
-    fn empty() -> Self {
-        Self::new(GenerationId(String::new()), String::new())
-    }
-
-    fn from_fields(fields: JsonObject) -> Self {
-        let mut video = Self::empty();
-        fields.into_iter().for_each(|(name, value)| video.set_field(name.into(), value));
-        video
-    }
-
-    /// Parses a field of the video's JSON, or preserves it in `extra`.
-    fn set_field(&mut self, name: Cow<'_, str>, value: Value) {
-        match (&*name, value) {
-            ("url", Value::String(text)) if !text.is_empty() => self.url = text,
-            ("duration", Value::Number(number)) => self.duration = number.as_f64(),
-            ("content_type", Value::String(text)) => self.content_type = Some(text),
-            ("file_name", Value::String(text)) => self.file_name = Some(text),
-            ("file_size", value) if value.is_u64() => self.file_size = value.as_u64(),
-            (_, value) => drop(self.extra.insert(name.into_owned(), value)),
+    /// `None` if it has no URL.
+    fn from_value(value: &Value, id: &GenerationId) -> Option<Self> {
+        let fields = value.as_object()?;
+        let url = fields.get("url").and_then(Value::as_str).filter(|url| !url.is_empty())?;
+        let mut video = Self::new(id.clone(), url);
+        for (name, value) in fields {
+            match (name.as_str(), value) {
+                ("url", _) => {}
+                ("duration", Value::Number(number)) => video.duration = number.as_f64(),
+                ("content_type", Value::String(text)) => video.content_type = Some(text.clone()),
+                ("file_name", Value::String(text)) => video.file_name = Some(text.clone()),
+                ("file_size", value) if value.is_u64() => video.file_size = value.as_u64(),
+                _ => drop(video.extra.insert(name.clone(), value.clone())),
+            }
         }
-    }
-
-    /// Sets the id if the video has a URL, and returns its JSON otherwise.
-    fn with_generation_id(self, id: &GenerationId) -> Result<Self, Value> {
-        match self.url.is_empty() {
-            true => Err(self.to_fields().into()),
-            false => Ok(Self { id: id.clone(), ..self }),
-        }
+        Some(video)
     }
 
     /// The video as in the `video` field of a response, which has neither generation id nor usage.
     fn to_fields(&self) -> JsonObject {
         let mut fields = self.extra.clone();
-        insert_if_absent(&mut fields, "url", Some(self.url.as_str()).filter(|url| !url.is_empty()));
+        insert_if_absent(&mut fields, "url", Some(self.url.as_str()));
         insert_if_absent(&mut fields, "duration", self.duration.map(to_json_number));
         insert_if_absent(&mut fields, "content_type", self.content_type.as_deref());
         insert_if_absent(&mut fields, "file_name", self.file_name.as_deref());
@@ -307,16 +105,15 @@ impl Serialize for Video {
 impl<'de> Deserialize<'de> for Video {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut fields = JsonObject::deserialize(deserializer)?;
-        let parse_id = |value: &Value| GenerationId::from_value(value.clone()).ok();
-        let id = take_parsed(&mut fields, "generation_id", parse_id)
-            .or_else(|| take_parsed(&mut fields, "id", parse_id))
+        let id = take_parsed(&mut fields, "generation_id", GenerationId::from_value)
+            .or_else(|| take_parsed(&mut fields, "id", GenerationId::from_value))
             .ok_or_else(|| D::Error::missing_field("id"))?;
         let usage = match fields.remove("generation_usage") {
             Some(usage) => Usage::from_value(&usage),
             None => take_parsed(&mut fields, "usage", Usage::from_value),
         };
-        let video = Self::from_fields(fields).with_generation_id(&id);
-        let video = video.map_err(|_| D::Error::missing_field("url"))?;
+        let video = Self::from_value(&fields.into(), &id);
+        let video = video.ok_or_else(|| D::Error::missing_field("url"))?;
         Ok(Self { usage, ..video })
     }
 }
@@ -356,8 +153,8 @@ impl Serialize for Generation {
 
 impl<'de> Deserialize<'de> for Generation {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let fields = GenerationFields::deserialize(deserializer)?;
-        fields.into_generation(None).ok_or_else(|| D::Error::missing_field("id"))
+        let fields = JsonObject::deserialize(deserializer)?;
+        Self::from_fields(fields, None).ok_or_else(|| D::Error::missing_field("id"))
     }
 }
 
@@ -514,7 +311,7 @@ mod tests {
             // Through text as in a real response, which normalizes the numbers.
             let fields = round_trip(&fields);
             let has_id = ["id", "generation_id"].iter().any(|name| {
-                fields.get(*name).is_some_and(|id| GenerationId::from_value(id.clone()).is_ok())
+                fields.get(*name).is_some_and(|id| GenerationId::from_value(id).is_some())
             });
             match serde_json::from_value::<Generation>(fields.into()) {
                 Ok(parsed) => {
