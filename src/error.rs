@@ -53,7 +53,8 @@ pub enum ErrorKind {
     /// billed. Search for it with [`Client::find`](crate::Client::find) and
     /// [`Error::client_request_id`] before creating again.
     CreateUnknown,
-    /// The API reports that the generation failed. It is not charged.
+    /// The API reports that the generation ended without a video. A failed generation is not
+    /// charged; any other end may have been, as [`Error::may_have_been_billed`] says.
     GenerationFailed,
     /// The generation did not finish within the wait's timeout. It is still running.
     WaitTimeout,
@@ -115,6 +116,8 @@ struct Inner {
     not_idempotent: bool,
     /// The create was rejected or never completed.
     not_created: bool,
+    /// A create of this run or of its record may have been accepted.
+    may_be_billed: bool,
     /// The call keeps a journal, so repeating it continues the same run.
     resumable: bool,
 }
@@ -141,6 +144,8 @@ enum ErrorRepr {
     CreateUnknown { source: Error },
     #[error("the generation failed and is not charged: {message}")]
     GenerationFailed { message: String },
+    #[error("the generation ended without a video and may have been charged: {message}")]
+    GenerationEnded { message: String },
     #[error("timed out after {}", DisplayDuration(*.elapsed))]
     WaitTimeout { elapsed: Duration, status: Option<Status>, source: Option<Error> },
     #[error("cancelled")]
@@ -183,6 +188,7 @@ impl Error {
             attempts: 1,
             not_idempotent: false,
             not_created: false,
+            may_be_billed: false,
             resumable: false,
         }))
     }
@@ -263,6 +269,11 @@ impl Error {
         Self::new(operation, ErrorRepr::GenerationFailed { message })
     }
 
+    /// Canceled, expired, moderated, or failed after it was completed: not documented as free.
+    pub(crate) fn generation_ended(operation: Operation, message: String) -> Self {
+        Self::new(operation, ErrorRepr::GenerationEnded { message })
+    }
+
     pub(crate) fn wait_timeout(
         elapsed: Duration,
         status: Option<Status>,
@@ -338,6 +349,17 @@ impl Error {
         self
     }
 
+    /// The run's record says that a create may have been accepted.
+    pub(crate) fn may_be_billed(mut self) -> Self {
+        self.0.may_be_billed = true;
+        self
+    }
+
+    /// Whether a failed generation may have been charged.
+    pub(crate) fn is_generation_ended(&self) -> bool {
+        matches!(self.0.repr, ErrorRepr::GenerationEnded { .. })
+    }
+
     /// Repeating the call is safe: its journal has recorded what was paid for.
     pub(crate) fn resumable(mut self) -> Self {
         self.0.not_idempotent = false;
@@ -376,7 +398,9 @@ impl Error {
             ErrorRepr::Api(_) => ErrorKind::Api,
             ErrorRepr::Decode { .. } => ErrorKind::Decode,
             ErrorRepr::CreateUnknown { .. } => ErrorKind::CreateUnknown,
-            ErrorRepr::GenerationFailed { .. } => ErrorKind::GenerationFailed,
+            ErrorRepr::GenerationFailed { .. } | ErrorRepr::GenerationEnded { .. } => {
+                ErrorKind::GenerationFailed
+            }
             ErrorRepr::WaitTimeout { .. } => ErrorKind::WaitTimeout,
             ErrorRepr::Cancelled => ErrorKind::Cancelled,
             ErrorRepr::Journal { .. } => ErrorKind::Journal,
@@ -418,7 +442,9 @@ impl Error {
     pub fn server_message(&self) -> Option<&str> {
         match self.response() {
             Some(ErrorRepr::Api(error)) => error.message.as_deref(),
-            Some(ErrorRepr::GenerationFailed { message }) => Some(message),
+            Some(
+                ErrorRepr::GenerationFailed { message } | ErrorRepr::GenerationEnded { message },
+            ) => Some(message),
             _ => None,
         }
     }
@@ -479,13 +505,16 @@ impl Error {
         matches!(self.response(), Some(ErrorRepr::Api(error)) if error.is_out_of_credits())
     }
 
-    /// Whether money may have been spent: true for [`ErrorKind::CreateUnknown`], and for every
-    /// error with a [`generation_id`](Self::generation_id) but [`ErrorKind::GenerationFailed`].
+    /// Whether money may have been spent.
+    ///
+    /// True for [`ErrorKind::CreateUnknown`], for every error of a generation that was created and
+    /// not proved failed, and for every error of a run of `generate_to` whose journal says that a
+    /// create may have been accepted. False for a rejected create, even if it names an id.
     pub fn may_have_been_billed(&self) -> bool {
-        match self.kind() {
-            ErrorKind::CreateUnknown => true,
-            ErrorKind::GenerationFailed => false,
-            _ => self.0.id.is_some(),
+        match &self.0.repr {
+            ErrorRepr::CreateUnknown { .. } | ErrorRepr::GenerationEnded { .. } => true,
+            ErrorRepr::GenerationFailed { .. } => false,
+            _ => self.0.may_be_billed || (self.0.id.is_some() && !self.0.not_created),
         }
     }
 
