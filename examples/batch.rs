@@ -510,7 +510,9 @@ fn connect(args: &Args) -> Result<Setup> {
         sandbox.fault(Endpoint::Create, Fault::default(), credits);
         sandbox.fault(Endpoint::Create, Fault::status(403), u32::MAX);
     }
-    let dir = tempfile::Builder::new().prefix("kling-video-batch-").tempdir()?.keep();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let dir = std::env::temp_dir().join(format!("kling-video-batch-{:x}", now.as_nanos()));
+    fs::create_dir(&dir).map_err(|e| format!("cannot create {}: {e}", dir.display()))?;
     let image_dir = match &args.image_dir {
         Some(image_dir) => image_dir.clone(),
         None => create_sample_images(dir.join("images"))?,
@@ -522,7 +524,7 @@ fn connect(args: &Args) -> Result<Setup> {
 }
 
 fn create_sample_images(dir: PathBuf) -> Result<PathBuf> {
-    let image = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/image.jpg");
+    let image = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/image.jpg");
     fs::create_dir(&dir)?;
     for number in 1..=5 {
         fs::copy(image, dir.join(format!("image-{number}.jpg")))?;

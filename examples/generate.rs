@@ -172,7 +172,7 @@ struct Args {
 impl Args {
     /// Returns `None` if help was requested.
     fn parse() -> Result<Option<Self>, lexopt::Error> {
-        let default_image = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/image.jpg");
+        let default_image = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/image.jpg");
         let mut image = None;
         let mut args = Self {
             image: Image::file(default_image),

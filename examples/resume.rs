@@ -75,7 +75,7 @@ fn run(sandbox: bool) -> Result<()> {
         }
     };
     let client = builder.event_handler(print_event).build()?;
-    let image = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/image.jpg");
+    let image = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/image.jpg");
     let request = ImageToVideo::new(Image::file(image)).prompt("the camera moves in slowly");
 
     print_last_entry(&target);

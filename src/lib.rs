@@ -186,7 +186,7 @@
 //! one file and one thread per concurrent video; the threads are almost always asleep. After the
 //! first error that [`is_out_of_credits`](Error::is_out_of_credits), continue with a client whose
 //! limit is [`max_generations(0)`](ClientBuilder::max_generations): it fetches what is paid for and
-//! creates nothing. The examples `batch` and `resume` are complete programs.
+//! creates nothing. The examples `batch` and `resume` in the repository are complete programs.
 //!
 //! # More than one machine
 //!
@@ -295,6 +295,7 @@
 // Cancellation, randomness, files, and text from untrusted input.
 mod cancel;
 mod fs;
+mod hash;
 mod random;
 mod redact;
 

@@ -14,13 +14,14 @@ use crate::create::{CreateObserver, CreateQuota, generate_client_request_id, sub
 use crate::download::{download, validate_target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
+use crate::hash::hash_reader;
 use crate::model::body::RequestBody;
 use crate::model::generation::{Generation, GenerationId};
 use crate::model::request::ImageToVideo;
 use crate::operation::Operation;
 use crate::wait_options::WaitOptions;
 
-use self::fingerprint::{Fingerprint, hash_reader};
+use self::fingerprint::Fingerprint;
 use self::journal::{Entry, Journal};
 
 /// A video in a file, the result of [`Client::generate_to`](crate::Client::generate_to).

@@ -91,10 +91,8 @@ impl TransportConfig {
                 return Err(Error::config(format!("{name} must be greater than zero")));
             }
         }
-        let tls = match self.root_certificates {
-            Some(certificates) => certificates.parse()?,
-            None => Tls::default(),
-        };
+        let tls = self.root_certificates.map(|certificates| certificates.parse()).transpose()?;
+        let tls = tls.unwrap_or_default();
         if base_uri.scheme() == Some(&Scheme::HTTPS) {
             tls.ensure_enabled()?;
         }
