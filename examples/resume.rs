@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use kling_video::sandbox::{Endpoint, Sandbox};
 use kling_video::{
-    Client, ClientBuilder, Event, EventKind, Image, ImageToVideo, RetryPolicy, WaitOptions,
+    Client, ClientBuilder, Event, EventKind, FileJournal, Image, ImageToVideo, RetryPolicy,
+    WaitOptions,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -25,6 +26,8 @@ Usage: cargo run --example resume -- [OPTIONS]
 
 Options:
   --sandbox   Use the sandbox even if an API key is set
+  --abandon   Give up a run that cannot be finished (its create stays unknown, or its generation has
+              ended without a video), so that the next one pays for a new generation
   -h, --help  Print this help
 
 The API key is read from AIML_API_KEY, AIMLAPI_API_KEY or AIMLAPI_KEY. Without one, the sandbox is
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let result = match args.as_slice() {
         [] => run(false),
         ["--sandbox"] => run(true),
+        ["--abandon"] => abandon(),
         ["-h" | "--help"] => {
             print!("{HELP}");
             return ExitCode::SUCCESS;
@@ -61,6 +65,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Gives up what an earlier run may have paid for.
+fn abandon() -> Result<()> {
+    let target = match Client::builder_from_env() {
+        Ok(_) => PathBuf::from("kling-video-resume.mp4"),
+        Err(_) => sandbox_dir().join("kling-video.mp4"),
+    };
+    FileJournal::for_target(target)?.abandon()?;
+    println!("Abandoned. The next run creates a new generation if this one is not finished.");
+    Ok(())
 }
 
 fn run(sandbox: bool) -> Result<()> {
@@ -142,7 +157,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// Returns a builder for the sandbox, and the path of the video. The sandbox is the one of an
 /// earlier run if it is still running, else a new one.
 fn find_or_start_sandbox() -> Result<(ClientBuilder, PathBuf)> {
-    let dir = std::env::temp_dir().join("kling-video-resume");
+    let dir = sandbox_dir();
     fs::create_dir_all(&dir)?;
     let target = dir.join("kling-video.mp4");
     // With the lock, two concurrent runs start only one sandbox.
@@ -156,8 +171,8 @@ fn find_or_start_sandbox() -> Result<(ClientBuilder, PathBuf)> {
         return Ok((builder_for(&address), target));
     }
     // A sandbox's generations end with its process, so the files of an earlier run are useless.
-    for extension in ["mp4", "mp4.kling.jsonl", "mp4.part"] {
-        let _ = fs::remove_file(target.with_extension(extension));
+    for name in ["kling-video.mp4", "kling-video.mp4.kling.jsonl", ".kling-video.mp4.kling.part"] {
+        let _ = fs::remove_file(dir.join(name));
     }
     let address = start_sandbox_process()?;
     fs::write(address_file, &address)?;
@@ -218,4 +233,9 @@ fn builder_for(address: &str) -> ClientBuilder {
 fn is_running(address: &str) -> bool {
     let client = builder_for(address).retry_policy(RetryPolicy::none()).build();
     client.is_ok_and(|client| client.balance().is_ok())
+}
+
+/// Where the runs without an API key keep their files.
+fn sandbox_dir() -> PathBuf {
+    std::env::temp_dir().join("kling-video-resume")
 }

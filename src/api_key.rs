@@ -58,12 +58,20 @@ impl ApiKey {
         redacted
     }
 
+    /// Finds the key as Boyer, Moore and Horspool do: most bytes of a text are never examined.
     fn find(&self, text: &[u8]) -> Option<usize> {
         let key = self.key.as_bytes();
-        let first = key.first().filter(|_| key.len() >= MIN_REDACTED_LEN)?;
-        let starts = text.iter().enumerate().filter(|(_, byte)| *byte == first);
-        let mut starts = starts.map(|(start, _)| start);
-        starts.find(|&start| text.get(start..).is_some_and(|text| text.starts_with(key)))
+        let (last, before) = key.split_last().filter(|_| key.len() >= MIN_REDACTED_LEN)?;
+        let mut start = 0;
+        loop {
+            let window = text.get(start..start + key.len())?;
+            let end = window.last()?;
+            if end == last && window == key {
+                return Some(start);
+            }
+            // On to where the key has this byte.
+            start += 1 + before.iter().rev().position(|b| b == end).unwrap_or(before.len());
+        }
     }
 }
 

@@ -40,6 +40,7 @@ pub struct ClientBuilder {
     retry_policy: RetryPolicy,
     wait_options: WaitOptions,
     max_generations: Option<u32>,
+    replace_videos: bool,
     event_handler: Option<Arc<EventHandler>>,
 }
 
@@ -67,6 +68,7 @@ impl Client {
             retry_policy: RetryPolicy::new(),
             wait_options: WaitOptions::new(),
             max_generations: None,
+            replace_videos: false,
             event_handler: None,
         }
     }
@@ -177,6 +179,13 @@ impl ClientBuilder {
         Self { max_generations: Some(limit), ..self }
     }
 
+    /// Sets whether [`generate_to`](Client::generate_to) may replace a finished video by that of
+    /// another request, and pay for it. Defaults to false: another request for the same path is then
+    /// an error, before anything is paid.
+    pub fn replace_videos(self, replace: bool) -> Self {
+        Self { replace_videos: replace, ..self }
+    }
+
     /// Sets a function to call with every [`Event`], on the thread that makes the call. Defaults to
     /// none.
     ///
@@ -197,6 +206,7 @@ impl ClientBuilder {
             route: self.route,
             retry_policy: self.retry_policy,
             quota: CreateQuota::new(self.max_generations),
+            replace_videos: self.replace_videos,
         };
         Ok(Client::from_parts(inner, self.wait_options, self.event_handler))
     }
@@ -212,6 +222,7 @@ impl fmt::Debug for ClientBuilder {
             .field("retry_policy", &self.retry_policy)
             .field("wait_options", &self.wait_options)
             .field("max_generations", &self.max_generations)
+            .field("replace_videos", &self.replace_videos)
             .finish_non_exhaustive()
     }
 }

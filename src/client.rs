@@ -8,16 +8,19 @@ use std::sync::Arc;
 use crate::cancel::CancelToken;
 use crate::context::RequestContext;
 use crate::create::{CreateObserver, CreateQuota, generate_client_request_id, submit};
-use crate::download::download;
-use crate::endpoint::{Route, billing, logs};
+use crate::download::{Replace, Target, download};
+use crate::endpoint::{Route, billing};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler, EventKind};
 use crate::model::body::RequestBody;
 use crate::model::generation::{Balance, Generation, GenerationId, Video};
-use crate::model::request::{ImageToVideo, validate_client_request_id};
+use crate::model::request::{
+    ImageToVideo, MAX_CLIENT_REQUEST_ID_LEN, attempt_id, validate_client_request_id,
+};
 use crate::operation::Operation;
+use crate::poll::Known;
 use crate::retry::RetryPolicy;
-use crate::run::{ResumableRun, SavedVideo};
+use crate::run::{DurableRun, SavedVideo};
 use crate::transport::Transport;
 use crate::wait_options::WaitOptions;
 
@@ -52,6 +55,7 @@ pub(crate) struct ClientInner {
     pub(crate) route: Route,
     pub(crate) retry_policy: RetryPolicy,
     pub(crate) quota: CreateQuota,
+    pub(crate) replace_videos: bool,
 }
 
 impl Client {
@@ -168,16 +172,29 @@ impl Client {
 
     /// Creates a generation. **This is what costs money.**
     ///
-    /// A failed attempt is repeated, at most 3 times, only if it certainly was not accepted:
+    /// A failed attempt is repeated, at most 3 times, only on proof that it was not accepted:
     ///
-    /// | Response | Result |
-    /// |---|---|
-    /// | 2xx with an id, in the body or in `x-inference-id` | the generation |
-    /// | no connection; connection lost, or 5xx, before the last byte was sent | repeated, then `Connect`, `Transport`, `Timeout` or `Api` |
-    /// | 429 | repeated after `Retry-After`, unless that is longer than [`RetryPolicy::max_delay`]; then `Api` |
-    /// | other 4xx; 3xx except 302 and 303; 500, 503 and other 5xx with the vendor's error body | `Api`, never repeated |
-    /// | 302, 303, 502, 504, 524; any 5xx without the vendor's error body; 1xx, 600 and above | `CreateUnknown`, never repeated |
-    /// | connection lost, timeout or an invalid response after the last byte was sent | `CreateUnknown`, never repeated |
+    /// | Response | Proof | Result |
+    /// |---|---|---|
+    /// | 2xx with an id, in the body or in `x-inference-id` | of a generation | the generation |
+    /// | no connection; connection lost, or 5xx, before the last byte was sent | not accepted | repeated, then `Connect`, `Transport`, `Timeout` or `Api` |
+    /// | 429 | not accepted | repeated after `Retry-After`, unless that is longer than [`RetryPolicy::max_delay`]; then `Api` |
+    /// | the other registered 4xx, but not those below; 301, 307, 308; 500 and 503 with the vendor's marks | not accepted | `Api`, never repeated |
+    /// | 408, 409, 423, 424, 425; every other 3xx, 4xx and 5xx; 1xx, 600 and above | none | `CreateUnknown`, never repeated |
+    /// | connection lost, timeout or an invalid response after the last byte was sent | none | `CreateUnknown`, never repeated |
+    ///
+    /// The vendor's marks are, in the JSON object of the body, `statusCode` equal to the status with
+    /// `requestId`; or `status` equal to it with an `error` that has `name` or `data.kind`. Gateways
+    /// in front of the API write anything else, and what is behind them may have accepted the
+    /// request.
+    ///
+    /// A rejection may name a generation all the same, in `x-inference-id`. Before the create is
+    /// repeated, the API is asked about that id once; if it knows the generation as pending or done,
+    /// that is the result. An error has the id as [`Error::generation_id`]:
+    /// [`retrieve`](Self::retrieve) it before creating again.
+    ///
+    /// Every attempt has its own client request id: a retry's is the first one's with `.` and 16
+    /// hexadecimal digits. [`Error::client_request_id`] is that of the last attempt.
     ///
     /// For a body over 1 MiB (an image over about 750 kB) the server is asked before the upload
     /// (`Expect: 100-continue`), so that a rejection costs no upload.
@@ -212,8 +229,9 @@ impl Client {
     /// # Errors
     /// [`Api`](crate::ErrorKind::Api) (404: unknown, or not visible yet right after its create),
     /// [`Connect`](crate::ErrorKind::Connect), [`Transport`](crate::ErrorKind::Transport),
-    /// [`Timeout`](crate::ErrorKind::Timeout), [`Decode`](crate::ErrorKind::Decode),
-    /// [`Cancelled`](crate::ErrorKind::Cancelled).
+    /// [`Timeout`](crate::ErrorKind::Timeout), [`Cancelled`](crate::ErrorKind::Cancelled);
+    /// [`Decode`](crate::ErrorKind::Decode) for a response that cannot be read, or that does not
+    /// name this generation in `id`, `generation_id` or `x-inference-id`.
     ///
     /// ```
     /// # fn main() -> Result<(), kling_video::Error> {
@@ -234,12 +252,26 @@ impl Client {
     ///
     /// Polls as the [`WaitOptions`] say. Any process that has the id can do this.
     ///
+    /// A generation is given up only on proof:
+    ///
+    /// | Response to a poll | Result |
+    /// |---|---|
+    /// | `completed` with a video URL | the video |
+    /// | `error` or `failed`, twice in a row | `GenerationFailed`, documented as not charged |
+    /// | `canceled` or `expired`, or `completed` with an error instead of a video, or `error` after `completed`, twice in a row | `GenerationFailed`, and [`may_have_been_billed`](Error::may_have_been_billed) is true |
+    /// | `completed` without URL and error, for 60 s | `Decode` |
+    /// | 404 with the vendor's error body, for 60 s | `Api`: the API does not know the id. With [`generate`](Self::generate) and [`generate_to`](Self::generate_to), which know that it exists: polled again |
+    /// | another 4xx with the vendor's error body, but 408, 425 and 429 | `Api` |
+    /// | all others: pending, without the generation's id, an error response without the vendor's error body, 5xx, no response | polled again until the timeout |
+    ///
+    /// Two responses are *in a row* if none between them is readable. The second is requested after
+    /// the poll interval or 10 s, even past the timeout.
+    ///
     /// # Errors
-    /// [`GenerationFailed`](crate::ErrorKind::GenerationFailed);
-    /// [`WaitTimeout`](crate::ErrorKind::WaitTimeout) (the generation is still running: wait
-    /// again); [`Api`](crate::ErrorKind::Api) for an error response that is not transient;
-    /// [`Cancelled`](crate::ErrorKind::Cancelled). Transient failures do not end the wait. Every
-    /// error carries the id and the last known state.
+    /// As above; [`WaitTimeout`](crate::ErrorKind::WaitTimeout) (the generation may still be
+    /// running: wait again), with what the last unusable response says as its source;
+    /// [`Cancelled`](crate::ErrorKind::Cancelled). Every error carries the id and the last known
+    /// state.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -253,13 +285,14 @@ impl Client {
     /// # }
     /// ```
     pub fn wait(&self, id: &GenerationId) -> Result<Video> {
-        self.context(None).wait(id, &self.wait_options)
+        self.context(None).wait(id, Known::Nothing, &self.wait_options)
     }
 
     /// Waits for any number of generations at once and returns their videos.
     ///
-    /// Each is polled on its own schedule. The results are in the order of `ids`; a failed
-    /// generation does not end the wait for the others.
+    /// Each is polled on its own schedule, and what ends its wait is as for [`wait`](Self::wait).
+    /// The results are in the order of `ids`; a failed generation does not end the wait for the
+    /// others.
     ///
     /// ```
     /// # fn main() -> Result<(), kling_video::Error> {
@@ -278,7 +311,7 @@ impl Client {
     /// ```
     #[must_use = "each result may be an error"]
     pub fn wait_all(&self, ids: &[GenerationId]) -> Vec<Result<Video>> {
-        self.context(None).wait_all(ids, &self.wait_options)
+        self.context(None).wait_all(ids, Known::Nothing, &self.wait_options)
     }
 
     /// Creates a generation and waits for its video.
@@ -304,19 +337,22 @@ impl Client {
         let context = self.context(None);
         let generation = self.create_with_context(&context, request)?;
         // Repeating the call after an error of the wait would pay again.
-        context.wait(&generation.id, &self.wait_options).map_err(Error::not_idempotent)
+        let known = Known::Response(&generation);
+        context.wait(&generation.id, known, &self.wait_options).map_err(Error::not_idempotent)
     }
 
     /// Downloads a video to a file and returns its size in bytes.
     ///
-    /// The video is written to a temporary file next to `path`, resumed when the connection is
-    /// lost, checked to be a complete MP4, and then renamed; an existing regular file is replaced.
-    /// If the URL has expired, a fresh one is retrieved, once.
+    /// The video is written to a temporary file next to `path` (`.cat.mp4.kling.part` for
+    /// `cat.mp4`), resumed when the connection is lost, checked to be a complete MP4, and then
+    /// renamed. **An existing regular file is replaced**; nothing else is. Symlinks are followed. If
+    /// the URL has expired, a fresh one is retrieved, once.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) with the path, also while another download writes to the same
     /// path; [`Decode`](crate::ErrorKind::Decode) if the server does not send a complete MP4;
-    /// otherwise as [`retrieve`](Self::retrieve). A file at `path` is then unchanged.
+    /// otherwise as [`retrieve`](Self::retrieve). A file at `path` is then unchanged. If only the
+    /// rename fails, the temporary file is kept, and the message names it.
     ///
     /// ```
     /// # fn main() -> Result<(), kling_video::Error> {
@@ -333,32 +369,51 @@ impl Client {
     /// ```
     pub fn download(&self, video: &Video, path: impl AsRef<Path>) -> Result<u64> {
         let path = path.as_ref();
+        let target =
+            Target::resolve(path, Operation::Download).map_err(|error| error.with_id(&video.id))?;
         let context = self.context(Some(path));
-        let bytes = download(&context, video, path)?;
+        let bytes = download(&context, video, &target, Replace::RegularFile, None)?;
         context.emit(&video.id, EventKind::Saved { bytes });
         Ok(bytes)
     }
 
     /// Generates a video into a file. Can be killed anywhere and called again: it **pays once**.
     ///
-    /// Progress is recorded in `<path>.kling.jsonl` next to the file, one JSON line per step, each
-    /// on disk before the next thing happens. Called again with the same request, it continues:
-    /// - a finished video is reused without any request; one that was deleted is fetched again;
-    /// - an accepted generation is waited for and downloaded;
-    /// - a create whose response was lost is searched for in the API's log. If the log does not
-    ///   list it, nothing is created and the error is `CreateUnknown`: call again later, or delete
-    ///   the journal to pay for a new generation.
+    /// Progress is recorded in a [journal](crate::FileJournal), `<path>.kling.jsonl` next to the
+    /// file: one JSON line per step, each on disk before the next thing happens. Called again, it
+    /// continues. The newest record of the request decides, and an id that is neither proved failed
+    /// nor abandoned is fetched, never created again:
     ///
-    /// A failed generation is not charged, and the next call creates another one.
+    /// | Record of this request | What happens |
+    /// |---|---|
+    /// | none; the create was rejected; the generation failed, or was abandoned | a generation is created and paid for |
+    /// | a create was sent, its response is not known | it is searched for in the API's log; if that does not list it, `CreateUnknown` |
+    /// | a generation was created | it is waited for and downloaded |
+    /// | the video was saved and is there, unchanged | it is reused, without any request |
+    /// | the video was saved and is gone | it is downloaded again |
+    /// | the generation ended without a video, and may have been charged | `GenerationFailed` |
     ///
-    /// Requests are the same if all their fields are (but the client request id), and the image's
-    /// bytes or URL, and the base URL and route that they are sent to; not the API key, nor a
-    /// file's path. With **another request a finished video is replaced, which is paid for**, and
-    /// an unfinished one is an error. A second process with the same path waits, and then reuses
-    /// the first one's result. A file at `path` without a journal is never overwritten.
+    /// What counts as proof:
+    ///
+    /// | Verdict | Proof |
+    /// |---|---|
+    /// | created | a 2xx that names an id; [`retrieve`](Self::retrieve) knows the id that a rejection or a lost response named; the log lists the attempt |
+    /// | rejected | as for [`create`](Self::create); if the rejection named an id, the API also says that this is no generation |
+    /// | failed | as for [`wait`](Self::wait); or the log says so and the generation itself, too |
+    ///
+    /// Whatever is not proved is not known, and is never paid for again. To give it up and pay for a
+    /// new generation, call [`FileJournal::abandon`](crate::FileJournal::abandon).
+    ///
+    /// Requests are the same if all their fields are (but the client request id), the bytes or the
+    /// URLs of the image and the masks, and the base URL and route that they are sent to; not the
+    /// API key, nor a file's path. Another request for the same path is an error before anything is
+    /// sent: if the first one is not finished, always; if its video is there, unless
+    /// [`replace_videos`](crate::ClientBuilder::replace_videos) allows to replace it. Any other file
+    /// at `path` is never overwritten. Another process with the same path waits, and then reuses the
+    /// first one's result.
     ///
     /// Every attempt to create is sent with its own client request id: the request's, followed by
-    /// `-` and 16 hexadecimal digits.
+    /// `.` and 16 hexadecimal digits.
     ///
     /// A client with [`max_generations(0)`](crate::ClientBuilder::max_generations) fetches what is
     /// paid for and creates nothing: use it to continue when the credits have run out.
@@ -388,15 +443,16 @@ impl Client {
         request: &ImageToVideo,
         path: impl AsRef<Path>,
     ) -> Result<SavedVideo> {
-        let target = path.as_ref();
+        let path = path.as_ref();
         let inner = &*self.inner;
-        ResumableRun {
-            context: &self.context(Some(target)),
+        DurableRun {
+            context: &self.context(Some(path)),
             request,
-            target,
+            path,
             options: &self.wait_options,
             quota: &inner.quota,
-            endpoint_url: &format!("{}{}", inner.transport.base_url(), inner.route.path()),
+            base_url: &inner.transport.recorded_base_url(),
+            replace_videos: inner.replace_videos,
         }
         .run()
         .map_err(Error::resumable)
@@ -406,9 +462,18 @@ impl Client {
     /// request.
     ///
     /// This is how to continue after [`CreateUnknown`](crate::ErrorKind::CreateUnknown), with
-    /// [`Error::client_request_id`]. The log goes back 92 days. It lags, and may list a generation
-    /// only when it has ended: `None` does not prove that there is none. A request that succeeded
-    /// is preferred to one that failed.
+    /// [`Error::client_request_id`] or with the id that was set on the request. The log goes back 92
+    /// days. It lags, and may list a generation only when it has ended: `None` does not prove that
+    /// there is none.
+    ///
+    /// | The log lists | Result |
+    /// |---|---|
+    /// | requests with this id that did not fail | the newest one's generation |
+    /// | else retries of it, or attempts of [`generate_to`](Self::generate_to), that did not fail | the newest one's |
+    /// | else failed ones | the newest one's: [`wait`](Self::wait) says whether it really failed |
+    /// | none of these | `None` |
+    ///
+    /// Only the status `failed`, without a cost, means that a request failed.
     ///
     /// # Errors
     /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) for an id that no create can have;
@@ -425,10 +490,9 @@ impl Client {
     /// # }
     /// ```
     pub fn find(&self, client_request_id: &str) -> Result<Option<GenerationId>> {
-        validate_client_request_id(client_request_id)
+        validate_client_request_id(client_request_id, MAX_CLIENT_REQUEST_ID_LEN)
             .map_err(|error| error.with_operation(Operation::Find))?;
-        let found = self.context(None).find(client_request_id, logs::MAX_DAYS)?;
-        Ok(found.map(|(id, _)| id))
+        Ok(self.context(None).find_attempt(client_request_id)?.map(|found| found.id))
     }
 
     /// Reads the account's balance.
@@ -469,16 +533,22 @@ impl Client {
         let id = request
             .caller_request_id()
             .map_or_else(|| generate_client_request_id(None), str::to_owned);
-        submit(context, body, &self.inner.quota, &mut FixedRequestId(id))
+        submit(context, body, &self.inner.quota, &mut Unrecorded { id, is_retry: false })
     }
 }
 
-/// A create without a journal: every attempt has the same id, and none is recorded.
-struct FixedRequestId(String);
+/// A create without a journal. Only its retries append to its client request id.
+struct Unrecorded {
+    id: String,
+    is_retry: bool,
+}
 
-impl CreateObserver for FixedRequestId {
+impl CreateObserver for Unrecorded {
     fn client_request_id(&mut self) -> String {
-        self.0.clone()
+        match std::mem::replace(&mut self.is_retry, true) {
+            true => attempt_id(&self.id),
+            false => self.id.clone(),
+        }
     }
 }
 

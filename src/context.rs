@@ -4,13 +4,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cancel;
+use crate::endpoint::logs::{FoundRequest, LogEntry, Match};
 use crate::endpoint::{Route, logs, retrieve};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler, EventKind};
 use crate::model::generation::{Generation, GenerationId, Video};
 use crate::model::response::Response;
 use crate::operation::Operation;
-use crate::poll::{self, Poller};
+use crate::poll::{self, Known, Poller};
 use crate::random::random;
 use crate::retry::RetryPolicy;
 use crate::transport::Session;
@@ -70,11 +71,16 @@ impl RequestContext<'_> {
     }
 
     pub(crate) fn retrieve(&self, id: &GenerationId) -> Result<Generation> {
-        self.with_retries(Operation::Retrieve, Some(id), || self.retrieve_once(id))
+        self.with_retries(Operation::Retrieve, Some(id), None, || self.retrieve_once(id))
     }
 
-    pub(crate) fn wait(&self, id: &GenerationId, options: &WaitOptions) -> Result<Video> {
-        let results = self.wait_all(std::slice::from_ref(id), options);
+    pub(crate) fn wait(
+        &self,
+        id: &GenerationId,
+        known: Known<'_>,
+        options: &WaitOptions,
+    ) -> Result<Video> {
+        let results = self.wait_all(std::slice::from_ref(id), known, options);
         let cancelled = || Err(Error::cancelled(Operation::Wait).with_id(id));
         results.into_iter().next().unwrap_or_else(cancelled)
     }
@@ -82,10 +88,11 @@ impl RequestContext<'_> {
     pub(crate) fn wait_all(
         &self,
         ids: &[GenerationId],
+        known: Known<'_>,
         options: &WaitOptions,
     ) -> Vec<Result<Video>> {
         let wait = Wait { context: self, started: Instant::now() };
-        poll::wait_all(ids, options, self.retry_policy, &wait)
+        poll::wait_all(ids, known, options, self.retry_policy, &wait)
     }
 
     /// Makes a GET request to the API and parses its response. Transient failures are retried.
@@ -95,34 +102,57 @@ impl RequestContext<'_> {
         target: &str,
         parse_response: fn(Response) -> Result<T>,
     ) -> Result<T> {
-        self.with_retries(operation, None, || parse_response(self.session.get(operation, target)?))
+        self.with_retries(operation, None, None, || {
+            parse_response(self.session.get(operation, target)?)
+        })
     }
 
-    /// The generation of the logged request with this client request id, and whether the request
-    /// succeeded.
-    ///
-    /// New requests shift the entries while they are paged through. Pages overlap, so that an entry
-    /// may be read twice but none is skipped.
+    /// The logged request with exactly this client request id. At the deadline, which is checked
+    /// before all requests but the first, the search ends with an error.
     pub(crate) fn find(
         &self,
         client_request_id: &str,
         days: u64,
-    ) -> Result<Option<(GenerationId, bool)>> {
+        deadline: Option<Instant>,
+    ) -> Result<Option<FoundRequest>> {
+        self.search_log(days, deadline, |entry| entry.matches(client_request_id, false))
+    }
+
+    /// The logged request of any attempt of the create with this client request id.
+    pub(crate) fn find_attempt(&self, client_request_id: &str) -> Result<Option<FoundRequest>> {
+        self.search_log(logs::MAX_DAYS, None, |entry| entry.matches(client_request_id, true))
+    }
+
+    /// The best match in the log, and of several the newest.
+    ///
+    /// New requests shift the entries while they are paged through. Pages overlap, so that an entry
+    /// may be read twice but none is skipped.
+    fn search_log(
+        &self,
+        days: u64,
+        deadline: Option<Instant>,
+        matches: impl Fn(&LogEntry) -> Option<(Match, FoundRequest)>,
+    ) -> Result<Option<FoundRequest>> {
         const OVERLAP: u64 = 10;
         const MAX_PAGES: u64 = 10_000;
         let days = days.clamp(1, logs::MAX_DAYS);
-        let mut failed = None;
+        let limit = deadline.map(|deadline| TimeLimit { started: Instant::now(), deadline });
+        let mut best = None;
         let mut offset = 0;
         for _ in 0..MAX_PAGES {
             let target = logs::target(days, offset);
-            let page = self.get(Operation::Find, &target, logs::parse_response)?;
-            match logs::find_match(&page.entries, client_request_id) {
-                Some((id, true)) => return Ok(Some((id, true))),
-                found => failed = failed.or(found),
-            }
+            let page = self.with_retries(Operation::Find, None, limit, || {
+                logs::parse_response(self.session.get(Operation::Find, &target)?)
+            })?;
+            let found = page.entries.iter().filter_map(&matches);
+            best = best.into_iter().chain(found).min_by_key(|(quality, _)| *quality);
             let count = page.entries.len() as u64;
-            if !page.has_more || count == 0 {
-                return Ok(failed);
+            let is_last = !page.has_more || count == 0;
+            if is_last || matches!(best, Some((Match::Exact, _))) {
+                return Ok(best.map(|(_, request)| request));
+            }
+            if let Some(limit) = limit.filter(|limit| limit.is_over(Duration::ZERO)) {
+                return Err(limit.error(Operation::Find, None));
             }
             // By what was received: a server may send fewer entries than requested.
             offset += count - OVERLAP.min(count / 2);
@@ -130,11 +160,12 @@ impl RequestContext<'_> {
         Err(Error::decode(Operation::Find, "log pagination did not terminate"))
     }
 
-    /// Repeats a read until it succeeds, fails for good, or its retries are used up.
+    /// Repeats a read until it succeeds, fails for good, or its retries or its time are used up.
     fn with_retries<T>(
         &self,
         operation: Operation,
         id: Option<&GenerationId>,
+        limit: Option<TimeLimit>,
         mut read: impl FnMut() -> Result<T>,
     ) -> Result<T> {
         let mut attempt = 1;
@@ -147,6 +178,9 @@ impl RequestContext<'_> {
                 .is_transient()
                 .then(|| self.retry_policy.next_delay(attempt, &error, random()));
             let Some(delay) = delay.flatten() else { return Err(error) };
+            if let Some(limit) = limit.filter(|limit| limit.is_over(delay)) {
+                return Err(limit.error(operation, Some(error)));
+            }
             let kind = EventKind::Retrying { operation, attempt, delay, error: &error };
             self.emit_with(id, None, kind);
             if !self.sleep(delay) {
@@ -158,6 +192,24 @@ impl RequestContext<'_> {
             }
             attempt = attempt.saturating_add(1);
         }
+    }
+}
+
+/// When reads end that are part of a longer call.
+#[derive(Clone, Copy)]
+struct TimeLimit {
+    started: Instant,
+    deadline: Instant,
+}
+
+impl TimeLimit {
+    /// Whether nothing may be sent after this delay.
+    fn is_over(&self, delay: Duration) -> bool {
+        self.deadline.saturating_duration_since(Instant::now()) <= delay
+    }
+
+    fn error(&self, operation: Operation, source: Option<Error>) -> Error {
+        Error::wait_timeout(self.started.elapsed(), None, source).with_operation(operation)
     }
 }
 

@@ -5,10 +5,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::cancel::CancelRegistration;
 use crate::context::RequestContext;
 use crate::endpoint::create::{Outcome, outcome};
+use crate::endpoint::retrieve::adopts;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::model::body::{RequestBody, UploadState};
-use crate::model::generation::Generation;
+use crate::model::generation::{Generation, GenerationId};
+use crate::model::request::attempt_id;
 use crate::operation::Operation;
 use crate::random::random;
 use crate::transport::EXPECT_CONTINUE_THRESHOLD;
@@ -23,7 +25,7 @@ pub(crate) trait CreateObserver {
         Ok(())
     }
 
-    /// The attempt was committed and rejected.
+    /// The attempt was committed and rejected, by a response that may name a generation.
     fn rejected(&mut self, _error: &Error) -> Result<()> {
         Ok(())
     }
@@ -35,17 +37,9 @@ pub(crate) trait CreateObserver {
     fn accepted(&mut self, _generation: &Generation) {}
 }
 
-/// Generates a client request id, starting with `prefix` if there is one.
-pub(crate) fn generate_client_request_id(prefix: Option<&str>) -> String {
-    // The API accepts at most 128 characters.
-    const MAX_PREFIX_LEN: usize = 128 - 1 - 16;
-    match prefix {
-        // A validated prefix is ASCII, so any length is a character boundary.
-        Some(prefix) => {
-            format!("{}-{:016x}", prefix.get(..MAX_PREFIX_LEN).unwrap_or(prefix), random())
-        }
-        None => format!("kling-video-{:016x}{:016x}", random(), random()),
-    }
+/// Generates a client request id for one attempt, starting with the caller's id if there is one.
+pub(crate) fn generate_client_request_id(caller_id: Option<&str>) -> String {
+    caller_id.map_or_else(|| format!("kling-video-{:016x}{:016x}", random(), random()), attempt_id)
 }
 
 /// How many creates a client, its clones and its views may commit.
@@ -92,9 +86,27 @@ impl Drop for Reservation<'_> {
 /// Sends a create until it is accepted, rejected for good, or its outcome is unknown.
 pub(crate) fn submit(
     context: &RequestContext<'_>,
+    body: RequestBody,
+    quota: &CreateQuota,
+    observer: &mut dyn CreateObserver,
+) -> Result<Generation> {
+    let mut named = None;
+    submit_attempts(context, body, quota, observer, &mut named).map_err(|error| match named {
+        // An unknown outcome is that of an attempt of its own, which the earlier id would hide.
+        Some(id) if error.generation_id().is_none() && error.kind() != ErrorKind::CreateUnknown => {
+            error.with_id(&id)
+        }
+        _ => error,
+    })
+}
+
+/// `named` is set to the last id that the response to a rejected attempt named.
+fn submit_attempts(
+    context: &RequestContext<'_>,
     mut body: RequestBody,
     quota: &CreateQuota,
     observer: &mut dyn CreateObserver,
+    named: &mut Option<GenerationId>,
 ) -> Result<Generation> {
     let mut reservation = quota.acquire()?;
     let retry_policy = context.retry_policy.for_create();
@@ -117,10 +129,7 @@ pub(crate) fn submit(
         let (error, retryable) = match outcome {
             Outcome::Accepted(generation) => {
                 reservation.spent = true;
-                observer.accepted(&generation);
-                let kind = EventKind::Created { generation: &generation };
-                context.emit_create(Some(&generation.id), &request_id, kind);
-                return Ok(*generation);
+                return Ok(accepted(context, observer, &request_id, *generation));
             }
             Outcome::Indeterminate(error) => {
                 reservation.spent = true;
@@ -132,28 +141,51 @@ pub(crate) fn submit(
                 (with_context(error).not_created(), retryable)
             }
         };
+        if let Some(id) = error.generation_id() {
+            *named = Some(id.clone());
+        }
         if committed {
             observer.rejected(&error)?;
         }
         let error = if ever_committed { error.not_idempotent() } else { error };
+        let id = error.generation_id().cloned();
         if expect_continue && error.status() == Some(417) {
             // RFC 9110: repeat the request without the expectation.
             expect_continue = false;
-            continue;
+        } else {
+            if error.kind() == ErrorKind::Timeout && state == UploadState::NotStarted {
+                // The server may not support `Expect`.
+                expect_continue = false;
+            }
+            let delay = retryable.then(|| retry_policy.next_delay(attempts, &error, random()));
+            let Some(delay) = delay.flatten() else { return Err(error) };
+            let operation = Operation::Create;
+            let kind = EventKind::Retrying { operation, attempt: attempts, delay, error: &error };
+            context.emit_create(None, &request_id, kind);
+            if !context.sleep(delay) {
+                return Err(cancelled());
+            }
         }
-        if error.kind() == ErrorKind::Timeout && state == UploadState::NotStarted {
-            // The server may not support `Expect`.
-            expect_continue = false;
-        }
-        let delay = retryable.then(|| retry_policy.next_delay(attempts, &error, random()));
-        let Some(delay) = delay.flatten() else { return Err(error) };
-        let operation = Operation::Create;
-        let kind = EventKind::Retrying { operation, attempt: attempts, delay, error: &error };
-        context.emit_create(None, &request_id, kind);
-        if !context.sleep(delay) {
-            return Err(cancelled());
+        // Retrieved once before the next attempt. Any other response changes nothing.
+        let generation = id.as_ref().and_then(|id| context.retrieve_once(id).ok());
+        if let Some(generation) = generation.filter(adopts) {
+            reservation.spent = true;
+            return Ok(accepted(context, observer, &request_id, generation));
         }
     }
+}
+
+/// Reports the generation that the attempt created.
+fn accepted(
+    context: &RequestContext<'_>,
+    observer: &mut dyn CreateObserver,
+    request_id: &str,
+    generation: Generation,
+) -> Generation {
+    observer.accepted(&generation);
+    let kind = EventKind::Created { generation: &generation };
+    context.emit_create(Some(&generation.id), request_id, kind);
+    generation
 }
 
 /// Sends one attempt. An error means that this side aborted the body before the commit.

@@ -1,10 +1,10 @@
 //! Downloads a video to a file. Interrupted downloads are resumed; a complete one is validated and
-//! renamed into place.
+//! published: moved to its target in one step.
 
 mod mp4;
 mod partial_file;
+mod target;
 
-use std::path::Path;
 use std::time::Instant;
 
 use crate::context::RequestContext;
@@ -12,12 +12,11 @@ use crate::error::{Error, Result};
 use crate::event::EventKind;
 use crate::model::generation::Video;
 use crate::operation::Operation;
-
 use crate::random::random;
 use crate::transport::{DOWNLOAD_TIMEOUT, DownloadResponse, ResumeRange};
 
 use self::partial_file::PartialFile;
-pub(crate) use self::partial_file::validate_target;
+pub(crate) use self::target::{Replace, Target, TargetState};
 
 const OPERATION: Operation = Operation::Download;
 
@@ -30,9 +29,19 @@ const MIN_PROGRESS: u64 = 4 * 1024;
 
 const CHUNK_SIZE: usize = 128 * 1024;
 
-/// Downloads the video to `target`, which is not touched until the video is complete, and returns
-/// its length.
-pub(crate) fn download(context: &RequestContext<'_>, video: &Video, target: &Path) -> Result<u64> {
+/// Called with the length and the hash of a complete video right before its target is touched. An
+/// error leaves the target as it is.
+pub(crate) type BeforePublish<'a> = &'a mut dyn FnMut(u64, &str) -> Result<()>;
+
+/// Downloads the video to `target`, which is not touched until the video is complete and durable,
+/// and returns its length. `replace` says what may be at the target by then.
+pub(crate) fn download(
+    context: &RequestContext<'_>,
+    video: &Video,
+    target: &Target,
+    replace: Replace<'_>,
+    before_publish: Option<BeforePublish<'_>>,
+) -> Result<u64> {
     let with_context = |error: Error| error.with_operation(OPERATION).with_id(&video.id);
     let partial_file = PartialFile::open(target).map_err(with_context)?;
     let mut download = Download {
@@ -48,17 +57,20 @@ pub(crate) fn download(context: &RequestContext<'_>, video: &Video, target: &Pat
         started_at: Instant::now(),
         failures: 0,
     };
-    match download.run() {
-        Ok(()) => {
-            let length = download.received;
-            download.partial_file.persist().map_err(with_context)?;
-            Ok(length)
-        }
-        Err(error) => {
-            download.partial_file.discard();
-            Err(with_context(error))
-        }
+    download.run().and_then(|()| download.partial_file.sync()).map_err(with_context)?;
+    let length = download.received;
+    if let Some(before_publish) = before_publish {
+        let hash = download.partial_file.hash().map_err(with_context)?;
+        before_publish(length, &hash).map_err(|error| error.with_id(&video.id))?;
     }
+    download.partial_file.publish(target, replace).map_err(with_context)?;
+    Ok(length)
+}
+
+/// Checks that the partial file can be created, before anything is paid for, and removes what a
+/// process that was killed while it published a video may have left: a second link to the video.
+pub(crate) fn probe_partial_file(target: &Target) -> Result<()> {
+    PartialFile::open(target).map(drop)
 }
 
 struct Download<'a> {

@@ -165,6 +165,8 @@ pub(crate) struct ApiError {
     pub(crate) kind: Option<String>,
     pub(crate) request_id: Option<String>,
     pub(crate) retry_after: Option<Duration>,
+    /// Whether the body has the vendor's marks: it comes from the API and not from a gateway.
+    pub(crate) marked: bool,
     pub(crate) body: String,
 }
 
@@ -367,6 +369,11 @@ impl Error {
         self
     }
 
+    /// Whether this is an error response of the API itself, and not of a gateway in front of it.
+    pub(crate) fn has_vendor_marks(&self) -> bool {
+        matches!(&self.0.repr, ErrorRepr::Api(error) if error.marked)
+    }
+
     /// Whether the failure is transient: a network error, or a status that may succeed later.
     pub(crate) fn is_transient(&self) -> bool {
         match &self.0.repr {
@@ -413,7 +420,8 @@ impl Error {
         self.0.operation
     }
 
-    /// The generation's id, on every error that occurs after its create was accepted.
+    /// The generation's id, on every error that occurs after its create was accepted. Also the one
+    /// that the response to a rejected create named.
     pub fn generation_id(&self) -> Option<&GenerationId> {
         self.0.id.as_ref()
     }
@@ -423,7 +431,7 @@ impl Error {
         self.0.generation.as_deref()
     }
 
-    /// The `X-Client-Request-Id` that the create was sent with, which
+    /// The `X-Client-Request-Id` that the last attempt of the create was sent with, which
     /// [`Client::find`](crate::Client::find) takes.
     pub fn client_request_id(&self) -> Option<&str> {
         self.0.client_request_id.as_deref()

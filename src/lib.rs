@@ -119,7 +119,7 @@
 //! | `Decode` | a response or a file that is not what the API documents | inspect [`body`](Error::body): it may come from a gateway or proxy, or the API may have changed |
 //! | `CreateUnknown` | a create request was sent, but no usable response was received: **a generation may exist and be billed** | search for it with [`find`](Client::find) before creating again |
 //! | `GenerationLimit` | the limit of [`max_generations`](ClientBuilder::max_generations) is reached; nothing was sent | find out why so many were created |
-//! | `GenerationFailed` | the API reports that the generation failed; it is not charged | change the request |
+//! | `GenerationFailed` | the API reported twice that the generation failed, which is not charged, or that it ended in another way, which may be: see [`may_have_been_billed`](Error::may_have_been_billed) | change the request |
 //! | `WaitTimeout`, `Cancelled` | the wait timed out, or the call was cancelled; a generation that was created continues | wait for its id again |
 //! | `Journal` | the journal of [`generate_to`](Client::generate_to) is damaged, or belongs to another request | repair the file that the message names; deleting a journal abandons its run |
 //!
@@ -354,6 +354,7 @@ pub use model::request::{CameraControl, DynamicMask, ImageToVideo, MODEL, VideoD
 pub use operation::Operation;
 pub use retry::RetryPolicy;
 pub use run::SavedVideo;
+pub use run::journal::FileJournal;
 pub use wait_options::WaitOptions;
 
 /// Compiles the README's code as doctests.

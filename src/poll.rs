@@ -9,18 +9,22 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
-use crate::model::generation::{Generation, GenerationError, GenerationId, Status, Video};
+use crate::model::generation::{Generation, GenerationId, Status, Video};
 use crate::operation::Operation;
 use crate::random::random;
 use crate::redact::sanitize;
 use crate::retry::RetryPolicy;
 use crate::wait_options::WaitOptions;
 
-/// A 404 within this time may mean that the generation is not visible yet: seen after a create.
+/// For how long a 404 may mean that the generation is not visible yet: seen after a create.
 const NOT_FOUND_GRACE: Duration = Duration::from_secs(60);
 
 /// How long a completed generation may lack its URL.
 const MISSING_URL_GRACE: Duration = Duration::from_secs(60);
+
+/// A second response is requested after the poll interval, but no later than this, when the first
+/// one says that the generation has failed.
+const MAX_CONFIRM_DELAY: Duration = Duration::from_secs(10);
 
 /// One of several workers sleeps no longer than this before it checks whether another one has been
 /// throttled or has panicked.
@@ -39,14 +43,28 @@ pub(crate) trait Poller: Sync {
     fn emit(&self, id: &GenerationId, kind: EventKind<'_>);
 }
 
+/// What is known of a generation before it is polled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Known<'a> {
+    /// Nothing: the API may not know its id.
+    Nothing,
+    /// This call or its record created it.
+    Created,
+    /// This call created it, with this response.
+    Response(&'a Generation),
+    /// It was completed, and so it may have been charged, whatever the API says of it now.
+    Completed,
+}
+
 /// Waits for all generations; the results are in input order.
 pub(crate) fn wait_all(
     ids: &[GenerationId],
+    known: Known<'_>,
     options: &WaitOptions,
     retry_policy: &RetryPolicy,
     poller: &dyn Poller,
 ) -> Vec<Result<Video>> {
-    let queue = PollQueue::new(ids, options, retry_policy, poller);
+    let queue = PollQueue::new(ids, known, options, retry_policy, poller);
     let work = || queue.run_worker();
     thread::scope(|scope| {
         // The calling thread is a worker too. If no more threads can be started, it does it all.
@@ -81,11 +99,12 @@ struct QueueState<'a> {
 impl<'a> PollQueue<'a> {
     fn new(
         ids: &'a [GenerationId],
+        known: Known<'_>,
         options: &'a WaitOptions,
         retry_policy: &'a RetryPolicy,
         poller: &'a dyn Poller,
     ) -> Self {
-        let entry = |(index, id)| Reverse(Entry::new(index, id, options.initial_delay));
+        let entry = |(index, id)| Reverse(Entry::new(index, id, known, options));
         let state = Mutex::new(QueueState {
             waiting: ids.iter().enumerate().map(entry).collect(),
             throttled_until: Duration::ZERO,
@@ -118,22 +137,23 @@ impl<'a> PollQueue<'a> {
 
     /// Sleeps until the entry is due and polls it. The outcome of its wait, or `None` to go on.
     fn poll_when_due(&self, entry: &mut Entry<'a>) -> Option<Result<Video>> {
-        let deadline = self.options.timeout;
-        let due = |entry: &Entry<'_>| entry.next_poll_at.max(self.lock().throttled_until);
+        let due = |entry: &Entry<'_>| {
+            entry.next_poll_at.max(self.lock().throttled_until).min(entry.deadline)
+        };
         // Checked again after each sleep: another worker may have been throttled meanwhile.
         loop {
-            let remaining = due(entry).min(deadline).saturating_sub(self.poller.now());
+            let remaining = due(entry).saturating_sub(self.poller.now());
             if !self.poller.sleep(remaining.min(self.max_sleep)) || self.lock().aborted {
                 return Some(Err(entry.cancelled()));
             }
-            if due(entry).min(deadline) <= self.poller.now() {
+            if due(entry) <= self.poller.now() {
                 break;
             }
         }
         // Each generation is polled once at the deadline, but a long queue of slow polls must not
         // delay the return for much longer.
         let now = self.poller.now();
-        if now > deadline.saturating_add(self.options.interval.max(MAX_SLEEP)) {
+        if now > entry.deadline.saturating_add(self.options.interval.max(MAX_SLEEP)) {
             return Some(Err(entry.timed_out(now)));
         }
         let result = self.poller.retrieve(entry.id);
@@ -144,7 +164,7 @@ impl<'a> PollQueue<'a> {
             let mut state = self.lock();
             state.throttled_until = state.throttled_until.max(entry.next_poll_at);
         }
-        outcome.or_else(|| (now >= deadline).then(|| Err(entry.timed_out(now))))
+        outcome.or_else(|| (now >= entry.deadline).then(|| Err(entry.timed_out(now))))
     }
 
     fn on_result(
@@ -157,7 +177,7 @@ impl<'a> PollQueue<'a> {
         match result {
             Ok(generation) => self.on_generation(entry, generation, now),
             Err(error) if error.kind() == ErrorKind::Cancelled => Some(Err(entry.cancelled())),
-            Err(error) if is_permanent(&error, now) => {
+            Err(error) if entry.is_permanent(&error, now) => {
                 Some(Err(entry.with_context(error.with_operation(Operation::Wait))))
             }
             Err(error) => {
@@ -185,12 +205,17 @@ impl<'a> PollQueue<'a> {
     ) -> Option<Result<Video>> {
         let Self { options, poller, .. } = self;
         entry.consecutive_failures = 0;
-        entry.last_error = None;
+        entry.not_found_since = None;
+        // Not an error yet, but if there is no other end, it says why.
+        entry.last_error = reason(&generation).map(|reason| {
+            let message = format!("status `{}` with an error: {reason}", generation.status);
+            Error::decode(Operation::Retrieve, sanitize(&message)).with_id(entry.id)
+        });
         entry.next_poll_at = entry.next_poll_at.saturating_add(options.interval).max(now);
-        let verdict = entry.evaluate(&generation, now);
-        let is_last = !matches!(verdict, Verdict::Pending) || now >= options.timeout;
+        let verdict = entry.evaluate(&generation, now, options);
+        let is_last = !matches!(verdict, Verdict::Pending) || now >= entry.deadline;
         let next_poll =
-            (!is_last).then(|| entry.next_poll_at.min(options.timeout).saturating_sub(now));
+            (!is_last).then(|| entry.next_poll_at.min(entry.deadline).saturating_sub(now));
         let kind = EventKind::Polled { generation: &generation, elapsed: now, next_poll };
         poller.emit(entry.id, kind);
         if let Verdict::Ready = verdict {
@@ -230,9 +255,17 @@ struct Entry<'a> {
     index: usize,
     id: &'a GenerationId,
     next_poll_at: Duration,
+    /// The timeout, or later, if a failure is to be confirmed then.
+    deadline: Duration,
     poll_count: u32,
     consecutive_failures: u32,
+    is_known_to_exist: bool,
+    not_found_since: Option<Duration>,
     url_missing_since: Option<Duration>,
+    /// The last readable response says that the generation has failed.
+    is_reported_as_failed: bool,
+    /// Some response says that it has ended in a way that is not documented as free.
+    may_be_charged: bool,
     last: Option<Box<Generation>>,
     last_error: Option<Error>,
 }
@@ -245,36 +278,86 @@ enum Verdict {
 }
 
 impl<'a> Entry<'a> {
-    fn new(index: usize, id: &'a GenerationId, next_poll_at: Duration) -> Self {
-        Self {
+    fn new(index: usize, id: &'a GenerationId, known: Known<'_>, options: &WaitOptions) -> Self {
+        let mut entry = Self {
             index,
             id,
-            next_poll_at,
+            next_poll_at: options.initial_delay,
+            deadline: options.timeout,
             poll_count: 0,
             consecutive_failures: 0,
+            is_known_to_exist: !matches!(known, Known::Nothing),
+            not_found_since: None,
             url_missing_since: None,
+            is_reported_as_failed: false,
+            may_be_charged: matches!(known, Known::Completed),
             last: None,
             last_error: None,
+        };
+        if let Known::Response(generation) = known {
+            entry.evaluate(generation, Duration::ZERO, options);
         }
+        entry
     }
 
-    fn evaluate(&mut self, generation: &Generation, now: Duration) -> Verdict {
+    /// What the readable responses so far prove. A failure needs two in a row that report it: a
+    /// single one may come from a stale or confused server, and giving up on it pays twice.
+    fn evaluate(
+        &mut self,
+        generation: &Generation,
+        now: Duration,
+        options: &WaitOptions,
+    ) -> Verdict {
+        let is_second = std::mem::take(&mut self.is_reported_as_failed);
+        let url_missing_since = self.url_missing_since.take();
+        let reason = reason(generation);
         match &generation.status {
             // Completed with a video is success, whatever `error` says.
-            Status::Completed if generation.video.is_some() => Verdict::Ready,
+            Status::Completed if generation.video.is_some() => return Verdict::Ready,
             Status::Completed => {
-                let since = *self.url_missing_since.get_or_insert(now);
-                if now.saturating_sub(since) < MISSING_URL_GRACE {
-                    return Verdict::Pending;
+                self.may_be_charged = true;
+                if reason.is_none() {
+                    let since = *self.url_missing_since.insert(url_missing_since.unwrap_or(now));
+                    if now.saturating_sub(since) < MISSING_URL_GRACE {
+                        return Verdict::Pending;
+                    }
+                    let message = "the generation is completed but has no video URL";
+                    return Verdict::Failed(Error::decode(Operation::Wait, message));
                 }
-                let message = "the generation is completed but has no video URL";
-                Verdict::Failed(Error::decode(Operation::Wait, message))
             }
-            Status::Error => {
-                let reason = generation.error.as_ref().map_or("no reason given".into(), reason);
-                Verdict::Failed(Error::generation_failed(Operation::Wait, reason))
+            Status::Error => {}
+            status if status.is_terminal() => self.may_be_charged = true,
+            _ => return Verdict::Pending,
+        }
+        if !is_second {
+            self.is_reported_as_failed = true;
+            self.next_poll_at = now.saturating_add(options.interval.min(MAX_CONFIRM_DELAY));
+            self.deadline = self.deadline.max(self.next_poll_at);
+            return Verdict::Pending;
+        }
+        let reason = reason.unwrap_or_else(|| match &generation.status {
+            Status::Other(status) => sanitize(status),
+            _ => "no reason given".to_owned(),
+        });
+        Verdict::Failed(match self.may_be_charged {
+            true => Error::generation_ended(Operation::Wait, reason),
+            false => Error::generation_failed(Operation::Wait, reason),
+        })
+    }
+
+    /// Whether further polls cannot help. An error response does so only with the vendor's marks:
+    /// without them a gateway or a login page may have sent it.
+    fn is_permanent(&mut self, error: &Error, now: Duration) -> bool {
+        match error.kind() {
+            ErrorKind::Connect | ErrorKind::Transport | ErrorKind::Timeout | ErrorKind::Decode => {
+                false
             }
-            _ => Verdict::Pending,
+            ErrorKind::Api if error.is_transient() || !error.has_vendor_marks() => false,
+            ErrorKind::Api if error.status() == Some(404) => {
+                let since = *self.not_found_since.get_or_insert(now);
+                !self.is_known_to_exist && now.saturating_sub(since) >= NOT_FOUND_GRACE
+            }
+            _ => true,
         }
     }
 
@@ -325,21 +408,13 @@ impl Ord for Entry<'_> {
     }
 }
 
-fn reason(error: &GenerationError) -> String {
-    match &error.name {
+/// The server's reason for a failure, if it gives one.
+fn reason(generation: &Generation) -> Option<String> {
+    let error = generation.error.as_ref().filter(|error| !error.is_empty())?;
+    Some(match &error.name {
         Some(name) => format!("{}: {}", sanitize(name), sanitize(&error.message)),
         None => sanitize(&error.message),
-    }
-}
-
-/// Whether further polls cannot help: network failures are transient, most error responses are not.
-fn is_permanent(error: &Error, now: Duration) -> bool {
-    match error.kind() {
-        ErrorKind::Connect | ErrorKind::Transport | ErrorKind::Timeout | ErrorKind::Decode => false,
-        ErrorKind::Api if error.status() == Some(404) => now >= NOT_FOUND_GRACE,
-        ErrorKind::Api => !error.is_transient(),
-        _ => true,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -376,11 +451,16 @@ mod tests {
 
         fn wait_all(&self, ids: &[GenerationId], options: &WaitOptions) -> Vec<Result<Video>> {
             let retry_policy = RetryPolicy::new().base_delay(Duration::ZERO);
-            wait_all(ids, options, &retry_policy, self)
+            wait_all(ids, Known::Nothing, options, &retry_policy, self)
         }
 
         fn wait(&self, options: &WaitOptions) -> Result<Video> {
-            self.wait_all(&[id("a")], options).pop().unwrap()
+            self.wait_for(Known::Nothing, options)
+        }
+
+        fn wait_for(&self, known: Known<'_>, options: &WaitOptions) -> Result<Video> {
+            let retry_policy = RetryPolicy::new().base_delay(Duration::ZERO);
+            wait_all(&[id("a")], known, options, &retry_policy, self).pop().unwrap()
         }
 
         /// The times of all polls, in seconds.
@@ -457,6 +537,21 @@ mod tests {
         )
     }
 
+    fn status(word: &str) -> Result<Generation> {
+        generation(&format!(r#"{{"id":"a","status":"{word}"}}"#))
+    }
+
+    /// An error response with the vendor's marks.
+    fn api_error(status: u16) -> Result<Generation> {
+        let error = ApiError { status, marked: true, ..ApiError::default() };
+        Err(Error::api(Operation::Retrieve, error))
+    }
+
+    fn completed_without_url() -> Result<Generation> {
+        status("completed")
+    }
+
+    /// An error response that anyone may have sent.
     fn error_response(status: u16, retry_after: Option<Duration>) -> Result<Generation> {
         Err(Error::api(
             Operation::Retrieve,
@@ -526,9 +621,13 @@ mod tests {
                 |now| if now < secs(20) { error_response(status, None) } else { completed() };
             assert!(wait_virtually(&WaitOptions::new(), poll).0.is_ok(), "{status}");
         }
+        for status in [301, 400, 401, 403, 404, 410, 422] {
+            let poll =
+                |now| if now < secs(900) { error_response(status, None) } else { completed() };
+            assert!(wait_virtually(&WaitOptions::new(), poll).0.is_ok(), "{status}");
+        }
         for status in [301, 400, 401, 403, 410, 422] {
-            let (outcome, polls) =
-                wait_virtually(&WaitOptions::new(), |_| error_response(status, None));
+            let (outcome, polls) = wait_virtually(&WaitOptions::new(), |_| api_error(status));
             let error = outcome.unwrap_err();
             assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(status)));
             assert_eq!((error.operation(), polls.len()), (Operation::Wait, 1));
@@ -542,12 +641,36 @@ mod tests {
     }
 
     #[test]
-    fn not_found_is_retried_for_a_minute() {
-        let hidden = |now| if now < secs(50) { error_response(404, None) } else { completed() };
+    fn not_found_for_a_minute_means_that_the_api_does_not_know_the_id() {
+        let hidden = |now| if now < secs(60) { api_error(404) } else { completed() };
         assert!(wait_virtually(&WaitOptions::new(), hidden).0.is_ok());
-        let (outcome, polls) = wait_virtually(&WaitOptions::new(), |_| error_response(404, None));
-        assert_eq!(outcome.unwrap_err().status(), Some(404));
-        assert_eq!(polls.last(), Some(&60));
+        for options in [WaitOptions::new(), WaitOptions::new().initial_delay(secs(180))] {
+            let (outcome, polls) = wait_virtually(&options, |_| api_error(404));
+            let error = outcome.unwrap_err();
+            assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(404)));
+            assert_eq!(polls.last().unwrap() - polls.first().unwrap(), 60);
+            assert!(!error.is_retryable());
+            assert!(error.to_string().contains("the API does not know this generation id"));
+        }
+        // A minute without a response that says otherwise.
+        let (outcome, polls) = wait_virtually(&WaitOptions::new(), |now| match now {
+            now if now < secs(55) => api_error(404),
+            now if now < secs(65) => pending(),
+            _ => api_error(404),
+        });
+        assert_eq!((outcome.unwrap_err().status(), polls.last()), (Some(404), Some(&130)));
+    }
+
+    #[test]
+    fn not_found_is_retried_until_the_deadline_if_the_generation_was_created() {
+        let created = generation(r#"{"id":"a","status":"queued"}"#).unwrap();
+        for known in [Known::Created, Known::Response(&created), Known::Completed] {
+            let poller = VirtualPoller::new(|_: &_, _| api_error(404));
+            let error = poller.wait_for(known, &WaitOptions::new()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::WaitTimeout);
+            assert_eq!(poller.poll_times().last(), Some(&1200));
+            assert!(!error.to_string().contains("does not know"), "{error}");
+        }
     }
 
     #[test]
@@ -568,13 +691,16 @@ mod tests {
 
     #[test]
     fn missing_video_url_is_retried_for_a_minute() {
-        let without_url = || generation(r#"{"id":"a","status":"completed"}"#);
+        let without_url = completed_without_url;
         let (outcome, polls) = wait_virtually(&WaitOptions::new(), |_| without_url());
         let error = outcome.unwrap_err();
         assert_eq!((error.kind(), error.may_have_been_billed()), (ErrorKind::Decode, true));
         assert_eq!(polls.last(), Some(&70));
         let late = |now| if now < secs(60) { without_url() } else { completed() };
         assert!(wait_virtually(&WaitOptions::new(), late).0.is_ok());
+        // Not a minute without a URL.
+        let flapping = |now| if now == secs(60) { pending() } else { without_url() };
+        assert_eq!(wait_virtually(&WaitOptions::new(), flapping).1.last(), Some(&130));
     }
 
     #[test]
@@ -584,11 +710,90 @@ mod tests {
                 r#"{"id":"a","status":"failed","error":{"name":"Nsfw","message":"rejected"}}"#,
             )
         };
-        let error = wait_virtually(&WaitOptions::new(), failed).0.unwrap_err();
+        let (outcome, polls) = wait_virtually(&WaitOptions::new(), failed);
+        let error = outcome.unwrap_err();
+        assert_eq!(polls, [10, 20]);
         assert_eq!(error.kind(), ErrorKind::GenerationFailed);
         assert_eq!(error.server_message(), Some("Nsfw: rejected"));
         assert!(!error.may_have_been_billed() && !error.is_retryable());
         assert_eq!(error.generation().unwrap().status, Status::Error);
+    }
+
+    #[test]
+    fn failure_is_confirmed_one_interval_later_and_after_at_most_10_s() {
+        for (interval, second) in [(0, 10), (4, 14), (10, 20), (60, 20), (u64::MAX, 20)] {
+            let options = WaitOptions::new().interval(secs(interval)).timeout(Duration::MAX);
+            for word in ["error", "canceled"] {
+                let (outcome, polls) = wait_virtually(&options, |_| status(word));
+                assert_eq!(outcome.unwrap_err().kind(), ErrorKind::GenerationFailed);
+                assert_eq!(polls, [10, second], "{interval}");
+            }
+        }
+        // The interval is in effect again when the second response says something else.
+        let options = WaitOptions::new().interval(secs(60));
+        let once = |now| match now {
+            now if now < secs(20) => status("error"),
+            now if now < secs(80) => pending(),
+            _ => completed(),
+        };
+        assert_eq!(wait_virtually(&options, once).1, [10, 20, 80]);
+    }
+
+    #[test]
+    fn failure_is_confirmed_even_past_the_deadline() {
+        let options = WaitOptions::new().timeout(secs(25));
+        let poller = VirtualPoller::new(
+            |_: &_, now| if now < secs(25) { pending() } else { status("error") },
+        );
+        let error = poller.wait(&options).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::GenerationFailed);
+        assert_eq!(poller.poll_times(), [10, 20, 25, 35]);
+        let next_polls = poller.next_polls.into_inner().unwrap();
+        assert_eq!(next_polls.last_chunk(), Some(&[(secs(25), Some(secs(10))), (secs(35), None)]));
+
+        // Only the second response is: without another report the wait has timed out.
+        for second in [pending, completed_without_url, || error_response(503, None)] {
+            let (outcome, polls) = wait_virtually(&options, |now| match now.as_secs() {
+                25 => status("error"),
+                35 => second(),
+                _ => pending(),
+            });
+            assert_eq!(outcome.unwrap_err().kind(), ErrorKind::WaitTimeout);
+            assert_eq!(polls, [10, 20, 25, 35]);
+        }
+    }
+
+    #[test]
+    fn response_to_the_create_is_the_first_report() {
+        let options = WaitOptions::for_duration(VideoDuration::FiveSeconds);
+        for (first, second, billed) in
+            [("error", "failed", false), ("canceled", "error", true), ("error", "expired", true)]
+        {
+            let first = status(first).unwrap();
+            let poller = VirtualPoller::new(|_: &_, _| status(second));
+            let error = poller.wait_for(Known::Response(&first), &options).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::GenerationFailed);
+            assert_eq!(error.may_have_been_billed(), billed);
+            assert_eq!(poller.poll_times(), [4]);
+        }
+        let first = status("queued").unwrap();
+        let poller = VirtualPoller::new(|_: &_, _| status("error"));
+        poller.wait_for(Known::Response(&first), &options).unwrap_err();
+        assert_eq!(poller.poll_times(), [180, 184]);
+    }
+
+    #[test]
+    fn failure_of_a_completed_generation_may_have_been_charged() {
+        let poller = VirtualPoller::new(|_: &_, _| status("error"));
+        let error = poller.wait_for(Known::Completed, &WaitOptions::new()).unwrap_err();
+        assert!(error.is_generation_ended() && error.may_have_been_billed());
+        let error = poller.wait_for(Known::Created, &WaitOptions::new()).unwrap_err();
+        assert!(!error.is_generation_ended() && !error.may_have_been_billed());
+        let seen = wait_virtually(&WaitOptions::new(), |now| match now.as_secs() {
+            10 => completed_without_url(),
+            _ => status("error"),
+        });
+        assert!(seen.0.unwrap_err().is_generation_ended());
     }
 
     #[test]
@@ -668,6 +873,8 @@ mod tests {
                 assert!(pair[1] - pair[0] < options.interval * 2, "{id}: {pair:?}");
             }
             let last = times[times.len() - 1];
+            // A failure is confirmed by one more poll.
+            let last = if result.is_err() { times[times.len() - 2] } else { last };
             assert!(last >= ready(id) && last < ready(id) + options.interval * 2);
         }
     }
@@ -675,7 +882,7 @@ mod tests {
     #[test]
     fn failure_of_one_generation_does_not_affect_the_others() {
         let poll = |id: &GenerationId, _| match number(id) {
-            1 => error_response(403, None),
+            1 => api_error(403),
             _ => completed(),
         };
         let results = VirtualPoller::new(poll).wait_all(&ids(3), &WaitOptions::new());

@@ -27,26 +27,32 @@
 //! # }
 //! ```
 
-// Each module imports only from those listed after it: server, connection, response_writer,
-// shutdown, request_log, api, logs, generation, schema, image, video, responses, endpoint, fault,
-// query, time, http.
-mod api;
-mod connection;
+// In layers: a module imports only from its own layer and those above it in this list.
+
+// HTTP, queries and dates.
+mod http;
+mod query;
+mod time;
+
+// Requests and responses of the API.
 mod endpoint;
 mod fault;
-mod generation;
-mod http;
 mod image;
-mod logs;
-mod query;
-mod request_log;
-mod response_writer;
 mod responses;
 mod schema;
+mod video;
+
+// What the API remembers, and how it responds.
+mod api;
+mod generation;
+mod logs;
+
+// Sockets.
+mod connection;
+mod request_log;
+mod response_writer;
 mod server;
 mod shutdown;
-mod time;
-mod video;
 
 use std::fmt;
 use std::time::Duration;
@@ -213,9 +219,9 @@ impl Sandbox {
 
     /// Sets the statuses that successive polls of a generation return; the last one repeats.
     ///
-    /// A response with `completed` or `succeeded` carries the video, one with `error` or `failed`
-    /// an error object (see [`set_failure`](Sandbox::set_failure)). Applies to generations created
-    /// from now on.
+    /// A response with a [`Status::Completed`](crate::Status::Completed) carries the video, one with
+    /// a [`Status::Error`](crate::Status::Error) an error object (see
+    /// [`set_failure`](Sandbox::set_failure)). Applies to generations created from now on.
     ///
     /// Defaults to an empty sequence, with which
     /// [`complete_after_polls`](Sandbox::complete_after_polls) decides.

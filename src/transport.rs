@@ -61,6 +61,17 @@ impl Transport {
         &self.config.base_url
     }
 
+    /// The base URL as a journal keeps it: on the loopback without its port, since a sandbox has
+    /// another one each time.
+    pub(crate) fn recorded_base_url(&self) -> String {
+        let uri = &self.config.base_uri;
+        let host = uri.host().unwrap_or_default();
+        match is_loopback(host) {
+            true => format!("{}://{host}{}", uri.scheme_str().unwrap_or_default(), uri.path()),
+            false => self.config.base_url.clone(),
+        }
+    }
+
     /// The transport for one call. With a token it has its own agents, so that cancelling can close
     /// their connections without affecting other calls.
     pub(crate) fn session<'a>(&'a self, token: Option<&'a CancelToken>) -> Session<'a> {

@@ -34,7 +34,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         Err(_) if video.exists() => {}
         Err(_) => {
             video = assets.join("sample.mp4");
-            generate_sample(&video)?;
+            if !video.exists() {
+                generate_sample(&video)?;
+            }
         }
     }
     println!("cargo::rerun-if-changed={}", video.display());
@@ -48,25 +50,30 @@ fn generate(video: &Path) -> Result<(), Box<dyn Error>> {
     if let Ok(url) = env::var("KLING_BASE_URL") {
         builder = builder.base_url(url);
     }
-    // If this build is interrupted while it waits, the next one continues with the same generation.
-    save_video(&builder.max_generations(1).build()?, video)
+    // A changed image replaces the video. If this build is interrupted while it waits, the next one
+    // continues with the same generation.
+    let client = builder.max_generations(1).replace_videos(true).build()?;
+    fs::create_dir_all(video.parent().unwrap_or(video))?;
+    let saved = client.generate_to(&request(), video)?;
+    if !saved.reused {
+        set_modified_like_image(video)?;
+    }
+    Ok(())
 }
 
 /// Generates a sample with a mock server that runs in this process, offline.
 fn generate_sample(video: &Path) -> Result<(), Box<dyn Error>> {
     println!("cargo::warning=the video is a sample; to pay for a real one, set KLING_VIDEO=make");
     let sandbox = Sandbox::start()?;
-    save_video(&sandbox.client_builder().build()?, video)
+    let client = sandbox.client_builder().build()?;
+    fs::create_dir_all(video.parent().unwrap_or(video))?;
+    client.download(&client.generate(&request())?, video)?;
+    set_modified_like_image(video)?;
+    Ok(())
 }
 
-fn save_video(client: &Client, video: &Path) -> Result<(), Box<dyn Error>> {
-    let request = ImageToVideo::new(Image::file(IMAGE)).prompt("the camera moves in slowly");
-    fs::create_dir_all(video.parent().unwrap_or(video))?;
-    let saved = client.generate_to(&request, video)?;
-    if !saved.reused {
-        set_modified_like_image(video)?;
-    }
-    Ok(())
+fn request() -> ImageToVideo {
+    ImageToVideo::new(Image::file(IMAGE)).prompt("the camera moves in slowly")
 }
 
 /// Gives the video the modification time of the image.

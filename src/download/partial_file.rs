@@ -1,58 +1,93 @@
-//! The `.part` file that a video is downloaded to and that is then renamed to the target, which is
-//! therefore always either complete or untouched.
+//! The file that a video is downloaded to and that is then moved to the target, which is therefore
+//! always either complete or untouched.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::fs::{fsync_parent_dir, is_same_file, parent_dir, with_suffix};
+use crate::fs::{fsync_parent_dir, is_same_file};
+use crate::hash::hash_reader;
 use crate::operation::Operation;
 
 use super::mp4;
+use super::target::{Replace, Target};
 
-/// A locked file next to the target.
+/// A locked file next to the target, `.cat.mp4.kling.part` for `cat.mp4`.
+#[derive(Debug)]
 pub(crate) struct PartialFile {
     file: File,
     path: PathBuf,
-    target: PathBuf,
+    /// Whether the file is removed when this is dropped. One with content is not ours until it is
+    /// truncated: it may be a complete video that could not be moved to the target.
+    disposable: bool,
 }
 
 impl PartialFile {
-    /// Opens and locks the file. It is truncated only once it is locked, since another process may
-    /// be writing to it until then.
-    pub(crate) fn open(target: &Path) -> Result<Self> {
-        validate_target(target)?;
-        let path = with_suffix(target, ".part");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|e| io_error(&path, "failed to create the partial file", e))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let e = io::Error::from(io::ErrorKind::WouldBlock);
-                return Err(io_error(&path, "another download to this target is in progress", e));
+    /// Opens and locks the file, and checks that writing to it writes to no other file. It is not
+    /// truncated yet.
+    pub(crate) fn open(target: &Target) -> Result<Self> {
+        Self::open_with(target, File::try_lock)
+    }
+
+    fn open_with(target: &Target, try_lock: fn(&File) -> Result<(), TryLockError>) -> Result<Self> {
+        let path = target.sibling(".", ".kling.part");
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        // This follows no symlink, not even a dangling one.
+        let created = options.clone().create_new(true).open(&path);
+        let disposable = created.is_ok();
+        let opened = match created {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                // Checked before as well: opening a FIFO or a device may have effects.
+                require_regular_file(&path)?;
+                options.open(&path)
             }
-            Err(TryLockError::Error(e)) => {
-                return Err(io_error(&path, "failed to lock the partial file", e));
+            created => created,
+        };
+        let file = opened.map_err(|e| io_error(&path, "failed to create the partial file", e))?;
+        let mut partial_file = Self { file, path, disposable };
+        let (file, path) = (&partial_file.file, &partial_file.path);
+        let locked = try_lock(file);
+        if let Err(TryLockError::Error(e)) = locked {
+            return Err(io_error(path, "failed to lock the partial file", e));
+        }
+        require_regular_file(path)?;
+        // Another download may have locked the file, or just renamed it.
+        if locked.is_err() || !is_same_file(file, path) {
+            let e = io::ErrorKind::WouldBlock;
+            let error = io_error(path, "another download to this target is in progress", e);
+            partial_file.disposable = false;
+            return Err(error);
+        }
+        let metadata = file.metadata();
+        let metadata = metadata.map_err(|e| io_error(path, "failed to read the metadata", e))?;
+        #[cfg(unix)]
+        let links = std::os::unix::fs::MetadataExt::nlink(&metadata);
+        #[cfg(not(unix))]
+        let links = 1;
+        match links {
+            0 | 1 => {}
+            // A process was killed between linking the video to the target and removing this name.
+            2 if is_same_file(file, target.destination()) => {
+                let removed = fs::remove_file(path);
+                removed.map_err(|e| io_error(path, "failed to remove the partial file", e))?;
+                return Self::open_with(target, try_lock);
+            }
+            _ => {
+                let message = "partial file is a hard link to another file; move it away";
+                return Err(io_error(path, message, io::ErrorKind::AlreadyExists));
             }
         }
-        if !is_same_file(&file, &path) {
-            let e = io::Error::from(io::ErrorKind::WouldBlock);
-            return Err(io_error(&path, "another download to this target has just finished", e));
-        }
-        let mut partial_file = Self { file, path, target: target.to_owned() };
-        partial_file.truncate()?;
+        partial_file.disposable = metadata.len() == 0;
         Ok(partial_file)
     }
 
     pub(crate) fn truncate(&mut self) -> Result<()> {
         let truncated = self.file.set_len(0).and_then(|()| self.file.rewind());
-        truncated.map_err(|e| io_error(&self.path, "failed to truncate the partial file", e))
+        truncated.map_err(|e| io_error(&self.path, "failed to truncate the partial file", e))?;
+        self.disposable = true;
+        Ok(())
     }
 
     pub(crate) fn append(&mut self, data: &[u8]) -> Result<()> {
@@ -77,47 +112,90 @@ impl PartialFile {
         Ok(starts_like_html(&start))
     }
 
-    /// Syncs the file to disk and renames it to the target.
-    pub(crate) fn persist(self) -> Result<()> {
-        let target = self.target.clone();
-        self.rename()?;
-        fsync_parent_dir(&target).map_err(|e| io_error(&target, "failed to sync the directory", e))
-    }
-
-    fn rename(self) -> Result<()> {
+    pub(crate) fn sync(&self) -> Result<()> {
         let synced = self.file.sync_all();
-        let renamed = synced.and_then(|()| fs::rename(&self.path, &self.target));
-        renamed.map_err(|e| {
-            let error = io_error(&self.target, "failed to rename the partial file", e);
-            self.discard();
-            error
-        })
+        synced.map_err(|e| io_error(&self.path, "failed to sync the partial file", e))
     }
 
-    /// Removes the file. The lock is still held, so it cannot be another download's file.
-    pub(crate) fn discard(self) {
-        // The caller has an earlier error to report, which matters more than this one.
-        let _ = fs::remove_file(&self.path);
+    pub(crate) fn hash(&mut self) -> Result<String> {
+        let hash = self.file.rewind().and_then(|()| hash_reader(&mut self.file));
+        hash.map_err(|e| io_error(&self.path, "failed to read back the partial file", e))
+    }
+
+    /// Moves the complete file to the target. If that fails, the file is kept and the error names
+    /// it: it may not be possible to download the video again.
+    pub(crate) fn publish(mut self, target: &Target, replace: Replace<'_>) -> Result<()> {
+        if !self.is_in_place() {
+            let e = io::ErrorKind::NotFound;
+            return Err(io_error(&self.path, "the partial file was removed or replaced", e));
+        }
+        self.disposable = false;
+        self.move_to(target, replace).map_err(|error| {
+            let path = self.path.display();
+            let message = format!("{error}; the complete video was kept as {path}");
+            Error::io(Operation::Download, None, message, io::Error::other(error))
+        })?;
+        fsync_parent_dir(target.destination())
+            .map_err(|e| target.error("saved, but failed to sync the directory", e))
+    }
+
+    fn move_to(&self, target: &Target, replace: Replace<'_>) -> Result<()> {
+        // As late as possible: nothing can be done about a file that appears after this check.
+        let moved = match replace.check(target)? {
+            true => fs::rename(&self.path, target.destination()),
+            false => {
+                move_to_new(&self.path, target.destination(), |from, to| fs::hard_link(from, to))
+            }
+        };
+        moved.map_err(|e| target.error("failed to move the video to the target", e))
+    }
+
+    /// Whether the file is still the one at its path, which must not be a symlink to it.
+    fn is_in_place(&self) -> bool {
+        require_regular_file(&self.path).is_ok() && is_same_file(&self.file, &self.path)
     }
 }
 
-/// Rejects targets that no file can be written to. Called before anything is sent, so that nobody
-/// pays for a video that has nowhere to go.
-pub(crate) fn validate_target(target: &Path) -> Result<()> {
-    if target.as_os_str().is_empty() {
-        let e = io::Error::from(io::ErrorKind::InvalidInput);
-        return Err(Error::io(Operation::Download, None, "the target path is empty", e));
-    }
-    if target.file_name().is_none() || target.is_dir() {
-        let e = io::Error::from(io::ErrorKind::IsADirectory);
-        return Err(io_error(target, "target is not a file path", e));
-    }
-    match parent_dir(target).metadata() {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let message = format!("directory {} does not exist", parent_dir(target).display());
-            Err(Error::io(Operation::Download, None, message, e))
+impl Drop for PartialFile {
+    /// The lock is still held, so another download cannot be using the file.
+    fn drop(&mut self) {
+        if self.disposable && self.is_in_place() {
+            // The caller has an earlier error to report, which matters more than this one.
+            let _ = fs::remove_file(&self.path);
         }
-        // Opening a file there reports any other problem.
+    }
+}
+
+/// Moves a file to a path where nothing may be. A hard link does that in one step; where it fails,
+/// usually because the file system has no hard links, an empty file reserves the path.
+fn move_to_new(
+    from: &Path,
+    to: &Path,
+    hard_link: fn(&Path, &Path) -> io::Result<()>,
+) -> io::Result<()> {
+    match hard_link(from, to) {
+        Ok(()) => {
+            // If the second name stays, this does not matter: the next download removes it.
+            let _ = fs::remove_file(from);
+            return Ok(());
+        }
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(e),
+        Err(_) => drop(File::create_new(to)?),
+    }
+    fs::rename(from, to).inspect_err(|_| {
+        if to.symlink_metadata().is_ok_and(|file| file.is_file() && file.len() == 0) {
+            let _ = fs::remove_file(to);
+        }
+    })
+}
+
+/// Fails if there is something else at the path. Symlinks are not followed.
+fn require_regular_file(path: &Path) -> Result<()> {
+    match path.symlink_metadata() {
+        Ok(file) if !file.is_file() => {
+            let e = io::ErrorKind::InvalidInput;
+            Err(io_error(path, "partial file is not a regular file", e))
+        }
         _ => Ok(()),
     }
 }
@@ -129,6 +207,59 @@ fn starts_like_html(start: &[u8]) -> bool {
         .any(|tag| start.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag)))
 }
 
-fn io_error(path: &Path, message: &'static str, e: io::Error) -> Error {
-    Error::io(Operation::Download, Some(path.to_owned()), message, e)
+fn io_error(path: &Path, message: &'static str, e: impl Into<io::Error>) -> Error {
+    Error::io(Operation::Download, Some(path.to_owned()), message, e.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lock_failure_leaves_a_partial_file_only_if_it_existed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".cat.mp4.kling.part");
+        let target = Target::resolve(&dir.path().join("cat.mp4"), Operation::Download).unwrap();
+        let unsupported: fn(&File) -> _ =
+            |_| Err(TryLockError::Error(io::ErrorKind::Unsupported.into()));
+        let open = |try_lock| PartialFile::open_with(&target, try_lock);
+        let error = |try_lock| open(try_lock).unwrap_err().to_string();
+        assert!(error(unsupported).contains("failed to lock the partial file"));
+        assert!(!path.exists());
+        // Another process has locked the file that this one created.
+        assert!(error(|_| Err(TryLockError::WouldBlock)).contains("is in progress"));
+        assert!(path.exists());
+
+        assert!(open(unsupported).is_err() && path.exists());
+        let locked = open(File::try_lock).unwrap();
+        assert!(error(File::try_lock).contains("is in progress"));
+        drop(locked);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn file_is_moved_only_to_a_free_path_with_and_without_hard_links() {
+        let supported: fn(&Path, &Path) -> _ = |from, to| fs::hard_link(from, to);
+        let unsupported: fn(&Path, &Path) -> _ = |_, _| Err(io::ErrorKind::Unsupported.into());
+        for hard_link in [supported, unsupported] {
+            let dir = tempfile::tempdir().unwrap();
+            let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+            let count = || fs::read_dir(dir.path()).unwrap().count();
+            fs::write(&from, "video").unwrap();
+            fs::write(&to, "another").unwrap();
+            let error = move_to_new(&from, &to, hard_link).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(fs::read(&from).unwrap(), b"video");
+            assert_eq!(fs::read(&to).unwrap(), b"another");
+
+            fs::remove_file(&to).unwrap();
+            move_to_new(&from, &to, hard_link).unwrap();
+            assert_eq!(fs::read(&to).unwrap(), b"video");
+            assert_eq!(count(), 1);
+
+            // Nothing to move: the path is not left reserved.
+            let error = move_to_new(&from, &dir.path().join("new"), hard_link).unwrap_err();
+            assert_eq!((error.kind(), count()), (io::ErrorKind::NotFound, 1));
+        }
+    }
 }

@@ -10,7 +10,8 @@ use crate::model::response::Response;
 pub(crate) enum Outcome {
     /// The API accepted it.
     Accepted(Box<Generation>),
-    /// It certainly was not accepted. `retryable` says whether another attempt may succeed.
+    /// It certainly was not accepted, although its response may name a generation. `retryable` says
+    /// whether another attempt may succeed.
     Rejected { error: Error, retryable: bool },
     /// It was sent completely, but no usable response was received. It may have been accepted and
     /// must not be repeated blindly.
@@ -21,7 +22,9 @@ pub(crate) enum Outcome {
 pub(crate) fn outcome(result: Result<Response>, upload: UploadState) -> Outcome {
     match (result, upload) {
         (Ok(response), _) => classify_response(response, upload == UploadState::Committed),
-        (Err(error), UploadState::Committed) => indeterminate(error, None),
+        (Err(error), UploadState::Committed) => {
+            Outcome::Indeterminate(Error::create_unknown(error))
+        }
         (Err(error), _) => Outcome::Rejected {
             retryable: error.is_transient(),
             error: match upload {
@@ -36,29 +39,40 @@ fn classify_response(response: Response, committed: bool) -> Outcome {
     if response.is_success() {
         return match parse_generation(response) {
             Ok(generation) => Outcome::Accepted(Box::new(generation)),
-            Err(error) if committed => indeterminate(error, None),
+            Err(error) if committed => Outcome::Indeterminate(Error::create_unknown(error)),
             Err(error) => Outcome::Rejected { error, retryable: false },
         };
     }
+    // The API names a generation in every response, rejections included.
+    let with_id = |error: Error| match inference_id(&response) {
+        Some(id) => error.with_id(&id),
+        None => error,
+    };
     let error = response.api_error();
-    let rejected = !committed
-        || match response.status {
-            // Clients follow these with a GET, so the sender may have acted on the request already.
-            302 | 303 => false,
-            // From a gateway: the service behind it may have acted on the request.
-            502 | 504 | 524 => false,
-            // According to its documentation, the API never charges for a failed request. A 5xx
-            // from a gateway proves nothing.
-            500..=599 => response.has_api_error_body(),
-            300..=499 => true,
-            // 1xx, or 600 and above: not the status of a final HTTP response.
-            _ => false,
-        };
-    if rejected {
-        let retryable = response.status == 429 || (!committed && response.status >= 500);
-        return Outcome::Rejected { error, retryable };
+    if committed && !is_rejection(response.status, &error) {
+        return Outcome::Indeterminate(with_id(Error::create_unknown(error)));
     }
-    indeterminate(error, inference_id(&response))
+    let retryable = response.status == 429 || (!committed && response.status >= 500);
+    Outcome::Rejected { error: with_id(error), retryable }
+}
+
+/// Whether this status proves that a request whose body was sent completely was not accepted.
+fn is_rejection(status: u16, error: &Error) -> bool {
+    match status {
+        // Sent by services and gateways alike while, or after, the request is acted on: timeout,
+        // conflict, locked, failed dependency, too early.
+        408 | 409 | 423 | 424 | 425 => false,
+        // The others that are registered.
+        400..=417 | 421 | 422 | 426 | 428 | 429 | 431 | 451 => true,
+        // The sender has not acted on the request: it asks to repeat it elsewhere.
+        301 | 307 | 308 => true,
+        // According to its documentation, the API never charges for a failed request. A gateway's
+        // error says nothing about what happens behind it.
+        500 | 503 => error.has_vendor_marks(),
+        // Other redirects are followed with a GET, other 5xx come from gateways, and the rest is
+        // either not registered or not the status of a final response.
+        _ => false,
+    }
 }
 
 fn parse_generation(mut response: Response) -> Result<Generation> {
@@ -71,14 +85,6 @@ fn parse_generation(mut response: Response) -> Result<Generation> {
         (Err(error), None) => return Err(error),
     };
     Ok(Generation { metadata: response.headers.into_metadata(), ..generation })
-}
-
-fn indeterminate(source: Error, id: Option<GenerationId>) -> Outcome {
-    let error = Error::create_unknown(source);
-    Outcome::Indeterminate(match id {
-        Some(id) => error.with_id(&id),
-        None => error,
-    })
 }
 
 /// The generation's id, which the API calls inference id in its headers.
@@ -128,10 +134,12 @@ mod tests {
         };
         let fields = parts.json().filter(|_| parts.body_error.is_none()).unwrap_or_default();
         let in_body = ["id", "generation_id"].iter().find_map(|name| parse_id(fields.get(*name)?));
-        in_body.or_else(|| {
-            let (_, id) = parts.headers.iter().find(|(name, _)| *name == "x-inference-id")?;
-            is_valid_id(id).then(|| id.clone())
-        })
+        in_body.or_else(|| header_id(parts))
+    }
+
+    fn header_id(parts: &ResponseParts) -> Option<String> {
+        let (_, id) = parts.headers.iter().find(|(name, _)| *name == "x-inference-id")?;
+        is_valid_id(id).then(|| id.clone())
     }
 
     proptest! {
@@ -148,15 +156,24 @@ mod tests {
                 (Outcome::Accepted(generation), Some(id)) => {
                     prop_assert_eq!(generation.id.as_str(), id);
                 }
-                (Outcome::Rejected { error, .. }, None) => {
-                    prop_assert!(!committed || matches!(parts.status, 0..=199 | 300..));
-                    prop_assert!(!error.may_have_been_billed());
+                (Outcome::Rejected { error, retryable }, None) => {
+                    let is_server_error = matches!(parts.status, 500 | 503);
+                    let proves = matches!(parts.status, 301 | 307 | 308 | 400..=451)
+                        && !matches!(parts.status, 408 | 409 | 423..=425);
+                    let is_marked = error.has_vendor_marks();
+                    prop_assert!(!committed || proves || is_server_error && is_marked);
+                    prop_assert!(!committed || !retryable || parts.status == 429);
+                    prop_assert_eq!(error.generation_id().is_some(), header_id(&parts).is_some());
                     prop_assert!(error.body().is_none_or(is_sanitized));
+                    prop_assert!(!error.not_created().may_have_been_billed());
                 }
                 (Outcome::Indeterminate(error), None) => {
                     prop_assert!(committed);
                     prop_assert_eq!(error.kind(), ErrorKind::CreateUnknown);
                     prop_assert!(!error.is_retryable() && error.may_have_been_billed());
+                    let is_success = (200..300).contains(&parts.status);
+                    let id = header_id(&parts).filter(|_| !is_success);
+                    prop_assert_eq!(error.generation_id().is_some(), id.is_some());
                     prop_assert!(error.body().is_none_or(is_sanitized));
                 }
                 (_, expected) => prop_assert!(false, "{:?} expected", expected),

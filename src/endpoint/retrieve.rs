@@ -2,20 +2,33 @@
 
 use super::Route;
 use crate::error::Result;
-use crate::model::generation::{Generation, GenerationId};
+use crate::model::generation::{Generation, GenerationId, Status};
 use crate::model::response::{Response, encode_query};
+use crate::redact::{sanitize, snippet};
 
 pub(crate) fn target(route: Route, id: &GenerationId) -> String {
     format!("{}?generation_id={}", route.path(), encode_query(id.as_str()))
 }
 
+/// Only a response that names the generation says anything about it. Any other may be a gateway's,
+/// or about another generation, so that neither its status nor its video may be taken for this one's.
 pub(crate) fn parse_response(mut response: Response, id: &GenerationId) -> Result<Generation> {
     let fields = response.parse_json()?;
     if !fields.contains_key("status") {
         return Err(response.invalid_response("response has no `status`"));
     }
-    let Some(mut generation) = Generation::from_fields(fields, Some(id)) else {
-        return Err(response.invalid_response("response has no generation id"));
+    let in_body = ["id", "generation_id"].map(|field| fields.get(field)).into_iter().flatten();
+    let in_header = response.headers.get("x-inference-id").and_then(|id| id.parse().ok());
+    let named: Vec<_> = in_body.filter_map(GenerationId::from_value).chain(in_header).collect();
+    let fields = Some(fields).filter(|_| named.contains(id));
+    let Some(mut generation) = fields.and_then(|f| Generation::from_fields(f, Some(id))) else {
+        let problem = match named.first() {
+            Some(other) => format!("is about generation `{}`", sanitize(other.as_str())),
+            None => "has no generation id".to_owned(),
+        };
+        // With its words and its URL, which a wait that times out then reports.
+        let message = format!("response {problem}: {}", snippet(&response.body));
+        return Err(response.invalid_response(&message));
     };
     // Keep the id of the request: it is the one that is known to work.
     generation.id = id.clone();
@@ -26,23 +39,55 @@ pub(crate) fn parse_response(mut response: Response, id: &GenerationId) -> Resul
     Ok(generation)
 }
 
+/// Whether the API knows the generation as pending or done, in a word that it documents: proof that
+/// the create whose rejection named it was accepted all the same.
+pub(crate) fn adopts(generation: &Generation) -> bool {
+    match &generation.status {
+        Status::Queued | Status::Generating | Status::Completed => true,
+        Status::Error => false,
+        Status::Other(word) => {
+            ["waiting", "active"].iter().any(|known| word.eq_ignore_ascii_case(known))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::arbitrary::{Seed, cases, is_sanitized, response};
     use crate::model::generation::Video;
     use proptest::prelude::*;
+    use proptest::sample::select;
+    use serde_json::Value;
 
     proptest! {
         #![proptest_config(cases(10_000))]
 
         #[test]
-        fn generation_is_parsed_only_from_a_complete_success_with_a_status(
+        fn generation_is_parsed_only_from_a_complete_success_with_a_status_and_the_id(
             parts in response(Seed::body),
+            // The generator's id and its header's text, among others.
+            requested in select(&["789392067490349060", "asked-for", "60"][..]),
+            is_named in any::<bool>(),
         ) {
-            let requested: GenerationId = "asked-for".parse().unwrap();
-            let expected = parts.is_complete_success()
-                && parts.json().is_some_and(|fields| fields.contains_key("status"));
+            let requested: GenerationId = requested.parse().unwrap();
+            let mut parts = parts;
+            let mut fields = parts.json();
+            if let Some(fields) = fields.as_mut().filter(|_| is_named) {
+                fields.insert("generation_id".into(), requested.as_str().into());
+                parts.body = serde_json::to_vec(fields).unwrap();
+            }
+            let is_requested = |value: &Value| match value {
+                Value::Number(number) => number.to_string() == requested.as_str(),
+                value => *value == *requested.as_str(),
+            };
+            let mut headers = parts.headers.iter().filter(|(name, _)| *name == "x-inference-id");
+            let in_header = headers.next().is_some_and(|(_, id)| id == requested.as_str());
+            let expected = parts.is_complete_success() && fields.is_some_and(|fields| {
+                let in_body = ["id", "generation_id"].map(|name| fields.get(name));
+                fields.contains_key("status")
+                    && (in_header || in_body.into_iter().flatten().any(is_requested))
+            });
             match parse_response(parts.response(), &requested) {
                 Ok(generation) => {
                     prop_assert!(expected);

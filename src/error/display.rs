@@ -17,7 +17,9 @@ impl Error {
             E::Config { .. } | E::InvalidRequest { .. } | E::GenerationLimit { .. } => Ok(()),
             E::Connect { .. } | E::Cancelled | E::Journal { .. } | E::Io { .. } => Ok(()),
             _ => match (self.0.operation, &self.0.id) {
-                (Operation::Create, None) => f.write_str("creating a generation: "),
+                (Operation::Create, id) if id.is_none() || self.0.not_created => {
+                    f.write_str("creating a generation: ")
+                }
                 (Operation::Create, Some(id)) => write!(f, "creating generation `{id}`: "),
                 (Operation::Retrieve, Some(id)) => write!(f, "retrieving generation `{id}`: "),
                 (Operation::Wait, Some(id)) => write!(f, "waiting for generation `{id}`: "),
@@ -55,6 +57,8 @@ impl Error {
                     f.write_str("; check the API key")?;
                 } else if error.is_out_of_credits() {
                     f.write_str("; top up the account")?;
+                } else if error.status == 404 && self.0.operation == Operation::Wait {
+                    f.write_str("; the API does not know this generation id")?;
                 }
                 match error.retry_after {
                     Some(delay) => write!(f, "; try again in {}", DisplayDuration(delay)),
@@ -66,13 +70,16 @@ impl Error {
             }
             (ErrorRepr::CreateUnknown { .. }, Some(_)) => write!(f, "; {again}"),
             (ErrorRepr::CreateUnknown { .. }, None) if resumable => f.write_str(
-                "; call generate_to again later to search for it, or delete the journal to pay \
-                 for a new generation",
+                "; call generate_to again later to search for it, or abandon it with \
+                 FileJournal::abandon to pay for a new generation",
             ),
             (ErrorRepr::CreateUnknown { .. }, None) => match &self.0.client_request_id {
                 Some(id) => write!(f, "; search for it with find(\"{id}\") before creating again"),
                 None => Ok(()),
             },
+            (ErrorRepr::GenerationEnded { .. }, _) if resumable => {
+                f.write_str("; abandon it with FileJournal::abandon to pay for a new generation")
+            }
             (ErrorRepr::WaitTimeout { .. }, Some(_)) => {
                 write!(f, "; it is still running and may be billed; {again}")
             }
@@ -81,7 +88,7 @@ impl Error {
                 let again = if resumable { again } else { "call download again" };
                 write!(f, "; generation `{id}` is complete: {again}")
             }
-            (ErrorRepr::Cancelled, Some(id)) => {
+            (ErrorRepr::Cancelled, Some(id)) if !self.0.not_created => {
                 write!(f, "; generation `{id}` is still running and may be billed: {again}")
             }
             _ => Ok(()),
@@ -97,12 +104,16 @@ impl fmt::Display for Error {
         self.write_attempts(f)?;
         if let (ErrorKind::Connect | ErrorKind::Journal | ErrorKind::Io, Some(id)) =
             (self.kind(), &self.0.id)
+            && !self.0.not_created
             && !message.contains(id.as_str())
         {
             write!(f, " (generation `{id}`)")?;
         }
         if self.0.not_created {
             f.write_str("; nothing was created")?;
+            if let Some(id) = &self.0.id {
+                write!(f, ", although a response named generation `{id}`")?;
+            }
         }
         self.write_next_step(f)
     }

@@ -129,7 +129,8 @@ impl<'de> Deserialize<'de> for GenerationId {
 
 /// The status of a generation.
 ///
-/// Parsing never fails: an unknown status becomes [`Other`](Self::Other).
+/// Read without regard to case. Parsing never fails: any other status becomes
+/// [`Other`](Self::Other).
 ///
 /// ```
 /// use kling_video::Status;
@@ -137,6 +138,7 @@ impl<'de> Deserialize<'de> for GenerationId {
 /// assert_eq!(Status::from("succeeded"), Status::Completed);
 /// assert_eq!(Status::from("waiting").as_str(), "waiting");
 /// assert!(!Status::from("waiting").is_terminal());
+/// assert!(Status::from("canceled").is_terminal());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -145,12 +147,16 @@ pub enum Status {
     Queued,
     /// In progress.
     Generating,
-    /// The video is ready. Also parsed from `succeeded`, which sibling models return.
+    /// The video is ready. Also parsed from `succeeded`, `succeed` and `success`, which sibling
+    /// models return.
     Completed,
-    /// The generation failed and is not charged. Also parsed from `failed`, which sibling models
-    /// return.
+    /// The generation failed, which is documented as not charged. Also parsed from `failed`, which
+    /// sibling models return. A single response does not prove it: see
+    /// [`wait`](crate::Client::wait).
     Error,
-    /// Any other status, such as `waiting`, `active` or `unknown`. It is treated as pending.
+    /// Any other status, as the server spells it. `canceled`, `cancelled` and `expired` are ends
+    /// that may have been charged; all others, such as `waiting`, `active` and `unknown`, are
+    /// treated as pending.
     Other(String),
 }
 
@@ -170,18 +176,25 @@ impl Status {
     /// Whether the generation has ended, successfully or not.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
-        matches!(self, Self::Completed | Self::Error)
+        match self {
+            Self::Completed | Self::Error => true,
+            Self::Other(status) => {
+                let is = |word: &&str| status.eq_ignore_ascii_case(word);
+                ["canceled", "cancelled", "expired"].iter().any(is)
+            }
+            Self::Queued | Self::Generating => false,
+        }
     }
 }
 
 impl From<&str> for Status {
     fn from(status: &str) -> Self {
-        match status {
+        match status.to_ascii_lowercase().as_str() {
             "queued" => Self::Queued,
             "generating" => Self::Generating,
-            "completed" | "succeeded" => Self::Completed,
+            "completed" | "succeeded" | "succeed" | "success" => Self::Completed,
             "error" | "failed" => Self::Error,
-            other => Self::Other(other.to_owned()),
+            _ => Self::Other(status.to_owned()),
         }
     }
 }
@@ -235,6 +248,13 @@ pub struct GenerationError {
     pub message: String,
     /// The `error` field as received.
     pub raw: Value,
+}
+
+impl GenerationError {
+    /// Whether it says anything: `""`, `false`, `{}` and `[]` stand for "no error".
+    pub(crate) fn is_empty(&self) -> bool {
+        self.name.is_none() && matches!(self.message.trim(), "" | "false" | "{}" | "[]")
+    }
 }
 
 impl fmt::Debug for GenerationError {
@@ -404,7 +424,8 @@ pub struct Generation {
     pub status: Status,
     /// The video, once it is available.
     pub video: Option<Video>,
-    /// Why the generation failed. Only [`Status::Error`] means that it did.
+    /// Why the generation failed, or ended without a video. While the status is pending it means
+    /// nothing.
     pub error: Option<GenerationError>,
     /// The cost, once it is known.
     pub usage: Option<Usage>,
@@ -500,6 +521,7 @@ mod tests {
             ("completed", Status::Completed),
             ("error", Status::Error),
             ("waiting", Status::Other("waiting".to_owned())),
+            ("Canceled", Status::Other("Canceled".to_owned())),
             ("", Status::Other(String::new())),
         ] {
             assert_eq!(text.parse(), Ok(status.clone()));
@@ -512,7 +534,15 @@ mod tests {
 
     #[test]
     fn status_synonym_is_written_as_its_canonical_form() {
-        for (synonym, canonical) in [("succeeded", "completed"), ("failed", "error")] {
+        for (synonym, canonical) in [
+            ("succeeded", "completed"),
+            ("succeed", "completed"),
+            ("SUCCESS", "completed"),
+            ("Completed", "completed"),
+            ("failed", "error"),
+            ("ERROR", "error"),
+            ("Queued", "queued"),
+        ] {
             let status: Status = serde_json::from_value(synonym.into()).unwrap();
             assert_eq!(synonym.parse(), Ok(status.clone()));
             assert_eq!(serde_json::to_value(&status).unwrap(), canonical);

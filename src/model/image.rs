@@ -165,6 +165,14 @@ impl Image {
         Ok(OpenImage::Data(ImageReader { format, len, source }))
     }
 
+    /// The URL, if the server is to fetch the image.
+    pub(crate) fn as_url(&self) -> Option<&str> {
+        match &self.0 {
+            ImageSource::Url(url) => Some(url),
+            ImageSource::File(_) | ImageSource::Bytes(_) => None,
+        }
+    }
+
     /// The name that a journal records: the URL or the path; bytes have none.
     pub(crate) fn journal_name(&self) -> Option<String> {
         match &self.0 {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::model::image::{Image, ImageReader, OpenImage};
+use crate::random::random;
 
 /// The default model: Kling 2.1 Pro, image to video.
 ///
@@ -22,7 +23,10 @@ const MAX_PROMPT_CHARS: usize = 2_500;
 const MAX_DYNAMIC_MASKS: usize = 6;
 const TRAJECTORY_POINTS: std::ops::RangeInclusive<usize> = 2..=77;
 const MAX_CAMERA_AMOUNT: f64 = 10.0;
-const MAX_CLIENT_REQUEST_ID_LEN: usize = 128;
+/// The longest client request id that the API accepts.
+pub(crate) const MAX_CLIENT_REQUEST_ID_LEN: usize = 128;
+/// What a retry appends to its create's client request id: `.` and 16 hexadecimal digits.
+const ATTEMPT_SUFFIX_LEN: usize = 17;
 
 /// Fields that [`ImageToVideo`] sets itself, so that [`ImageToVideo::extra`] must not.
 const RESERVED_FIELDS: [&str; 11] = [
@@ -294,8 +298,10 @@ impl ImageToVideo {
     /// Sets the client request id, by which [`Client::find`](crate::Client::find) finds the
     /// generation.
     ///
-    /// It is sent as the `X-Client-Request-Id` header: 1 to 128 characters from
-    /// `A-Z a-z 0-9 . _ : -` (the API's docs). Defaults to an id generated for each call.
+    /// It is sent as the `X-Client-Request-Id` header: 1 to 111 characters from
+    /// `A-Z a-z 0-9 . _ : -`. Every attempt has an id of its own, so each retry, and every attempt of
+    /// [`generate_to`](crate::Client::generate_to), appends `.` and 16 hexadecimal digits; the API
+    /// accepts 128 characters. Defaults to an id generated for each call.
     ///
     /// ```
     /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
@@ -378,14 +384,19 @@ impl ImageToVideo {
         }
     }
 
-    /// The fields as JSON without the image, for a fingerprint. Masks are represented by their
-    /// URL or path, because a run can be resumed after their files are gone.
-    pub(crate) fn canonical_fields(&self) -> Result<Vec<u8>> {
+    /// The fields as JSON, without the image and the masks' images, for a fingerprint.
+    pub(crate) fn fields_json(&self) -> Result<Vec<u8>> {
         self.validate_fields()?;
-        self.to_json("", |mask, field| match mask.journal_name() {
-            Some(name) => Ok(name),
-            None => mask.open_mask(field),
-        })
+        self.to_json("", |_, _| Ok(String::new()))
+    }
+
+    pub(crate) fn model_id(&self) -> &str {
+        &self.model
+    }
+
+    /// The images of all masks.
+    pub(crate) fn masks(&self) -> impl Iterator<Item = &Image> {
+        self.static_mask.iter().chain(self.dynamic_masks.iter().map(|mask| &mask.mask))
     }
 
     fn validate_fields(&self) -> Result<()> {
@@ -399,7 +410,7 @@ impl ImageToVideo {
             camera.validate()?;
         }
         if let Some(id) = &self.client_request_id {
-            validate_client_request_id(id)?;
+            validate_client_request_id(id, MAX_CLIENT_REQUEST_ID_LEN - ATTEMPT_SUFFIX_LEN)?;
         }
         self.validate_extra()
     }
@@ -547,15 +558,34 @@ fn validate_text(field: &str, value: Option<&String>, min: usize, max: usize) ->
 
 /// Checked here, because the server silently drops an invalid id, and a create whose response is
 /// lost could then not be found.
-pub(crate) fn validate_client_request_id(id: &str) -> Result<()> {
+pub(crate) fn validate_client_request_id(id: &str, max_len: usize) -> Result<()> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
-    if (1..=MAX_CLIENT_REQUEST_ID_LEN).contains(&id.len()) && id.bytes().all(allowed) {
+    if (1..=max_len).contains(&id.len()) && id.bytes().all(allowed) {
         return Ok(());
     }
+    let reason = match MAX_CLIENT_REQUEST_ID_LEN - max_len {
+        0 => String::new(),
+        added => format!(" (retries append {added}, and the API accepts 128)"),
+    };
     Err(Error::invalid_request(
         "client_request_id",
         format!(
-            "`client_request_id` is {id:?}; must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"
+            "`client_request_id` is {id:?}; must be 1 to {max_len} characters of \
+             A-Z a-z 0-9 . _ : -{reason}"
         ),
     ))
+}
+
+/// The client request id of one attempt of a create.
+pub(crate) fn attempt_id(client_request_id: &str) -> String {
+    format!("{client_request_id}.{:016x}", random())
+}
+
+/// Whether [`attempt_id`] may have made `id` of `client_request_id`.
+pub(crate) fn is_attempt_of(id: &str, client_request_id: &str) -> bool {
+    id.strip_prefix(client_request_id).and_then(|suffix| suffix.strip_prefix('.')).is_some_and(
+        |digits| {
+            digits.len() + 1 == ATTEMPT_SUFFIX_LEN && digits.bytes().all(|b| b.is_ascii_hexdigit())
+        },
+    )
 }

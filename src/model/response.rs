@@ -109,11 +109,22 @@ impl Response {
         Error::api(self.operation, self.parse_api_error())
     }
 
-    /// Whether an error response comes from the vendor's service and not from a gateway in front of
-    /// it.
-    pub(crate) fn has_api_error_body(&self) -> bool {
-        let error = self.parse_api_error();
-        error.message.is_some() || error.kind.is_some() || error.name.is_some()
+    /// Whether the body of an error response has the vendor's marks: `statusCode` with `requestId`,
+    /// or `status` with an `error` that has `name` or `data.kind`.
+    ///
+    /// Gateways in front of the API write all other fields, and other pairs of these, as well.
+    fn has_vendor_marks(&self, body: &Value) -> bool {
+        let is_status = |field| match body.get(field) {
+            Some(Value::Number(number)) => number.as_u64() == Some(self.status.into()),
+            Some(Value::String(text)) => *text == self.status.to_string(),
+            _ => false,
+        };
+        let is_text = |path: &str| {
+            body.pointer(path).and_then(Value::as_str).is_some_and(|text| !text.is_empty())
+        };
+        self.body_result.is_ok()
+            && (is_status("statusCode") && is_text("/requestId")
+                || is_status("status") && (is_text("/error/name") || is_text("/error/data/kind")))
     }
 
     /// Parses every known form of the API's error bodies. The message is in `message` or in
@@ -135,6 +146,7 @@ impl Response {
             request_id: string(body.get("requestId"))
                 .or_else(|| self.headers.get("x-request-id").map(sanitize)),
             retry_after: self.headers.retry_after(),
+            marked: self.has_vendor_marks(&body),
             body: snippet(&self.body),
         }
     }
@@ -182,13 +194,38 @@ mod tests {
     }
 
     #[test]
-    fn api_error_body_needs_json_with_the_vendors_fields() {
-        assert!(
-            response(500, r#"{"message":"under maintenance","statusCode":500}"#)
-                .has_api_error_body()
-        );
-        for gateway in ["", "<html>524</html>", "{}", "[]", "\"x\"", r#"{"message":5}"#] {
-            assert!(!response(500, gateway).has_api_error_body(), "{gateway}");
+    fn vendor_marks_are_two_pairs_of_fields_and_no_others() {
+        let is_marked = |body: &str| response(500, body).api_error().has_vendor_marks();
+        for body in [
+            r#"{"statusCode":500,"requestId":"r"}"#,
+            r#"{"statusCode":"500","requestId":"r","message":"no"}"#,
+            r#"{"status":500,"error":{"name":"InternalException"}}"#,
+            r#"{"status":500,"error":{"data":{"kind":"err_internal"}}}"#,
+        ] {
+            assert!(is_marked(body), "{body}");
+            let truncated = Response {
+                body_result: Err(Error::transport(Operation::Create, "truncated".into())),
+                ..response(500, body)
+            };
+            assert!(!truncated.api_error().has_vendor_marks(), "{body}");
+            assert!(!response(503, body).api_error().has_vendor_marks(), "{body}");
+        }
+        for body in [
+            "",
+            "<html>524</html>",
+            "{}",
+            r#"[{"statusCode":500,"requestId":"r"}]"#,
+            r#"{"message":"no","path":"/v2","timestamp":"t"}"#,
+            r#"{"statusCode":500,"message":"no"}"#,
+            r#"{"statusCode":500,"requestId":""}"#,
+            r#"{"statusCode":"+500","requestId":"r"}"#,
+            r#"{"statusCode":500,"error":{"name":"InternalException"}}"#,
+            r#"{"status":500,"requestId":"r","error":"Internal Server Error","path":"/v2"}"#,
+            r#"{"status":500,"error":"InternalException"}"#,
+            r#"{"status":500,"error":{"message":"no"}}"#,
+            r#"{"requestId":"r","error":{"name":"InternalException"}}"#,
+        ] {
+            assert!(!is_marked(body), "{body}");
         }
     }
 
@@ -215,14 +252,11 @@ mod tests {
 
         #[test]
         fn api_error_is_made_from_any_response(parts in arbitrary::response(Seed::body)) {
-            let has_vendor_body = parts.response().has_api_error_body();
             let error = parts.response().api_error();
             prop_assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(parts.status)));
             prop_assert!(error.body().is_some_and(is_sanitized));
             prop_assert!(error.server_message().is_none_or(is_sanitized));
-            // A gateway's body must not be reported or acted on as a message of the API.
-            let has_api_message = error.server_message().is_some() || error.is_out_of_credits();
-            prop_assert!(has_vendor_body || !has_api_message);
+            prop_assert!(!error.has_vendor_marks() || parts.body_error.is_none());
         }
     }
 }

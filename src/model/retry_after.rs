@@ -1,4 +1,4 @@
-//! The `Retry-After` header.
+//! The `Retry-After` header, and the points in time that the API's JSON contains.
 
 use std::time::{Duration, SystemTime};
 
@@ -32,13 +32,26 @@ fn parse_http_date(text: &str) -> Option<u64> {
         two_digits @ 70..100 => 1900 + two_digits,
         four_digits => four_digits,
     };
-    let mut time = time.split(':');
+    Some(days_from_civil(year, month, day)? * 86_400 + parse_time_of_day(time)?)
+}
+
+/// Parses a time in the API's JSON, `2026-07-02T03:04:05.000Z`, as a Unix time. It is in UTC.
+pub(crate) fn parse_timestamp(text: &str) -> Option<u64> {
+    let text = text.strip_suffix('Z').or(text.strip_suffix("+00:00")).unwrap_or(text);
+    let (date, time) = text.split_once(['T', ' '])?;
+    let mut date = date.splitn(3, '-');
+    let year = parse_number(date.next()?, 1970, 9999)?;
+    let (month, day) = (parse_number(date.next()?, 1, 12)?, parse_number(date.next()?, 1, 31)?);
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    parse_number(fraction, 0, u64::MAX)?;
+    Some(days_from_civil(year, month, day)? * 86_400 + parse_time_of_day(time)?)
+}
+
+/// Parses `03:04:05` as seconds.
+fn parse_time_of_day(time: &str) -> Option<u64> {
+    let mut time = time.splitn(3, ':');
     let (hour, minute) = (parse_number(time.next()?, 0, 23)?, parse_number(time.next()?, 0, 59)?);
-    let second = parse_number(time.next()?, 0, 60)?;
-    if time.next().is_some() {
-        return None;
-    }
-    Some(days_from_civil(year, month, day)? * 86_400 + hour * 3_600 + minute * 60 + second)
+    Some(hour * 3_600 + minute * 60 + parse_number(time.next()?, 0, 60)?)
 }
 
 fn parse_number(text: &str, min: u64, max: u64) -> Option<u64> {
@@ -95,6 +108,26 @@ mod tests {
         ] {
             let parsed = parse_retry_after(value, now).map(|d| d.as_secs());
             assert_eq!(parsed, seconds, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn timestamp_is_parsed_as_utc() {
+        for (text, seconds) in [
+            ("1970-01-01T00:00:00Z", Some(0)),
+            ("2026-07-02T03:04:05.000Z", Some(20_636 * 86_400 + 11_045)),
+            ("2026-07-02T03:04:05.123456789+00:00", Some(20_636 * 86_400 + 11_045)),
+            ("2026-07-02 03:04:05", Some(20_636 * 86_400 + 11_045)),
+            ("2026-07-02T03:04:05+02:00", None),
+            ("2026-07-02T03:04:05.000-05:00", None),
+            ("2026-07-02T03:04Z", None),
+            ("2026-07-02T03:04:05:06Z", None),
+            ("2026-13-02T03:04:05Z", None),
+            ("2026-07-02", None),
+            ("yesterday", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_timestamp(text), seconds, "{text:?}");
         }
     }
 

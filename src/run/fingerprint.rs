@@ -1,51 +1,113 @@
-//! Request fingerprints, which tell whether a journal belongs to a request.
-//!
-//! A fingerprint consists of two 128-bit hashes: one of everything but the image, and one of the
-//! image's bytes. They are not cryptographic: they do not resist deliberate collisions.
+//! Request fingerprints, which tell whether a journal's entry belongs to a request.
 
-use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::model::request::ImageToVideo;
 
-/// Part of the hash. It changes whenever the canonical form of requests does.
-const VERSION: &str = "kling-video 2";
-
-/// Identifies a request in a journal.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Identifies a request in a journal. The parts that may be large are hashed.
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Fingerprint {
-    request: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    image: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    source: Option<String>,
+    pub(crate) base_url: String,
+    pub(crate) route: String,
+    pub(crate) model: String,
+    pub(crate) fields: String,
+    /// Of the bytes, or of the URL; `None` if the image cannot be read.
+    pub(crate) image: Option<String>,
+    pub(crate) masks: Vec<Option<String>>,
 }
 
 impl Fingerprint {
-    /// `image` is the hash of the image's bytes, `None` if it is a URL or cannot be read.
-    /// `endpoint_url` is included, so the same request to another endpoint does not match.
+    /// The fingerprint of a request to this base URL and route. `image` is the hash of the image's
+    /// bytes, if it has any.
     pub(crate) fn new(
         request: &ImageToVideo,
         image: Option<String>,
-        endpoint_url: &str,
+        base_url: &str,
+        route: &str,
     ) -> Result<Self> {
-        let mut hash = Hash::new();
-        for part in [VERSION.as_bytes(), endpoint_url.as_bytes(), &request.canonical_fields()?] {
-            hash.update(part);
-            // Without the lengths, different lists of parts could hash as the same bytes.
-            hash.update(&(part.len() as u64).to_be_bytes());
-        }
-        Ok(Self { request: hash.hex(), image, source: request.image().journal_name() })
+        let invalid = |e| Error::invalid_request("extra", format!("cannot be serialized: {e}"));
+        let fields: Value = serde_json::from_slice(&request.fields_json()?).map_err(invalid)?;
+        let mut canonical = Vec::new();
+        write_canonical(&fields, &mut canonical);
+        Ok(Self {
+            base_url: base_url.to_owned(),
+            route: route.to_owned(),
+            model: request.model_id().to_owned(),
+            fields: hash(&canonical),
+            image: image.or_else(|| request.image().as_url().map(|url| hash(url.as_bytes()))),
+            masks: request
+                .masks()
+                .map(|mask| mask.open_mask("mask").ok().map(|mask| hash(mask.as_bytes())))
+                .collect(),
+        })
     }
 
-    /// Compares the images by hash if both hashes are known, and by path or URL otherwise.
-    pub(crate) fn matches(&self, other: &Self) -> bool {
-        self.request == other.request
-            && match (&self.image, &other.image) {
-                (Some(image), Some(other)) => image == other,
-                _ => self.source == other.source,
+    /// Whether both are of the same request. An image or mask that cannot be read any more matches
+    /// any: it matters only to a create, which cannot be sent without it.
+    pub(crate) fn matches(&self, recorded: &Self) -> bool {
+        let same = |own: &Option<String>, recorded: &Option<String>| {
+            own.is_none() || recorded.is_none() || own == recorded
+        };
+        let exact = |of: &Self| {
+            (of.base_url.clone(), of.route.clone(), of.model.clone(), of.fields.clone())
+        };
+        exact(self) == exact(recorded)
+            && same(&self.image, &recorded.image)
+            && self.masks.len() == recorded.masks.len()
+            && self.masks.iter().zip(&recorded.masks).all(|(own, recorded)| same(own, recorded))
+    }
+}
+
+fn hash(data: &[u8]) -> String {
+    let mut hash = Hash::new();
+    hash.update(data);
+    hash.hex()
+}
+
+/// Writes JSON in one form, whatever features of `serde_json` other crates enable: keys sorted,
+/// numbers by value.
+fn write_canonical(value: &Value, out: &mut Vec<u8>) {
+    match value {
+        Value::Null | Value::Bool(_) => out.extend(value.to_string().bytes()),
+        Value::Number(number) => out.extend(canonical_number(number).bytes()),
+        // With its length, so that no text can be taken for two.
+        Value::String(text) => out.extend(format!("{}:{text}", text.len()).bytes()),
+        Value::Array(items) => {
+            out.push(b'[');
+            for item in items {
+                write_canonical(item, out);
+                out.push(b',');
             }
+            out.push(b']');
+        }
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_unstable_by_key(|(name, _)| name.as_str());
+            out.push(b'{');
+            for (name, value) in fields {
+                out.extend(format!("{}:{name}=", name.len()).bytes());
+                write_canonical(value, out);
+                out.push(b',');
+            }
+            out.push(b'}');
+        }
+    }
+}
+
+fn canonical_number(number: &serde_json::Number) -> String {
+    if let Some(integer) = number.as_i64() {
+        return integer.to_string();
+    }
+    if let Some(integer) = number.as_u64() {
+        return integer.to_string();
+    }
+    match number.as_f64().filter(|float| float.is_finite()) {
+        // `-0.0` and `5.0` are integers too.
+        Some(float) if float.fract() == 0.0 && float.abs() < 9e15 => (float as i64).to_string(),
+        Some(float) => format!("{float:e}"),
+        None => number.to_string(),
     }
 }
 
@@ -54,16 +116,41 @@ mod tests {
     use super::*;
     use crate::Image;
 
+    fn canonical(json: &str) -> String {
+        let mut out = Vec::new();
+        write_canonical(&serde_json::from_str(json).unwrap(), &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn canonical_json_does_not_depend_on_order_or_notation() {
+        let same = [
+            r#"{"b":[1,-0.0,"x"],"a":0.5}"#,
+            r#"{ "a": 5e-1, "b": [1.0, 0, "\u0078"] }"#,
+            r#"{"a":0.50,"b":[1e0,0.0,"x"]}"#,
+        ];
+        for json in same {
+            assert_eq!(canonical(json), canonical(same[0]), "{json}");
+        }
+        for other in
+            [r#"{"b":[1,0,"x"],"a":0.6}"#, r#"{"b":[10,"x"],"a":0.5}"#, r#"{"b":["1,0,x"]}"#]
+        {
+            assert_ne!(canonical(other), canonical(same[0]), "{other}");
+        }
+    }
+
     #[test]
     fn fingerprint_depends_on_the_request_but_not_on_its_client_request_id() {
         let request = || ImageToVideo::new(Image::url("https://example.com/cat.jpg")).prompt("x");
         let fingerprint =
-            |request: ImageToVideo, endpoint| Fingerprint::new(&request, None, endpoint).unwrap();
-        let first = fingerprint(request(), "https://a/v2");
-        assert!(first.matches(&fingerprint(request().client_request_id("mine"), "https://a/v2")));
-        assert!(!first.matches(&fingerprint(request(), "https://b/v2")));
-        assert!(!first.matches(&fingerprint(request().prompt("y"), "https://a/v2")));
+            |request: ImageToVideo, url| Fingerprint::new(&request, None, url, "/v2").unwrap();
+        let first = fingerprint(request(), "https://a");
+        assert!(first.matches(&fingerprint(request().client_request_id("mine"), "https://a")));
+        assert!(!first.matches(&fingerprint(request(), "https://b")));
+        assert!(!first.matches(&fingerprint(request().prompt("y"), "https://a")));
         let other_image = ImageToVideo::new(Image::url("https://example.com/dog.jpg")).prompt("x");
-        assert!(!first.matches(&fingerprint(other_image, "https://a/v2")));
+        assert!(!first.matches(&fingerprint(other_image, "https://a")));
+        let masked = request().static_mask(Image::url("https://example.com/mask.png"));
+        assert!(!first.matches(&fingerprint(masked, "https://a")));
     }
 }

@@ -1,146 +1,204 @@
-//! The journal next to an output file, which makes a run resumable: one JSON line per entry, each
-//! synced to disk before the run continues. It never contains the API key.
+//! The journal in a file: one entry per line, each on disk before the next thing happens. It never
+//! contains the API key.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
-
+use crate::download::Target;
 use crate::error::{Error, Result};
-use crate::fs::{fsync_parent_dir, is_same_file, with_suffix};
-use crate::model::generation::GenerationId;
-use crate::run::fingerprint::Fingerprint;
+use crate::fs::{fsync_parent_dir, is_same_file};
+use crate::operation::Operation;
 
-/// A run appends a few lines, so a larger file is not a journal.
+use super::entry::{Entry, LineError};
+
+/// A larger file is not a journal: a run adds a few lines.
 const MAX_LEN: u64 = 16 * 1024 * 1024;
 
-/// One line of the journal: a step of a run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "step", rename_all = "snake_case")]
-pub(crate) enum Entry {
-    /// A run was started. Nothing has been sent.
-    Intent {
-        #[serde(flatten)]
-        fingerprint: Fingerprint,
-        at: u64,
-    },
-    /// A create request is about to be committed. With an `id`, it was committed, and its unusable
-    /// response named that generation.
-    Sending {
-        client_request_id: String,
-        at: u64,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        id: Option<GenerationId>,
-    },
-    /// The create request was definitely not accepted.
-    Rejected { reason: String },
-    /// The create request was accepted.
-    Created { id: GenerationId },
-    /// The generation failed and is not charged.
-    Failed { id: GenerationId, reason: String },
-    /// The video is complete at its target and has this length.
-    Saved { id: GenerationId, bytes: u64 },
+/// The journals that this process has open. A second open of one would wait for itself.
+static OPEN_JOURNALS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// The path of a target's journal: `cat.mp4.kling.jsonl` for `cat.mp4`.
+pub(crate) fn journal_path(target: &Target) -> PathBuf {
+    target.sibling("", ".kling.jsonl")
 }
 
-/// The current Unix time in seconds. It is only used to tell how many days ago a run started.
+/// Seconds since 1970.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// The path of a target's journal: `cat.mp4.kling.jsonl` for `cat.mp4`.
-pub(crate) fn path_for(target: &Path) -> PathBuf {
-    with_suffix(target, ".kling.jsonl")
-}
-
-/// An open journal, locked by this process.
-pub(crate) struct Journal {
+/// The journal of [`generate_to`](crate::Client::generate_to), in the file `<path>.kling.jsonl`.
+///
+/// It is locked while it is open, so that no other process continues the same run. Most programs
+/// never open it: `generate_to` does. Open it to [`abandon`](Self::abandon) a run.
+///
+/// ```no_run
+/// use kling_video::FileJournal;
+///
+/// // After a `CreateUnknown` that the API's log never lists, or a generation that has expired:
+/// FileJournal::for_target("cat.mp4")?.abandon()?;
+/// // The next call of `generate_to` pays for a new generation.
+/// # Ok::<(), kling_video::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct FileJournal {
     file: File,
     path: PathBuf,
-    /// The length up to the end of the last complete entry. Any bytes after it are a torn write.
+    /// The end of the last complete line. What follows is torn.
     valid_len: u64,
-    /// Whether the last entry is complete except for its newline.
+    /// The last line is complete except for its newline.
     missing_newline: bool,
+    /// Opened for reading only, since the file or its directory cannot be written.
+    read_only: bool,
     entries: Vec<Entry>,
 }
 
-impl Journal {
-    /// Opens or creates the journal and locks it. While another process holds the lock, `wait` is
-    /// called with the time to sleep before the next attempt; its error ends the waiting.
-    pub(crate) fn open(
+impl FileJournal {
+    /// Opens an existing journal.
+    ///
+    /// # Errors
+    /// [`Journal`](crate::ErrorKind::Journal) if there is none, if it is in use or cannot be locked
+    /// or written, if a line is invalid, or if it was written by another version of this crate.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = std::path::absolute(path.as_ref())
+            .map_err(|e| Error::journal_with_source(path.as_ref(), "failed to open", e))?;
+        if let Err(e) = path.symlink_metadata() {
+            return Err(Error::journal_with_source(path, "failed to open", e));
+        }
+        let in_use = Error::journal(&path, "in use by another process; try again later");
+        let mut in_use = Some(in_use);
+        Self::open_or_wait(path, |_| in_use.take().map_or(Ok(()), Err))
+    }
+
+    /// Opens the journal of the video at `path`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and [`Io`](crate::ErrorKind::Io) for a path that cannot be a file's.
+    pub fn for_target(path: impl AsRef<Path>) -> Result<Self> {
+        let target = Target::resolve(path.as_ref(), Operation::GenerateTo)?;
+        Self::open(journal_path(&target))
+    }
+
+    /// Gives up what the journal's runs may have paid for, so that the next call of
+    /// [`generate_to`](crate::Client::generate_to) creates a new generation.
+    ///
+    /// This is the way on from a create whose outcome stays unknown, and from a generation that has
+    /// ended without a video but may have been charged. Finished videos are not affected. Without
+    /// an unfinished run, nothing is written.
+    ///
+    /// # Errors
+    /// [`Journal`](crate::ErrorKind::Journal) if the file cannot be written.
+    pub fn abandon(&mut self) -> Result<()> {
+        match self.entries.iter().rev().find(|entry| !matches!(entry, Entry::Intent { .. })) {
+            Some(Entry::Abandoned { .. }) | None => Ok(()),
+            Some(_) if !self.entries.iter().any(Entry::is_open) => Ok(()),
+            Some(_) => self.append(Entry::Abandoned { time: now() }),
+        }
+    }
+
+    /// Opens the journal, creating it if necessary. Calls `wait` with how long to sleep while
+    /// another process has it; an error ends the wait.
+    pub(crate) fn open_or_wait(
         path: PathBuf,
         mut wait: impl FnMut(Duration) -> Result<()>,
     ) -> Result<Self> {
         let io_error = |message: &str, e: io::Error| Error::journal_with_source(&path, message, e);
-        let file = loop {
-            if path.exists() && !path.is_file() {
-                return Err(Error::journal(&path, "not a regular file"));
+        let (file, read_only) = loop {
+            match path.metadata() {
+                Ok(metadata) if !metadata.is_file() => {
+                    return Err(Error::journal(&path, "not a regular file"));
+                }
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("failed to read", e));
+                }
+                _ => {}
             }
-            let file = OpenOptions::new()
-                .read(true)
-                .append(true)
-                .create(true)
-                .open(&path)
-                .map_err(|e| io_error("failed to open for writing", e))?;
+            // A finished run can be reused from a directory that cannot be written.
+            let (file, read_only) =
+                match OpenOptions::new().read(true).append(true).create(true).open(&path) {
+                    Ok(file) => (file, false),
+                    Err(e) => match File::open(&path) {
+                        Ok(file) => (file, true),
+                        Err(_) => return Err(io_error("failed to open for writing", e)),
+                    },
+                };
+            if OPEN_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner).contains(&path) {
+                return Err(Error::journal(&path, "already open in this process"));
+            }
             lock(&file, &path, &mut wait)?;
-            // The user may have deleted the file, to abandon its run, while this call waited.
+            // The file may have been deleted or replaced while this call waited.
             if is_same_file(&file, &path) {
-                break file;
+                break (file, read_only);
             }
         };
         let text = read(&file).map_err(|e| io_error("failed to read", e))?;
-        if text.is_empty() {
+        if text.is_empty() && !read_only {
             // The file is new, or its creator was killed before this point. Its directory entry
             // must be durable as well.
             fsync_parent_dir(&path).map_err(|e| io_error("failed to sync the directory", e))?;
         }
-        let parsed = parse(&text).map_err(|line| {
-            let message = format!(
-                "invalid entry at line {line}: repair it, or delete the file to abandon its run"
-            );
-            Error::journal(&path, message)
-        })?;
-        let Parsed { entries, valid_len, missing_newline } = parsed;
-        Ok(Self { file, path, valid_len, missing_newline, entries })
+        let Parsed { entries, valid_len, missing_newline } =
+            parse(&text).map_err(|error| error.into_error(&path))?;
+        OPEN_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+        Ok(Self { file, path, valid_len, missing_newline, read_only, entries })
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The entries, oldest first.
     pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// Appends an entry, which is durable when this returns.
+    /// Appends an entry durably. One that could not be made durable is taken back.
     pub(crate) fn append(&mut self, entry: Entry) -> Result<()> {
         let written = self.write(&entry);
+        if written.is_err() {
+            // If this fails too, the line stays. Its run has reported that nothing was sent.
+            let _ = self.file.set_len(self.valid_len).and_then(|()| self.file.sync_data());
+        }
         self.entries.push(entry);
         written.map_err(|e| Error::journal_with_source(&self.path, "failed to write", e))
     }
 
     fn write(&mut self, entry: &Entry) -> io::Result<()> {
-        let mut line = serde_json::to_vec(entry)?;
+        if self.read_only {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        // An editor or a checkout may have replaced the file: an entry in the old one is lost.
+        if !is_same_file(&self.file, &self.path) {
+            return Err(io::Error::other("the file was replaced or deleted during the run"));
+        }
+        let mut line = entry.to_line()?;
         line.push(b'\n');
-        if std::mem::take(&mut self.missing_newline) {
+        if self.missing_newline {
             line.insert(0, b'\n');
         }
-        // A killed process or a full disk may have left part of a line behind, which must not run
-        // into this one.
+        // Remove what a killed process or a full disk left of a line, so that it does not become
+        // part of this one.
         if self.file.metadata()?.len() > self.valid_len {
             self.file.set_len(self.valid_len)?;
         }
         self.file.write_all(&line)?;
         self.file.sync_data()?;
+        self.missing_newline = false;
         self.valid_len += line.len() as u64;
         Ok(())
     }
 }
 
-/// Waits for the lock with growing delays. The system releases it when the process that holds it
-/// ends, even if that process is killed.
+impl Drop for FileJournal {
+    fn drop(&mut self) {
+        let mut open = OPEN_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|path| *path != self.path);
+    }
+}
+
+/// Waits for the lock with growing delays. The system releases it when its process ends in any way.
 fn lock(file: &File, path: &Path, wait: &mut impl FnMut(Duration) -> Result<()>) -> Result<()> {
     let mut delay = Duration::from_millis(5);
     loop {
@@ -172,72 +230,151 @@ struct Parsed {
     missing_newline: bool,
 }
 
-/// Parses the lines. The error is the number of an invalid one. A last line without its newline was
-/// torn when its process was killed: it counts if it is complete, and is ignored otherwise.
-fn parse(text: &[u8]) -> Result<Parsed, usize> {
+/// A line that cannot be parsed, and the ids that other lines name.
+#[derive(Debug)]
+struct ParseError {
+    line: usize,
+    error: LineError,
+    entries: Vec<Entry>,
+}
+
+impl ParseError {
+    fn into_error(self, path: &Path) -> Error {
+        let line = self.line;
+        let message = match self.error {
+            LineError::Invalid => format!(
+                "invalid entry at line {line}; repair it, or move the file away if you no longer \
+                 need what its other lines name"
+            ),
+            LineError::OtherVersion => format!(
+                "line {line} was written by another version of kling-video; use that version to \
+                 finish the run"
+            ),
+        };
+        let error = Error::journal(path, message).may_be_billed();
+        let newest_id = self.entries.iter().rev().find_map(Entry::id);
+        let error = match newest_id {
+            Some(id) => error.with_id(id),
+            None => error,
+        };
+        let request_id = self.entries.iter().rev().find_map(|entry| match entry {
+            Entry::Sending { client_request_id, .. } => Some(client_request_id),
+            _ => None,
+        });
+        match request_id {
+            Some(id) => error.with_client_request_id(id),
+            None => error,
+        }
+    }
+}
+
+/// Parses the lines. Blank ones are skipped.
+///
+/// A last line without a newline was torn when its process was killed. If what is there is complete,
+/// some entries count: see [`Entry::counts_unterminated`].
+fn parse(text: &[u8]) -> Result<Parsed, ParseError> {
     let mut parsed = Parsed { entries: Vec::new(), valid_len: 0, missing_newline: false };
+    let mut failed = None;
     for (index, line) in text.split_inclusive(|&byte| byte == b'\n').enumerate() {
         let has_newline = line.ends_with(b"\n");
-        match serde_json::from_slice(line) {
-            Ok(entry) => parsed.entries.push(entry),
-            Err(_) if !has_newline => break,
-            Err(_) => return Err(index + 1),
+        if has_newline && line.trim_ascii().is_empty() {
+            parsed.valid_len += line.len() as u64;
+            continue;
+        }
+        match Entry::parse(line) {
+            Ok(entry) if has_newline || entry.counts_unterminated() => parsed.entries.push(entry),
+            _ if !has_newline => break,
+            Ok(_) => {}
+            Err(error) => {
+                failed.get_or_insert((index + 1, error));
+                continue;
+            }
         }
         parsed.valid_len += line.len() as u64;
         parsed.missing_newline = !has_newline;
     }
-    Ok(parsed)
+    match failed {
+        Some((line, error)) => Err(ParseError { line, error, entries: parsed.entries }),
+        None => Ok(parsed),
+    }
 }
 
-/// Parses arbitrary bytes and panics if the result is inconsistent.
+/// Parses arbitrary bytes, and panics if the result is inconsistent.
 #[cfg(any(fuzzing, test))]
 pub(crate) fn check_parse(text: &[u8]) {
-    let length = text.len() as u64;
+    let len = text.len() as u64;
     match parse(text) {
         Ok(Parsed { entries, valid_len, missing_newline }) => {
-            assert!(valid_len <= length && (!missing_newline || valid_len == length));
-            // Any bytes after the valid part belong to one torn line, and make no difference.
+            assert!(valid_len <= len && (!missing_newline || valid_len == len));
+            // Only a torn line follows the valid part, which parses the same without it.
             let (valid, torn) = text.split_at(usize::try_from(valid_len).unwrap_or(text.len()));
             assert!(!torn.contains(&b'\n'));
-            let reparsed = parse(valid).ok();
-            assert!(reparsed.is_some_and(|reparsed| {
-                (reparsed.entries, reparsed.missing_newline) == (entries, missing_newline)
-            }));
+            let again = parse(valid).ok();
+            assert!(again.is_some_and(
+                |again| (again.entries, again.missing_newline) == (entries, missing_newline)
+            ));
         }
-        Err(line) => {
+        Err(error) => {
             let lines = text.iter().filter(|&&byte| byte == b'\n').count();
-            assert!((1..=lines).contains(&line));
+            assert!((1..=lines).contains(&error.line));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::fingerprint::Fingerprint;
     use super::*;
+    use crate::GenerationId;
     use crate::arbitrary::{Seed, cases, from_seed};
     use proptest::collection::vec;
+    use proptest::option;
     use proptest::prelude::*;
 
     const CREATED: &str = "{\"step\":\"created\",\"id\":\"a:b/c\"}\n";
+    const SENDING: &str = "{\"step\":\"sending\",\"client_request_id\":\"r\",\"time\":1}\n";
 
     #[test]
-    fn torn_last_line_is_ignored_unless_complete() {
-        let line = CREATED.as_bytes();
-        for cut in 1..line.len() {
-            let text = [line, &line[..cut]].concat();
-            let parsed = parse(&text).unwrap();
-            let complete = cut == line.len() - 1;
-            assert_eq!(parsed.entries.len(), if complete { 2 } else { 1 });
-            assert_eq!(parsed.valid_len, if complete { text.len() } else { line.len() } as u64);
-            assert_eq!(parsed.missing_newline, complete);
+    fn torn_last_line_counts_if_it_is_complete_and_allows_nothing() {
+        for (line, counts) in [(CREATED, true), (SENDING, false)] {
+            let line = line.as_bytes();
+            for cut in 1..line.len() {
+                let text = [line, &line[..cut]].concat();
+                let parsed = parse(&text).unwrap();
+                let complete = counts && cut == line.len() - 1;
+                assert_eq!(parsed.entries.len(), if complete { 2 } else { 1 });
+                assert_eq!(parsed.valid_len, if complete { text.len() } else { line.len() } as u64);
+                assert_eq!(parsed.missing_newline, complete);
+            }
         }
     }
 
     #[test]
-    fn invalid_line_before_the_last_is_reported_by_number() {
-        assert_eq!(parse(format!("{CREATED}garbage\n{CREATED}").as_bytes()).err(), Some(2));
-        assert_eq!(parse(b"\0\0\0\n").err(), Some(1));
-        assert_eq!(parse(b"{\"step\":\"created\",\"id\":\"\"}\n").err(), Some(1));
+    fn blank_lines_are_skipped() {
+        let parsed = parse(format!("\n{CREATED}  \r\n\n{CREATED}\n").as_bytes()).unwrap();
+        assert_eq!(parsed.entries.len(), 2);
+    }
+
+    #[test]
+    fn invalid_line_is_reported_with_the_ids_of_the_others() {
+        for (invalid, error) in [
+            ("garbage", LineError::Invalid),
+            ("# a comment", LineError::Invalid),
+            ("\0\0\0", LineError::Invalid),
+            (r#"{"step":"created","id":""}"#, LineError::Invalid),
+            (r#"{"step":"created"}"#, LineError::Invalid),
+            (r#"{"step":"refunded","id":"a"}"#, LineError::OtherVersion),
+            (r#"{"step":"intent","request":"0","at":1}"#, LineError::OtherVersion),
+            (r#"{"step":"intent","version":99}"#, LineError::OtherVersion),
+        ] {
+            let text = format!("{CREATED}{invalid}\n{SENDING}");
+            let failed = parse(text.as_bytes()).err().unwrap();
+            assert_eq!((failed.line, failed.error), (2, error), "{invalid}");
+            let error = failed.into_error(Path::new("cat.mp4.kling.jsonl"));
+            assert_eq!(error.generation_id().map(GenerationId::as_str), Some("a:b/c"));
+            assert_eq!(error.client_request_id(), Some("r"));
+            assert!(error.may_have_been_billed());
+        }
         assert!(parse(b"\0\0\0").unwrap().entries.is_empty());
         assert!(parse(b"").unwrap().entries.is_empty());
     }
@@ -248,30 +385,58 @@ mod tests {
 
     fn entry() -> impl Strategy<Value = Entry> {
         let id = || any::<u64>().prop_map(|id| id.to_string().parse::<GenerationId>().unwrap());
+        let usage = || option::of(Just(serde_json::from_str(r#"{"usd_spent":0.5}"#).unwrap()));
         prop_oneof![
-            (text(), proptest::option::of(text()), any::<u64>()).prop_map(
-                |(request, image, at)| {
-                    let fields = serde_json::json!({"request": request, "image": image});
-                    Entry::Intent { fingerprint: serde_json::from_value(fields).unwrap(), at }
-                }
-            ),
-            (text(), any::<u64>()).prop_map(|(client_request_id, at)| {
-                Entry::Sending { client_request_id, at, id: None }
+            (
+                text(),
+                option::of(text()),
+                vec(option::of(text()), 0..3),
+                option::of(id()),
+                any::<u64>()
+            )
+                .prop_map(|(fields, image, masks, replaces, time)| {
+                    let text = || fields.clone();
+                    let (base_url, route, model) = (text(), text(), text());
+                    let source = image.clone();
+                    let request = Fingerprint { base_url, route, model, fields, image, masks };
+                    Entry::Intent { request, source, time, replaces }
+                }),
+            (text(), option::of(id()), any::<u64>()).prop_map(|(client_request_id, id, time)| {
+                Entry::Sending { client_request_id, id, time }
             }),
-            text().prop_map(|reason| Entry::Rejected { reason }),
+            (option::of(any::<u16>()), any::<bool>(), option::of(id()), any::<u64>()).prop_map(
+                |(status, marked, id, time)| Entry::Rejected { status, marked, id, time }
+            ),
             id().prop_map(|id| Entry::Created { id }),
+            (id(), usage()).prop_map(|(id, usage)| Entry::Completed { id, usage }),
+            (id(), any::<u64>(), text()).prop_map(|(id, length, hash)| Entry::Publishing {
+                id,
+                length,
+                hash
+            }),
+            (id(), any::<u64>(), usage()).prop_map(|(id, length, usage)| Entry::Saved {
+                id,
+                length,
+                usage
+            }),
             (id(), text()).prop_map(|(id, reason)| Entry::Failed { id, reason }),
-            (id(), any::<u64>()).prop_map(|(id, bytes)| Entry::Saved { id, bytes }),
+            (id(), text()).prop_map(|(id, reason)| Entry::Ended { id, reason }),
+            any::<u64>().prop_map(|time| Entry::Abandoned { time }),
         ]
     }
 
     fn write(entries: &[Entry]) -> Vec<u8> {
-        let line = |entry| [serde_json::to_vec(entry).unwrap(), b"\n".to_vec()].concat();
+        let line = |entry: &Entry| [entry.to_line().unwrap(), b"\n".to_vec()].concat();
         entries.iter().flat_map(line).collect()
     }
 
     proptest! {
         #![proptest_config(cases(10_000))]
+
+        #[test]
+        fn entry_round_trips(entries in vec(entry(), 0..4)) {
+            prop_assert_eq!(parse(&write(&entries)).unwrap().entries, entries);
+        }
 
         #[test]
         fn arbitrary_bytes_are_parsed_consistently(
@@ -295,15 +460,17 @@ mod tests {
         ) {
             let full = write(&entries);
             let cut = cut.index(full.len() + 1);
-            let newlines =
-                full.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at);
             let mut text = full[..cut].to_vec();
             // Some file systems leave zeros where a write was cut short.
             text.extend(vec![0; zeros]);
             let parsed = parse(&text).unwrap();
-            // An entry is complete once its closing brace is written, unless zeros follow it.
-            let complete = newlines.filter(|at| *at < cut || (*at == cut && zeros == 0)).count();
-            prop_assert_eq!(&parsed.entries, &entries[..complete]);
+            let newlines = full[..cut].iter().filter(|byte| **byte == b'\n').count();
+            // An entry without its newline is complete once its closing brace is written.
+            let torn = entries.get(newlines).filter(|entry| {
+                zeros == 0 && full.get(cut) == Some(&b'\n') && entry.counts_unterminated()
+            });
+            prop_assert_eq!(parsed.entries.len(), newlines + usize::from(torn.is_some()));
+            prop_assert_eq!(&parsed.entries[..], &entries[..parsed.entries.len()]);
         }
     }
 }

@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 
 use super::schema::ValidCreate;
 
+use crate::Status;
+
 const CREDITS_PER_SECOND: u64 = 24_000;
 const CREDITS_PER_USD: f64 = 2_000_000.0;
 
@@ -84,11 +86,11 @@ impl Plan {
 }
 
 fn is_completed(status: &str) -> bool {
-    matches!(status, "completed" | "succeeded")
+    Status::from(status) == Status::Completed
 }
 
 fn is_failed(status: &str) -> bool {
-    matches!(status, "error" | "failed")
+    Status::from(status) == Status::Error
 }
 
 pub(super) struct Generation {

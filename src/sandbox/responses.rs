@@ -67,7 +67,8 @@ impl ApiError {
         ApiError::new(status, message)
     }
 
-    /// Formats the error as the API does for this status, or as a storage service for a video URL.
+    /// Formats the error as the API does for this status, with the fields that only the API writes,
+    /// or as a storage service for a video URL.
     pub(super) fn into_response(self, head: &RequestHead, request_id: &str) -> Response {
         let ApiError { status, message } = self;
         let path = head.path();
@@ -80,7 +81,7 @@ impl ApiError {
                 "message": message, "statusCode": 400, "requestId": request_id, "path": path,
             }),
             401 => json!({ "message": message, "statusCode": 401, "requestId": request_id }),
-            403 => forbidden(path, text, request_id),
+            403 => forbidden(path, text),
             524 => return gateway_page(status, text),
             _ => json!({
                 "message": message, "path": path, "requestId": request_id,
@@ -93,10 +94,9 @@ impl ApiError {
 }
 
 /// The body for "out of credits". The spelling of `kind` is the vendor's.
-fn forbidden(path: &str, message: &str, request_id: &str) -> Value {
+fn forbidden(path: &str, message: &str) -> Value {
     json!({
         "title": "Forbidden", "status": 403, "message": message, "instance": path,
-        "requestId": request_id,
         "error": {
             "name": "ForbiddenException", "message": message,
             "data": { "kind": "err_insufficent_credits" },

@@ -23,7 +23,8 @@ pub(super) const UPLOAD_BUFFER: usize = 96 * 1024;
 /// The output buffer must hold the complete request line and each complete header, and signed URLs
 /// are long.
 const MAX_URL_LEN: usize = 16 * 1024;
-const RESPONSE_BUFFER: usize = 10 * 1024;
+/// Must hold all headers of a response: as much as ureq accepts.
+const RESPONSE_BUFFER: usize = 64 * 1024;
 const DOWNLOAD_BUFFER: usize = 128 * 1024;
 
 /// The maximum duration of a download, however steadily the server sends.

@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime};
 
 use kling_video::sandbox::{Endpoint, Sandbox};
 
-use crate::common::{fixture, sandbox};
+use crate::helpers::clients::sandbox;
+use crate::helpers::files::fixture;
+use crate::helpers::subprocess::remove_crate_variables;
 
 #[test]
 fn build_script_pays_once_and_then_sends_no_request() {
@@ -23,6 +25,12 @@ fn build_script_pays_once_and_then_sends_no_request() {
     assert_eq!(package.run(None).output, bytes);
     assert_eq!(cursor.new_requests(), []);
     assert!(package.dir.join("assets/sample.mp4").exists() && !package.video().exists());
+    // A changed image does not break it, nor does a deleted sample.
+    fs::copy(fixture("image.png"), package.dir.join("image.jpg")).unwrap();
+    assert_eq!(package.run(None).output, bytes);
+    fs::remove_file(package.dir.join("assets/sample.mp4")).unwrap();
+    assert_eq!(package.run(None).output, bytes);
+    package.restore_image();
 
     // With KLING_VIDEO=make it pays, once.
     let first = package.run(Some(&sandbox));
@@ -115,12 +123,17 @@ impl Package {
             "wait_options(kling_video::WaitOptions::new().initial_delay(Default::default()))";
         let script = replace(&example.join("build.rs"), "max_generations(1)", wait_options);
         fs::write(dir.join("build.rs"), script).unwrap();
-        for file in ["src/main.rs", "image.jpg"] {
-            fs::copy(example.join(file), dir.join(file)).unwrap();
-        }
+        fs::copy(example.join("src/main.rs"), dir.join("src/main.rs")).unwrap();
         // These versions are available offline, since this test binary was built with them.
         fs::copy(root.join("Cargo.lock"), dir.join("Cargo.lock")).unwrap();
-        Package { dir, _lock: lock }
+        let package = Package { dir, _lock: lock };
+        package.restore_image();
+        package
+    }
+
+    fn restore_image(&self) {
+        let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/build-script/image.jpg");
+        fs::copy(image, self.dir.join("image.jpg")).unwrap();
     }
 
     fn video(&self) -> PathBuf {
@@ -133,15 +146,12 @@ impl Package {
         cargo.args(["run", "--offline"]).current_dir(&self.dir);
         cargo.env("CARGO_TARGET_DIR", self.dir.with_file_name("target"));
         cargo.envs([("CARGO_PROFILE_DEV_DEBUG", "0"), ("CARGO_INCREMENTAL", "0")]);
-        for name in
-            ["KLING_VIDEO", "KLING_BASE_URL", "AIML_API_KEY", "AIMLAPI_API_KEY", "AIMLAPI_KEY"]
-        {
-            cargo.env_remove(name);
-        }
+        cargo.env_remove("KLING_VIDEO").env_remove("KLING_BASE_URL");
         if let Some(sandbox) = sandbox {
             cargo.env("KLING_VIDEO", "make").env("KLING_BASE_URL", sandbox.url());
             cargo.env("AIML_API_KEY", sandbox.key());
         }
+        remove_crate_variables(&mut cargo);
         let output = cargo.output().unwrap();
         let log = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{log}");

@@ -1,30 +1,31 @@
 //! Cancellation: another thread can end a call at any point, and nothing that was paid for is lost.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use kling_video::sandbox::{Endpoint, Fault, Sandbox};
 use kling_video::{CancelToken, Client, Error, ErrorKind, EventKind, Image, ImageToVideo};
 
-use crate::common::{request, sandbox};
-use crate::faults::{
-    RawServer, TestDir, create_counts, png_with_len, quick_retry, quick_wait, wait_until,
+use crate::helpers::clients::{
+    create_counts, quick_retry, quick_wait, request, sandbox, test_client,
 };
+use crate::helpers::events::record_events;
+use crate::helpers::files::TestDir;
+use crate::helpers::journal::{intent, sending};
+use crate::helpers::media::png_of_len;
+use crate::helpers::tcp_server::RawServer;
+use crate::helpers::timing::wait_until;
 
 /// The maximum time from `cancel` to the end of the call.
 const MAX_LATENCY: Duration = Duration::from_millis(50);
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn test_client(sandbox: &Sandbox) -> Client {
-    sandbox.client_builder().build().unwrap()
-}
-
 /// A request whose body is over the size limit from which `Expect: 100-continue` is sent.
 fn large_request() -> ImageToVideo {
-    ImageToVideo::new(Image::bytes(png_with_len(1_000_000)))
+    ImageToVideo::new(Image::bytes(png_of_len(1_000_000)))
 }
 
 /// Runs `call`, cancels it once `ready` returns true, and measures how long it takes to end.
@@ -193,7 +194,7 @@ fn download_ends_on_cancel() {
                 || client.generate_to(&request(), &dir.target).map(drop),
             );
             assert!(error.generation_id().is_some(), "{name}: {error:?}");
-            assert_eq!(dir.last_step().as_deref(), Some("created"), "{name}");
+            assert_eq!(dir.last_step().as_deref(), Some("completed"), "{name}");
             assert_eq!(dir.files(), ["cat.mp4.kling.jsonl"], "{name}");
             (error, latency)
         });
@@ -262,16 +263,16 @@ fn wait_for_100_continue_of_second_attempt_ends_on_cancel() {
 fn stalled_upload_ends_on_cancel() {
     let dir = TestDir::new();
     let path = dir.path().join("cat.png");
-    std::fs::write(&path, png_with_len(8_000_000)).unwrap();
+    std::fs::write(&path, png_of_len(8_000_000)).unwrap();
     let request = ImageToVideo::new(Image::file(path));
     assert_cancelled_promptly(|| {
         // The server asks for the body and then reads none of it.
-        let server = RawServer::start(|stream| {
+        let open = Mutex::new(Vec::new());
+        let server = RawServer::start(move |mut stream| {
             stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
-            thread::sleep(Duration::from_secs(5));
+            open.lock().unwrap().push(stream.try_clone().unwrap());
         });
-        let base = server.url.trim_end_matches("/cat.mp4").to_owned();
-        let client = Client::builder("key").base_url(base).no_proxy().build().unwrap();
+        let client = Client::builder("key").base_url(server.url()).no_proxy().build().unwrap();
         let token = CancelToken::new();
         let client = client.with_cancel_token(token.clone());
         let started = Instant::now();
@@ -290,10 +291,7 @@ fn recovery_from_the_log_ends_on_cancel() {
     sandbox.fault(Endpoint::Logs, Fault::no_response(), 99);
     assert_cancelled_promptly(|| {
         let (token, dir) = (CancelToken::new(), TestDir::new());
-        dir.write_journal(&[
-            crate::faults::intent(&client, &request(), None),
-            crate::faults::sending("lost"),
-        ]);
+        dir.write_journal(&[intent(&client, &request(), None), sending("lost")]);
         let before = sandbox.request_count(Endpoint::Logs);
         let client = client.with_cancel_token(token.clone());
         let (error, latency) = cancel_latency(
@@ -366,11 +364,12 @@ fn create_past_its_commit_point_is_finished_despite_cancel() {
     let sandbox = sandbox();
     sandbox.set_response_delay(Endpoint::Create, Duration::from_millis(150));
     let client = test_client(&sandbox);
-    for run in [
-        |client: &Client, _: &TestDir| client.generate(&request()).map(drop),
-        |client: &Client, dir: &TestDir| client.generate_to(&request(), &dir.target).map(drop),
-    ] as [fn(&Client, &TestDir) -> Result<(), Error>; 2]
-    {
+    type Run = fn(&Client, &TestDir) -> Result<(), Error>;
+    let runs: [(Run, bool); 2] = [
+        (|client, _| client.generate(&request()).map(drop), false),
+        (|client, dir| client.generate_to(&request(), &dir.target).map(drop), true),
+    ];
+    for (run, has_journal) in runs {
         let (token, dir) = (CancelToken::new(), TestDir::new());
         let accepted = sandbox.generations().len();
         let cancellable = client.with_cancel_token(token.clone());
@@ -384,7 +383,8 @@ fn create_past_its_commit_point_is_finished_despite_cancel() {
         assert_eq!(id.as_ref(), sandbox.generations()[accepted].id);
         assert!(error.may_have_been_billed());
         assert!(latency < Duration::from_secs(2), "{latency:?}");
-        if dir.journal().exists() {
+        assert_eq!(dir.journal().exists(), has_journal);
+        if has_journal {
             assert_eq!(dir.journal_steps(), ["intent", "sending", "created"]);
             assert_eq!(dir.journal_lines()[2]["id"], id.as_ref());
             client.generate_to(&request(), &dir.target).unwrap();
@@ -473,22 +473,18 @@ fn cancel_before_the_commit_point_creates_nothing() {
 fn cancel_from_event_handler_ends_the_call_with_the_last_known_state() {
     let sandbox = sandbox();
     let token = CancelToken::new();
-    let polls = Arc::new(Mutex::new(0));
-    let client = sandbox
-        .client_builder()
-        .event_handler({
-            let (token, polls) = (token.clone(), Arc::clone(&polls));
-            move |event| {
-                if let EventKind::Polled { .. } = event.kind {
-                    *polls.lock().unwrap() += 1;
-                    token.cancel();
-                }
+    let (client, recording) = record_events(sandbox.client_builder(), {
+        let token = token.clone();
+        move |event| match event.kind {
+            EventKind::Polled { .. } => {
+                token.cancel();
+                Some(())
             }
-        })
-        .build()
-        .unwrap();
+            _ => None,
+        }
+    });
     let error = client.with_cancel_token(token).generate(&request()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
-    assert_eq!(*polls.lock().unwrap(), 1);
+    assert_eq!(recording.take(), [()]);
     assert_eq!(error.generation().unwrap().id.as_ref(), sandbox.generations()[0].id);
 }

@@ -1,210 +1,275 @@
-//! Downloads to a file: the target is either complete or untouched, and no other file remains.
+//! Downloads to a file: what is requested, and what is written where.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
-use kling_video::sandbox::{Endpoint, Fault, Sandbox};
-use kling_video::{Client, Error, ErrorKind, EventKind, Operation, RetryPolicy, Video};
+use kling_video::sandbox::{Endpoint, Fault, RecordedRequest, Sandbox};
+use kling_video::{Client, Error, ErrorKind, EventKind, Operation, Video};
 
-use crate::common::{no_retry_client, request, sandbox, video_at, with_event_log};
+use crate::helpers::clients::{no_retry_client, request, sandbox, short_idle_timeout, test_client};
+use crate::helpers::error_output::full_message;
+use crate::helpers::events::{record_event_names, record_events};
+use crate::helpers::files::{TestDir, file_names, unwritable_dir};
+use crate::helpers::media::{TINY_MP4, mp4};
+use crate::helpers::tcp_server::RawServer;
+use crate::helpers::timing::wait_until;
 
-/// More than any number of retries, but finite, so that a download that never gives up fails its
-/// test instead of hanging.
-const MANY: u32 = 100;
+/// Large enough for several interruptions.
+pub const LENGTH: usize = 300_000;
 
-/// A completed video and the client that waited for it.
-fn finished(sandbox: &Sandbox) -> (Client, Video) {
-    finished_with(sandbox, sandbox.client_builder().build().unwrap())
+/// A sandbox with a completed video of [`LENGTH`] bytes, and a client with a short idle timeout.
+pub fn finished() -> (Sandbox, Client, Video) {
+    let sandbox = sandbox();
+    sandbox.set_video(mp4(LENGTH));
+    let video = test_client(&sandbox).generate(&request()).unwrap();
+    let client = short_idle_timeout(&sandbox).build().unwrap();
+    (sandbox, client, video)
 }
 
-fn finished_with(sandbox: &Sandbox, client: Client) -> (Client, Video) {
-    sandbox.complete_after_polls(0);
-    let video = client.generate(&request()).unwrap();
-    (client, video)
+pub fn video_requests(sandbox: &Sandbox) -> Vec<RecordedRequest> {
+    let requests = sandbox.requests().into_iter();
+    requests.filter(|request| request.endpoint == Some(Endpoint::Video)).collect()
 }
 
-fn file_names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).unwrap();
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-/// Asserts that a download to an empty directory fails and leaves it empty.
 #[track_caller]
-fn assert_fails_cleanly(client: &Client, video: &Video) -> Error {
-    let dir = tempfile::tempdir().unwrap();
-    let target = dir.path().join("cat.mp4");
-    let error = client.download(video, &target).unwrap_err();
-    assert_eq!(file_names(dir.path()), [""; 0], "{error}");
+pub fn assert_saved(dir: &TestDir, video: &[u8]) {
+    assert!(fs::read(&dir.target).unwrap() == video, "the file differs from the video");
+    assert_eq!(dir.files(), ["cat.mp4"]);
+}
+
+/// Asserts that a download to an empty directory fails with the generation id and leaves no file.
+#[track_caller]
+pub fn assert_fails_cleanly(client: &Client, video: &Video) -> Error {
+    let dir = TestDir::new();
+    let error = client.download(video, &dir.target).unwrap_err();
+    assert_eq!(dir.files(), [""; 0], "{error:?}");
+    assert_eq!(error.operation(), Operation::Download);
+    assert_eq!(error.generation_id(), Some(&video.id));
+    assert!(error.may_have_been_billed());
     error
 }
 
-fn mp4_box(kind: &[u8; 4], len: usize) -> Vec<u8> {
-    let size = u32::try_from(len + 8).unwrap().to_be_bytes();
-    [&size[..], kind, &vec![7; len]].concat()
-}
-
-/// An MP4 with valid boxes and filler for media data.
-fn mp4(len: usize) -> Vec<u8> {
-    let start = [mp4_box(b"ftyp", 16), mp4_box(b"moov", 100)].concat();
-    let media_len = len - start.len() - 8;
-    [start, mp4_box(b"mdat", media_len)].concat()
-}
-
-// ---------------------------------------------------------------- success
-
-#[test]
-fn file_matches_the_served_bytes() {
-    let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
-    let dir = tempfile::tempdir().unwrap();
-    let target = dir.path().join("cat.mp4");
-    let bytes = client.download(&video, &target).unwrap();
-    assert_eq!(bytes, sandbox.default_video().len() as u64);
-    assert!(fs::read(&target).unwrap() == sandbox.default_video());
-    assert_eq!(file_names(dir.path()), ["cat.mp4"]);
-}
-
-#[test]
-fn url_is_requested_verbatim_and_without_the_api_key() {
-    let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
-    let dir = tempfile::tempdir().unwrap();
-    client.download(&video, dir.path().join("cat.mp4")).unwrap();
-    let seen = sandbox.requests().pop().unwrap();
-    assert_eq!(format!("{}{}", sandbox.url(), seen.target), video.url);
-    assert_eq!(seen.header("authorization"), None);
-    assert!(seen.headers.iter().all(|(_, value)| !value.contains(sandbox.key())));
-}
+// ---------------------------------------------------------------- the video
 
 #[test]
 fn events_report_progress_up_to_the_complete_length() {
-    let sandbox = sandbox();
+    let (sandbox, _, video) = finished();
     let served = mp4(3_000_000);
     sandbox.set_video(served.clone());
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let handler_seen = Arc::clone(&seen);
-    let client = sandbox.client_builder().event_handler(move |event| {
-        if let EventKind::Downloading { received, total, .. } = event.kind {
-            handler_seen.lock().unwrap().push((received, total));
+    let (client, recording) = record_events(sandbox.client_builder(), |event| match event.kind {
+        EventKind::Downloading { received, total, .. } => {
+            Some((received, total, event.generation_id.cloned()))
         }
+        _ => None,
     });
-    let (client, video) = finished_with(&sandbox, client.build().unwrap());
-    let dir = tempfile::tempdir().unwrap();
-    let target = dir.path().join("cat.mp4");
-    client.download(&video, &target).unwrap();
-    assert!(fs::read(&target).unwrap() == served);
-    let seen = seen.lock().unwrap();
+    let dir = TestDir::new();
+    client.download(&video, &dir.target).unwrap();
+    assert_saved(&dir, &served);
+    let seen = recording.take();
     assert!(seen.len() > 3, "progress is reported more than once: {seen:?}");
     assert!(seen.is_sorted_by(|previous, next| previous.0 < next.0), "{seen:?}");
-    assert!(seen.iter().all(|(_, total)| *total == Some(3_000_000)), "{seen:?}");
     assert_eq!(seen.last().unwrap().0, 3_000_000);
-}
-
-#[test]
-fn events_carry_the_generation_id() {
-    let sandbox = sandbox();
-    let (_, video) = finished(&sandbox);
-    let expected = video.id.clone();
-    let builder = sandbox.client_builder().event_handler(move |event| {
-        if let EventKind::Downloading { .. } = event.kind {
-            assert_eq!(event.generation_id, Some(&expected));
-        }
-    });
-    let dir = tempfile::tempdir().unwrap();
-    builder.build().unwrap().download(&video, dir.path().join("cat.mp4")).unwrap();
+    for (_, total, id) in seen {
+        assert_eq!((total, id.as_ref()), (Some(3_000_000), Some(&video.id)));
+    }
 }
 
 #[test]
 fn video_without_content_length_is_read_to_eof() {
-    let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
+    let (sandbox, client, video) = finished();
     let head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
-    let raw = [head, sandbox.default_video()].concat();
+    let raw = [&head[..], &mp4(LENGTH)].concat();
     sandbox.fault(Endpoint::Video, Fault::raw(raw), 1);
-    let dir = tempfile::tempdir().unwrap();
-    let target = dir.path().join("cat.mp4");
-    client.download(&video, &target).unwrap();
-    assert!(fs::read(&target).unwrap() == sandbox.default_video());
+    let dir = TestDir::new();
+    client.download(&video, &dir.target).unwrap();
+    assert_saved(&dir, &mp4(LENGTH));
+    assert_eq!(video_requests(&sandbox).len(), 1);
 }
 
 #[test]
 fn video_deserialized_from_json_can_be_downloaded() {
-    let sandbox = sandbox();
-    let (_, video) = finished(&sandbox);
+    let (_sandbox, client, video) = finished();
     let stored = serde_json::to_string(&video).unwrap();
     let video: Video = serde_json::from_str(&stored).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let bytes = no_retry_client(&sandbox).download(&video, dir.path().join("cat.mp4")).unwrap();
-    assert_eq!(bytes, sandbox.default_video().len() as u64);
+    let bytes = client.download(&video, TestDir::new().target).unwrap();
+    assert_eq!(bytes, LENGTH as u64);
 }
 
 #[test]
 fn file_size_of_the_video_is_not_enforced() {
-    let sandbox = sandbox();
-    let (client, mut video) = finished(&sandbox);
+    let (_sandbox, client, mut video) = finished();
     video.file_size = Some(1);
-    let dir = tempfile::tempdir().unwrap();
-    let bytes = client.download(&video, dir.path().join("cat.mp4")).unwrap();
-    assert_eq!(bytes, sandbox.default_video().len() as u64);
+    let dir = TestDir::new();
+    assert_eq!(client.download(&video, &dir.target).unwrap(), LENGTH as u64);
+    assert_saved(&dir, &mp4(LENGTH));
+}
+
+// ---------------------------------------------------------------- URLs, redirects and the API key
+
+#[test]
+fn url_is_requested_verbatim() {
+    let (sandbox, client, video) = finished();
+    client.download(&video, TestDir::new().target).unwrap();
+    assert_eq!(video_requests(&sandbox)[0].target, video.url.strip_prefix(&sandbox.url()).unwrap());
 }
 
 #[test]
-fn redirect_is_followed_to_a_relative_or_absolute_location() {
-    let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
-    let path = video.url.strip_prefix(&sandbox.url()).unwrap();
-    for location in [&video.url, path] {
+fn api_key_is_sent_to_the_api_only() {
+    let (sandbox, client, _) = finished();
+    sandbox.fault(Endpoint::Video, Fault::truncate(100_000), 1);
+    sandbox.fault(Endpoint::Video, Fault::redirect(302, "?again"), 1);
+    sandbox.fault(Endpoint::Video, Fault::status(403), 1);
+    client.generate_to(&request(), TestDir::new().target).unwrap();
+    let (videos, api): (Vec<_>, Vec<_>) = sandbox
+        .requests()
+        .into_iter()
+        .partition(|request| request.endpoint == Some(Endpoint::Video));
+    assert!(videos.len() >= 4 && api.len() >= 2, "{} and {}", videos.len(), api.len());
+    for request in videos {
+        let leaked = request.headers.iter().any(|(_, value)| value.contains(sandbox.key()));
+        assert!(!leaked && request.header("authorization").is_none(), "{request:?}");
+        assert!(!request.target.contains(sandbox.key()));
+    }
+    assert!(api.iter().all(|request| request.header("authorization").is_some()));
+}
+
+#[test]
+fn redirects_are_followed_without_the_api_key() {
+    for status in [301, 302, 303, 307, 308] {
+        let (sandbox, client, video) = finished();
+        let other_host = RawServer::start(|mut stream| {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", TINY_MP4.len());
+            stream.write_all(&[head.as_bytes(), TINY_MP4].concat()).unwrap();
+        });
+        let location = format!("{}/cat.mp4", other_host.url());
+        sandbox.fault(Endpoint::Video, Fault::redirect(status, location), 1);
+        let dir = TestDir::new();
+        client.download(&video, &dir.target).unwrap();
+        assert_saved(&dir, TINY_MP4);
+
+        let [head] = &other_host.heads()[..] else { panic!("{status}: not one request") };
+        assert!(head.starts_with("GET /cat.mp4 HTTP/1.1\r\n"), "{head}");
+        assert!(!head.to_lowercase().contains("authorization"), "{head}");
+        assert!(!head.contains(sandbox.key()), "{head}");
+    }
+}
+
+#[test]
+fn redirect_is_resolved_against_its_url() {
+    let (sandbox, client, video) = finished();
+    let path = video.url.strip_prefix(&sandbox.url()).unwrap().to_owned();
+    let (path_only, query) = path.split_once('?').unwrap();
+    let name = path_only.rsplit('/').next().unwrap();
+    let relative = [path.clone(), format!("?{query}"), format!("{name}?{query}")];
+    for location in relative.into_iter().chain([video.url.clone()]) {
         for status in [301, 302, 303, 307, 308] {
-            sandbox.fault(Endpoint::Video, Fault::redirect(status, location), 1);
-            let dir = tempfile::tempdir().unwrap();
-            client.download(&video, dir.path().join("cat.mp4")).unwrap();
+            sandbox.fault(Endpoint::Video, Fault::redirect(status, location.clone()), 1);
+            let dir = TestDir::new();
+            client.download(&video, &dir.target).unwrap();
+            let target = &video_requests(&sandbox).pop().unwrap().target;
+            assert_eq!(*target, path, "{status} {location}");
+            assert_saved(&dir, &mp4(LENGTH));
         }
     }
 }
 
 #[test]
-fn redirect_loop_fails() {
-    let sandbox = sandbox();
-    let (_, video) = finished(&sandbox);
-    sandbox.fault(Endpoint::Video, Fault::redirect(302, &video.url), MANY);
-    let before = sandbox.request_count(Endpoint::Video);
-    let error = assert_fails_cleanly(&no_retry_client(&sandbox), &video);
-    assert_eq!(error.kind(), ErrorKind::Decode, "{error}");
-    assert_eq!(sandbox.request_count(Endpoint::Video) - before, 6);
+fn redirects_are_followed_five_times_at_most() {
+    let (sandbox, _, video) = finished();
+    let client = no_retry_client(&sandbox);
+    sandbox.fault(Endpoint::Video, Fault::redirect(302, video.url.clone()), 5);
+    client.download(&video, TestDir::new().target).unwrap();
+    assert_eq!(video_requests(&sandbox).len(), 6);
+
+    sandbox.fault(Endpoint::Video, Fault::redirect(302, video.url.clone()), 1_000);
+    let error = assert_fails_cleanly(&client, &video);
+    assert_eq!(error.kind(), ErrorKind::Decode, "{error:?}");
+    assert_eq!(video_requests(&sandbox).len(), 6 + 6);
+    assert!(full_message(&error).contains("redirects"), "{error:?}");
+}
+
+#[test]
+fn redirect_away_from_https_is_rejected() {
+    const NOT_HTTPS: &str = "video URL must start with https://";
+    let (sandbox, _, video) = finished();
+    let client = no_retry_client(&sandbox);
+    for (index, (location, message)) in [
+        ("http://example.com/cat.mp4", NOT_HTTPS),
+        ("http://192.0.2.1/cat.mp4", NOT_HTTPS),
+        ("HTTP://example.com/cat.mp4", NOT_HTTPS),
+        ("//example.com/cat.mp4", NOT_HTTPS),
+        ("file:///etc/hostname", "invalid video URL"),
+        ("ftp://127.0.0.1/cat.mp4", NOT_HTTPS),
+        ("data:video/mp4;base64,AAAA", "invalid video URL"),
+        ("http://127.0.0.1.example.com/cat.mp4", NOT_HTTPS),
+        ("http://localhost.example.com/cat.mp4", NOT_HTTPS),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        sandbox.fault(Endpoint::Video, Fault::redirect(302, location), 1);
+        let error = assert_fails_cleanly(&client, &video);
+        let chain = full_message(&error);
+        assert!(chain.contains(message), "{location}: {chain}");
+        assert_eq!(video_requests(&sandbox).len(), index + 1);
+    }
+}
+
+#[test]
+fn video_url_without_https_is_rejected_and_not_retried() {
+    let (sandbox, _, mut video) = finished();
+    let (client, recording) = record_event_names(sandbox.client_builder());
+    let valid = video.url.clone();
+    for url in [
+        "http://example.com/cat.mp4",
+        "http://192.0.2.1/cat.mp4",
+        "ftp://127.0.0.1/cat.mp4",
+        "file:///etc/hostname",
+        "http://a b/",
+        "cat.mp4",
+        "",
+    ] {
+        url.clone_into(&mut video.url);
+        let error = assert_fails_cleanly(&client, &video);
+        assert_eq!(error.kind(), ErrorKind::Decode, "{url}: {error:?}");
+        assert!(!error.is_retryable(), "{url}: {error:?}");
+        assert!(error.to_string().contains("video URL"), "{url}: {error:?}");
+    }
+    assert_eq!(recording.names(), [""; 0]);
+    assert_eq!(video_requests(&sandbox).len(), 0);
+    video.url = valid;
+    client.download(&video, TestDir::new().target).unwrap();
+    assert_eq!(recording.names(), ["downloading", "saved"]);
 }
 
 // ---------------------------------------------------------------- the target
 
 #[test]
-fn existing_file_is_replaced_only_at_the_end() {
-    let sandbox = sandbox();
-    let (_, video) = finished(&sandbox);
-    let dir = tempfile::tempdir().unwrap();
-    let target = dir.path().join("cat.mp4");
-    fs::write(&target, "an older video").unwrap();
-    let handler_target = target.clone();
-    let builder = sandbox.client_builder().event_handler(move |event| {
-        if let EventKind::Downloading { .. } = event.kind {
-            assert_eq!(fs::read_to_string(&handler_target).unwrap(), "an older video");
-        }
-    });
-    builder.build().unwrap().download(&video, &target).unwrap();
-    assert!(fs::read(&target).unwrap() == sandbox.default_video());
-    assert_eq!(file_names(dir.path()), ["cat.mp4"]);
+fn existing_file_stays_until_the_new_one_is_complete() {
+    let (sandbox, _, video) = finished();
+    let dir = TestDir::new();
+    fs::write(&dir.target, b"an older video").unwrap();
+    let target = dir.target.clone();
+    let (client, recording) =
+        record_events(sandbox.client_builder(), move |event| match event.kind {
+            EventKind::Downloading { .. } => Some(fs::read_to_string(&target).unwrap()),
+            _ => None,
+        });
+    client.download(&video, &dir.target).unwrap();
+    let mut contents = recording.take();
+    contents.dedup();
+    assert_eq!(contents, ["an older video"]);
+    assert_saved(&dir, &mp4(LENGTH));
 }
 
 #[test]
 fn existing_file_survives_a_failed_download() {
-    let sandbox = sandbox();
-    let (_, video) = finished(&sandbox);
-    let dir = tempfile::tempdir().unwrap();
-    let target = dir.path().join("cat.mp4");
-    fs::write(&target, "an older video").unwrap();
+    let (sandbox, _, video) = finished();
+    let dir = TestDir::new();
+    fs::write(&dir.target, "an older video").unwrap();
     for fault in [
         Fault::status(500),
         Fault::close_connection(),
@@ -212,30 +277,41 @@ fn existing_file_survives_a_failed_download() {
         Fault::response(200, "<p>"),
     ] {
         sandbox.fault(Endpoint::Video, fault, 1);
-        no_retry_client(&sandbox).download(&video, &target).unwrap_err();
-        assert_eq!(fs::read_to_string(&target).unwrap(), "an older video");
-        assert_eq!(file_names(dir.path()), ["cat.mp4"]);
+        no_retry_client(&sandbox).download(&video, &dir.target).unwrap_err();
+        assert_saved(&dir, b"an older video");
     }
 }
 
 #[test]
-fn missing_directory_is_an_io_error_with_its_path() {
-    let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
-    let before = sandbox.requests().len();
-    let dir = tempfile::tempdir().unwrap();
-    let error = client.download(&video, dir.path().join("no/such/cat.mp4")).unwrap_err();
-    assert_eq!((error.kind(), error.operation()), (ErrorKind::Io, Operation::Download));
-    assert_eq!(error.generation_id(), Some(&video.id));
-    let message = format!("directory {} does not exist", dir.path().join("no/such").display());
-    assert!(error.to_string().contains(&message), "{error}");
-    assert_eq!(sandbox.requests().len(), before, "nothing is requested without a place to save it");
+fn unwritable_target_is_an_io_error_with_its_path() {
+    let (sandbox, client, video) = finished();
+    let parent = tempfile::tempdir().unwrap();
+    let within = |name: &str| parent.path().join(name);
+    fs::create_dir(within("dir.mp4")).unwrap();
+    fs::create_dir(within(".part.mp4.kling.part")).unwrap();
+    fs::write(within("file"), "").unwrap();
+    let unwritable = unwritable_dir(parent.path());
+    for (target, reported) in [
+        (within("dir.mp4"), within("dir.mp4")),
+        (within("part.mp4"), within(".part.mp4.kling.part")),
+        (within("file").join("cat.mp4"), within("file").join("cat.mp4")),
+        (within("missing").join("cat.mp4"), within("missing")),
+        (unwritable.join("cat.mp4"), unwritable.join(".cat.mp4.kling.part")),
+    ] {
+        let error = client.download(&video, &target).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "{target:?}: {error:?}");
+        assert_eq!(error.operation(), Operation::Download);
+        assert!(error.to_string().contains(reported.to_str().unwrap()), "{error}");
+        assert!(std::error::Error::source(&error).is_some());
+        assert_eq!(error.generation_id(), Some(&video.id));
+        assert!(!target.is_file());
+    }
+    assert_eq!(video_requests(&sandbox).len(), 0, "the target is checked before sending");
 }
 
 #[test]
 fn target_that_is_empty_or_a_directory_is_rejected() {
-    let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
+    let (sandbox, client, video) = finished();
     let dir = tempfile::tempdir().unwrap();
     let not_a_file = "target is not a file path";
     for (target, message) in [
@@ -246,243 +322,73 @@ fn target_that_is_empty_or_a_directory_is_rejected() {
     ] {
         let error = client.download(&video, target).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io, "{target:?}: {error}");
+        assert_eq!(error.generation_id(), Some(&video.id), "{target:?}");
         assert!(error.to_string().contains(message), "{target:?}: {error}");
     }
     assert_eq!(file_names(dir.path()), [""; 0]);
+    assert_eq!(video_requests(&sandbox).len(), 0, "the target is checked before sending");
 }
 
 #[test]
-fn rename_failure_leaves_no_partial_file() {
-    let sandbox = sandbox();
-    let (_, video) = finished(&sandbox);
-    let dir = tempfile::tempdir().unwrap();
-    let target = dir.path().join("cat.mp4");
-    let handler_target = target.clone();
+fn rename_failure_keeps_the_partial_file() {
+    let (sandbox, _, video) = finished();
+    let dir = TestDir::new();
+    let target = dir.target.clone();
     let builder = sandbox.client_builder().event_handler(move |_| {
-        let _ = fs::create_dir(&handler_target);
+        let _ = fs::create_dir(&target);
     });
-    let error = builder.build().unwrap().download(&video, &target).unwrap_err();
+    let error = builder.build().unwrap().download(&video, &dir.target).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     assert!(error.to_string().contains("cat.mp4"), "{error}");
-    assert_eq!(file_names(dir.path()), ["cat.mp4"]);
+    assert_eq!(dir.files(), [".cat.mp4.kling.part", "cat.mp4"]);
+}
+
+// ---------------------------------------------------------------- the partial file
+
+#[test]
+fn partial_file_of_a_killed_download_is_overwritten() {
+    let (_sandbox, client, video) = finished();
+    let dir = TestDir::new();
+    fs::write(dir.partial_file(), vec![7; 2 * LENGTH]).unwrap();
+    client.download(&video, &dir.target).unwrap();
+    assert_saved(&dir, &mp4(LENGTH));
 }
 
 #[test]
-fn partial_file_of_an_earlier_run_is_overwritten() {
-    let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
-    let dir = tempfile::tempdir().unwrap();
-    let target = dir.path().join("cat.mp4");
-    fs::write(dir.path().join("cat.mp4.part"), vec![7; 100_000]).unwrap();
-    client.download(&video, &target).unwrap();
-    assert!(fs::read(&target).unwrap() == sandbox.default_video());
-    assert_eq!(file_names(dir.path()), ["cat.mp4"]);
+fn partial_file_locked_by_another_process_is_not_touched() {
+    let (sandbox, client, video) = finished();
+    let dir = TestDir::new();
+    let mut file = fs::File::create(dir.partial_file()).unwrap();
+    file.write_all(b"half a video").unwrap();
+    file.lock().unwrap();
+    let error = client.download(&video, &dir.target).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io, "{error:?}");
+    assert_eq!(fs::read(dir.partial_file()).unwrap(), b"half a video");
+    assert_eq!(video_requests(&sandbox).len(), 0);
+
+    // A killed process releases its lock.
+    drop(file);
+    client.download(&video, &dir.target).unwrap();
+    assert_saved(&dir, &mp4(LENGTH));
 }
 
 #[test]
-fn second_download_to_the_same_target_fails_at_once() {
-    let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
-    let dir = tempfile::tempdir().unwrap();
-    let target = dir.path().join("cat.mp4");
-    let (same_video, same_target) = (video.clone(), target.clone());
-    let errors: Arc<Mutex<Vec<Error>>> = Arc::default();
-    let handler_errors = Arc::clone(&errors);
-    let first = sandbox.client_builder().event_handler(move |event| {
-        if let EventKind::Downloading { .. } = event.kind {
-            handler_errors.lock().unwrap().extend(client.download(&same_video, &same_target).err());
-        }
+fn concurrent_download_to_the_same_target_fails_at_once() {
+    let (sandbox, client, video) = finished();
+    sandbox.set_response_delay(Endpoint::Video, Duration::from_millis(150));
+    let dir = TestDir::new();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| client.download(&video, &dir.target));
+        wait_until("the request of the first download", || {
+            sandbox.request_count(Endpoint::Video) == 1
+        });
+        let error = client.download(&video, &dir.target).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "{error:?}");
+        assert!(error.to_string().contains("in progress"), "{error}");
+        assert!(!first.is_finished(), "the second download must not wait for the first");
+        assert_eq!(first.join().unwrap().unwrap(), LENGTH as u64);
     });
-    first.build().unwrap().download(&video, &target).unwrap();
-    let errors = errors.lock().unwrap();
-    assert!(!errors.is_empty());
-    assert!(errors.iter().all(|error| error.kind() == ErrorKind::Io), "{errors:?}");
-    assert!(fs::read(&target).unwrap() == sandbox.default_video());
-}
-
-// ---------------------------------------------------------------- invalid videos
-
-#[test]
-fn html_page_is_rejected() {
-    let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
-    sandbox.set_video(b"<html><body>Please sign in</body></html>".to_vec());
-    let error = assert_fails_cleanly(&client, &video);
-    assert_eq!((error.kind(), error.operation()), (ErrorKind::Decode, Operation::Download));
-    assert_eq!(error.generation_id(), Some(&video.id));
-    assert!(error.to_string().contains("the URL served HTML, not a video"), "{error}");
-}
-
-#[test]
-fn empty_video_is_rejected() {
-    let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
-    sandbox.set_video(Vec::new());
-    let error = assert_fails_cleanly(&client, &video);
-    assert_eq!(error.kind(), ErrorKind::Decode);
-}
-
-#[test]
-fn mp4_without_moov_is_rejected() {
-    let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
-    sandbox.set_video([mp4_box(b"ftyp", 16), mp4_box(b"mdat", 5_000)].concat());
-    assert_eq!(assert_fails_cleanly(&client, &video).kind(), ErrorKind::Decode);
-}
-
-#[test]
-fn mp4_truncated_without_content_length_is_rejected() {
-    let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
-    let head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
-    let served = sandbox.default_video();
-    let raw = [head, &served[..served.len() - 1]].concat();
-    sandbox.fault(Endpoint::Video, Fault::raw(raw), MANY);
-    assert_eq!(assert_fails_cleanly(&client, &video).kind(), ErrorKind::Decode);
-}
-
-#[test]
-fn content_length_larger_than_the_body_fails() {
-    let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
-    sandbox.fault(Endpoint::Video, Fault::wrong_content_length(5), MANY);
-    let error = assert_fails_cleanly(&no_retry_client(&sandbox), &video);
-    assert_eq!(error.kind(), ErrorKind::Transport, "{error}");
-    assert_fails_cleanly(&client, &video);
-}
-
-#[test]
-fn content_length_smaller_than_the_video_fails() {
-    let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
-    sandbox.fault(Endpoint::Video, Fault::wrong_content_length(-5), MANY);
-    assert_eq!(assert_fails_cleanly(&client, &video).kind(), ErrorKind::Decode);
-}
-
-#[test]
-fn content_length_over_1_gib_fails_at_once() {
-    let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
-    let huge = "HTTP/1.1 200 OK\r\nContent-Length: 1073741825\r\n\r\n";
-    sandbox.fault(Endpoint::Video, Fault::raw(huge), MANY);
-    let before = sandbox.request_count(Endpoint::Video);
-    let error = assert_fails_cleanly(&client, &video);
-    assert_eq!(error.kind(), ErrorKind::Decode);
-    assert!(error.to_string().contains("1 GiB"), "{error}");
-    assert_eq!(sandbox.request_count(Endpoint::Video) - before, 1);
-}
-
-// ---------------------------------------------------------------- interruptions and URLs
-
-#[test]
-fn interrupted_download_resumes() {
-    let sandbox = sandbox();
-    let (client, seen) = with_event_log(sandbox.client_builder());
-    let (client, video) = finished_with(&sandbox, client);
-    sandbox.fault(Endpoint::Video, Fault::truncate(9_000), 1);
-    let dir = tempfile::tempdir().unwrap();
-    let target = dir.path().join("cat.mp4");
-    client.download(&video, &target).unwrap();
-    assert!(fs::read(&target).unwrap() == sandbox.default_video());
-    assert!(seen.names().contains(&"retrying download".to_owned()));
-    let resumed = sandbox.requests().pop().unwrap();
-    let from = resumed.header("range").unwrap();
-    let from: u64 =
-        from.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse().unwrap();
-    assert!((1..9_000).contains(&from), "{from}");
-    assert!(resumed.header("if-range").is_some());
-    assert_eq!(resumed.response_status, Some(206));
-}
-
-#[test]
-fn transient_storage_failure_is_retried() {
-    let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
-    sandbox.fault(Endpoint::Video, Fault::status(503), 2);
-    sandbox.fault(Endpoint::Video, Fault::close_connection(), 2);
-    let dir = tempfile::tempdir().unwrap();
-    client.download(&video, dir.path().join("cat.mp4")).unwrap();
-}
-
-#[test]
-fn persistent_storage_failure_is_returned_with_its_status() {
-    let sandbox = sandbox();
-    let (_, video) = finished(&sandbox);
-    let retry = RetryPolicy::new().max_retries(2).base_delay(Duration::from_millis(1));
-    let client = sandbox.client_builder().retry_policy(retry).build().unwrap();
-    sandbox.fault(Endpoint::Video, Fault::status(503), MANY);
-    let error = assert_fails_cleanly(&client, &video);
-    assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(503)));
-    assert_eq!((error.attempts(), sandbox.request_count(Endpoint::Video)), (3, 3));
-    assert!(error.may_have_been_billed() && error.is_retryable());
-}
-
-#[test]
-fn expired_url_is_refreshed() {
-    let sandbox = sandbox();
-    let (client, video) = finished(&sandbox);
-    sandbox.expire_video_urls();
-    let dir = tempfile::tempdir().unwrap();
-    let bytes = client.download(&video, dir.path().join("cat.mp4")).unwrap();
-    assert_eq!(bytes, sandbox.default_video().len() as u64);
-}
-
-#[test]
-fn url_rejected_after_its_refresh_fails() {
-    for status in [403, 404, 410] {
-        let sandbox = sandbox();
-        let (client, video) = finished(&sandbox);
-        sandbox.fault(Endpoint::Video, Fault::status(status), MANY);
-        let error = assert_fails_cleanly(&client, &video);
-        assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(status)));
-        assert_eq!(sandbox.request_count(Endpoint::Video), 2);
-    }
-}
-
-#[test]
-fn url_without_https_is_rejected() {
-    let sandbox = sandbox();
-    let dir = tempfile::tempdir().unwrap();
-    for url in ["http://192.0.2.1/cat.mp4", "ftp://127.0.0.1/cat.mp4", "cat.mp4", "http://a b/"] {
-        let target = dir.path().join("cat.mp4");
-        let error = no_retry_client(&sandbox).download(&video_at(url), target).unwrap_err();
-        assert_eq!(error.operation(), Operation::Download);
-        assert_eq!(error.kind(), ErrorKind::Decode, "{error}");
-        assert!(error.to_string().contains("video URL"), "{error}");
-        assert_eq!(file_names(dir.path()), [""; 0]);
-    }
-}
-
-#[test]
-fn unusable_url_is_not_retried() {
-    let sandbox = sandbox();
-    let (client, seen) = with_event_log(sandbox.client_builder());
-    let dir = tempfile::tempdir().unwrap();
-    let video = video_at("http://192.0.2.1/cat.mp4");
-    let error = client.download(&video, dir.path().join("cat.mp4")).unwrap_err();
-    assert_eq!(seen.names(), [""; 0], "{error}");
-    assert!(!error.is_retryable(), "{error}");
-}
-
-#[test]
-fn expired_url_without_a_replacement_fails_with_the_generation() {
-    let sandbox = sandbox();
-    let (_, video) = finished(&sandbox);
-    sandbox.expire_video_urls();
-    let without_video = r#"{"status":"completed","video":null}"#;
-    sandbox.fault(Endpoint::Retrieve, Fault::response(200, without_video), 1);
-    let error = assert_fails_cleanly(&no_retry_client(&sandbox), &video);
-    assert_eq!((error.kind(), error.generation_id()), (ErrorKind::Decode, Some(&video.id)));
-    assert!(error.generation().is_some());
-}
-
-#[test]
-fn redirect_to_a_url_without_https_is_rejected() {
-    let sandbox = sandbox();
-    let (_, video) = finished(&sandbox);
-    let redirect = Fault::redirect(302, "http://192.0.2.1/cat.mp4");
-    sandbox.fault(Endpoint::Video, redirect, 1);
-    let error = assert_fails_cleanly(&no_retry_client(&sandbox), &video);
-    let causes = crate::common::error_chain(&error).join(" ");
-    assert!(causes.contains("must start with https://"), "{causes}");
+    assert_saved(&dir, &mp4(LENGTH));
+    assert_eq!(sandbox.request_count(Endpoint::Video), 1);
+    client.download(&video, &dir.target).unwrap();
 }

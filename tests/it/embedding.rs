@@ -1,12 +1,11 @@
 //! The client inside other programs: async runtimes, many threads, callbacks that panic, extreme
-//! durations, paths that are not image files, unwritable directories, and no home directory.
+//! durations, no home directory, and leaks.
 
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -18,10 +17,12 @@ use kling_video::{
     VideoDuration, WaitOptions,
 };
 
-use crate::common::{fixture, request, sandbox, with_timeout};
-use crate::subprocess::{emit_result, run_in_subprocess};
-use crate::tcp_server::sandbox_addr;
-use crate::tls_server::{CertificateAuthority, TlsServer};
+use crate::helpers::clients::{request, sandbox, sandbox_addr, test_client};
+use crate::helpers::events::record_events;
+use crate::helpers::files::{file_names, fixture};
+use crate::helpers::subprocess::{emit_result, run_in_subprocess};
+use crate::helpers::timing::with_timeout;
+use crate::helpers::tls_server::{CertificateAuthority, TlsServer};
 
 /// Generates a video and downloads it to a file in `dir`.
 fn generate_and_download(client: &Client, dir: &Path, name: &str) -> PathBuf {
@@ -59,7 +60,7 @@ async fn async_main(client: Client, dir: PathBuf) {
 fn client_works_in_async_runtime() {
     let sandbox = sandbox();
     let dir = tempfile::tempdir().unwrap();
-    let client = sandbox.client_builder().build().unwrap();
+    let client = test_client(&sandbox);
     async_main(client, dir.path().to_owned());
     assert_eq!(sandbox.generations().len(), 6);
 }
@@ -84,48 +85,35 @@ const THREADS: usize = 64;
 fn client_is_shared_by_64_threads() {
     let sandbox = sandbox();
     let dir = tempfile::tempdir().unwrap();
-    let client = sandbox.client_builder().build().unwrap();
+    let client = test_client(&sandbox);
     let length = sandbox.default_video().len() as u64;
     let start = Barrier::new(THREADS);
-    thread::scope(|scope| {
-        for n in 0..THREADS {
-            let (client, start, dir) = (&client, &start, dir.path());
-            scope.spawn(move || {
-                start.wait();
-                let to = dir.join(format!("{n}.mp4"));
-                client.generate_to(&request(), &to).unwrap();
-                let to = generate_and_download(client, dir, &format!("{n} again.mp4"));
-                assert_eq!(fs::metadata(to).unwrap().len(), length);
-            });
-        }
-    });
-    let generations = sandbox.generations();
-    let ids: BTreeSet<_> = generations.iter().map(|g| g.client_request_id.clone()).collect();
-    assert_eq!((generations.len(), ids.len()), (2 * THREADS, 2 * THREADS));
-}
-
-#[test]
-fn generation_limit_holds_across_threads() {
-    let sandbox = sandbox();
-    let client = sandbox.client_builder().max_generations(10).build().unwrap();
-    let start = Barrier::new(THREADS);
-    let results: Vec<_> = thread::scope(|scope| {
+    let ids: BTreeSet<String> = thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
-            .map(|_| {
-                let (client, start) = (client.clone(), &start);
+            .map(|n| {
+                let (client, start, dir) = (&client, &start, dir.path());
                 scope.spawn(move || {
                     start.wait();
-                    client.create(&request())
+                    let to = dir.join(format!("{n}.mp4"));
+                    let saved = client.generate_to(&request(), &to).unwrap();
+                    let video = client.generate(&request()).unwrap();
+                    let again = client.retrieve(&video.id).unwrap().video.unwrap();
+                    assert_eq!(again.url, video.url);
+                    let to = dir.join(format!("{n} again.mp4"));
+                    client.download(&video, &to).unwrap();
+                    assert_eq!(fs::metadata(to).unwrap().len(), length);
+                    [saved.id.to_string(), video.id.to_string()]
                 })
             })
             .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
-    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 10);
-    for error in results.iter().filter_map(|result| result.as_ref().err()) {
-        assert_eq!(error.kind(), ErrorKind::GenerationLimit);
-    }
-    assert_eq!(sandbox.request_count(Endpoint::Create), 10);
+    let generations = sandbox.generations();
+    let created: BTreeSet<_> = generations.iter().map(|g| g.id.clone()).collect();
+    let request_ids: BTreeSet<_> =
+        generations.iter().map(|g| g.client_request_id.clone()).collect();
+    assert_eq!((generations.len(), request_ids.len()), (2 * THREADS, 2 * THREADS));
+    assert_eq!(ids, created);
 }
 
 // ---------------------------------------------------------------- callbacks that panic
@@ -221,7 +209,8 @@ fn callback_panic_while_waiting_leaves_client_usable() {
         catch_panic(|| client.with_wait_options(options.clone()).wait_all(&ids)),
         "from the callback"
     );
-    assert!(client.with_wait_options(options.clone()).wait_all(&ids).iter().all(Result::is_ok));
+    let results = client.with_wait_options(options.clone()).wait_all(&ids);
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), ids.len());
 
     let client =
         panicking_client(&sandbox, 0, |event| matches!(event.kind, EventKind::Retrying { .. }));
@@ -233,7 +222,9 @@ fn callback_panic_while_waiting_leaves_client_usable() {
 #[test]
 fn callback_panic_in_generate_to_is_resumed_without_paying_again() {
     type Matches = fn(&Event<'_>) -> bool;
-    let events: [Matches; 3] = [
+    let events: [Matches; 4] = [
+        // Right before the commit point.
+        |event| matches!(event.kind, EventKind::Uploading { sent, total, .. } if sent == total),
         |event| matches!(event.kind, EventKind::Created { .. }),
         |event| matches!(event.kind, EventKind::Polled { .. }),
         |event| matches!(event.kind, EventKind::Downloading { .. }),
@@ -254,34 +245,18 @@ fn callback_panic_in_generate_to_is_resumed_without_paying_again() {
 }
 
 #[test]
-fn callback_panic_before_commit_point_of_generate_to_is_recovered() {
-    let sandbox = sandbox();
-    let dir = tempfile::tempdir().unwrap();
-    let to = dir.path().join("cat.mp4");
-    let client = panicking_client(&sandbox, 1, |event| match event.kind {
-        EventKind::Uploading { sent, total, .. } => sent == total,
-        _ => false,
-    });
-    assert_eq!(catch_panic(|| client.generate_to(&request(), &to)), "from the callback");
-    client.generate_to(&request(), &to).unwrap();
-    assert_eq!(sandbox.generations().len(), 1);
-}
-
-#[test]
 fn callback_may_call_client() {
     let sandbox = sandbox();
-    let inner = sandbox.client_builder().build().unwrap();
-    let clone = inner.clone();
-    let client = sandbox
-        .client_builder()
-        .event_handler(move |event| {
-            if let EventKind::Created { generation, .. } = event.kind {
-                clone.retrieve(&generation.id).unwrap();
+    let inner = test_client(&sandbox);
+    let (client, recording) =
+        record_events(sandbox.client_builder(), move |event| match event.kind {
+            EventKind::Created { generation, .. } => {
+                Some(inner.retrieve(&generation.id).unwrap().id)
             }
-        })
-        .build()
-        .unwrap();
-    client.generate(&request()).unwrap();
+            _ => None,
+        });
+    let video = client.generate(&request()).unwrap();
+    assert_eq!(recording.take(), [video.id]);
 }
 
 // ---------------------------------------------------------------- extreme durations
@@ -321,13 +296,8 @@ fn durations_may_be_maximal() {
             let long = length.initial_delay(Duration::ZERO).timeout(FOREVER);
             client.with_wait_options(long.clone()).wait(&saved.id).unwrap();
             let ids = [saved.id.clone(), saved.id];
-            assert!(
-                client
-                    .with_wait_options(infinite_options().threads(9))
-                    .wait_all(&ids)
-                    .iter()
-                    .all(Result::is_ok)
-            );
+            let results = client.with_wait_options(infinite_options().threads(9)).wait_all(&ids);
+            assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 2);
             client.generate(&ImageToVideo::new(fixture("image.jpg"))).unwrap();
         });
     }
@@ -336,7 +306,7 @@ fn durations_may_be_maximal() {
 #[test]
 fn wait_with_infinite_delay_is_cancellable() {
     let sandbox = sandbox();
-    let client = sandbox.client_builder().build().unwrap();
+    let client = test_client(&sandbox);
     let id = client.create(&request()).unwrap().id;
     let cancelled = with_timeout(move || {
         let token = CancelToken::new();
@@ -348,9 +318,8 @@ fn wait_with_infinite_delay_is_cancellable() {
         let ids = [id.clone(), id];
         let all = client.with_wait_options(options.clone()).wait_all(&ids);
         canceller.join().unwrap();
-        assert!(
-            all.iter().all(|result| result.as_ref().unwrap_err().kind() == ErrorKind::Cancelled)
-        );
+        let kinds: Vec<_> = all.into_iter().map(|result| result.unwrap_err().kind()).collect();
+        assert_eq!(kinds, [ErrorKind::Cancelled; 2]);
         result
     });
     assert_eq!(cancelled.map(|_| ()), Err(ErrorKind::Cancelled));
@@ -385,133 +354,7 @@ fn retry_with_infinite_delay_is_cancellable() {
     assert_eq!((error.kind(), error.may_have_been_billed()), (ErrorKind::Cancelled, false));
 }
 
-// ---------------------------------------------------------------- paths that are not image files
-
-#[cfg(unix)]
-#[test]
-fn image_must_be_regular_file() {
-    let sandbox = sandbox();
-    let dir = tempfile::tempdir().unwrap();
-    let fifo = dir.path().join("fifo.jpg");
-    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    let socket = dir.path().join("socket.jpg");
-    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-    let link = dir.path().join("link.jpg");
-    std::os::unix::fs::symlink(&fifo, &link).unwrap();
-    let not_regular =
-        [dir.path(), &fifo, &socket, &link, Path::new("/dev/zero"), Path::new("/dev/null")];
-    for path in not_regular.map(Path::to_owned) {
-        let client = sandbox.client_builder().max_generations(1).build().unwrap();
-        let to = dir.path().join("cat.mp4");
-        let (displayed, journal) =
-            (path.display().to_string(), dir.path().join("cat.mp4.kling.jsonl"));
-        // Opening a FIFO blocks until somebody writes to it.
-        let errors = with_timeout(move || {
-            let request = ImageToVideo::new(Image::file(&path));
-            [
-                request.validate().unwrap_err(),
-                client.create(&request).unwrap_err(),
-                client.generate(&request).unwrap_err(),
-                client.generate_to(&request, &to).unwrap_err(),
-            ]
-        });
-        for error in errors {
-            assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{displayed}");
-            assert_eq!(error.field(), Some("image_url"), "{displayed}");
-            assert!(error.to_string().contains(&displayed), "{error}");
-        }
-        // The journal has no entry that would prevent another run with this target.
-        let journal = fs::read_to_string(journal).unwrap_or_default();
-        assert!(!journal.contains("sending"), "{displayed}: {journal}");
-    }
-    assert!(sandbox.requests().is_empty());
-    let client = sandbox.client_builder().build().unwrap();
-    client.generate_to(&request(), dir.path().join("cat.mp4")).unwrap();
-}
-
-#[cfg(unix)]
-#[test]
-fn image_symlink_is_followed() {
-    let sandbox = sandbox();
-    let dir = tempfile::tempdir().unwrap();
-    let link = dir.path().join("link");
-    std::os::unix::fs::symlink(fixture("image.jpg"), &link).unwrap();
-    let client = sandbox.client_builder().build().unwrap();
-    client.create(&ImageToVideo::new(Image::file(link))).unwrap();
-    let sent = sandbox.generations()[0].image.clone().unwrap();
-    assert_eq!(sent, fs::read(fixture("image.jpg")).unwrap());
-}
-
-// ---------------------------------------------------------------- directories
-
-/// A directory in which nobody can create a file, not even root.
-fn unwritable(dir: &Path) -> PathBuf {
-    let locked = dir.join("locked");
-    fs::create_dir(&locked).unwrap();
-    let mut permissions = fs::metadata(&locked).unwrap().permissions();
-    permissions.set_readonly(true);
-    fs::set_permissions(&locked, permissions).unwrap();
-    match fs::File::create(locked.join("probe")) {
-        Ok(_) => PathBuf::from("/proc"),
-        Err(_) => locked,
-    }
-}
-
-#[test]
-fn unwritable_target_fails_before_create() {
-    let sandbox = sandbox();
-    let dir = tempfile::tempdir().unwrap();
-    let client = sandbox.client_builder().build().unwrap();
-    fs::write(dir.path().join("file"), "").unwrap();
-    fs::create_dir(dir.path().join("directory.mp4")).unwrap();
-    for target in [
-        unwritable(dir.path()).join("cat.mp4"),
-        dir.path().join("missing").join("cat.mp4"),
-        dir.path().join("file").join("cat.mp4"),
-        dir.path().join("directory.mp4"),
-        dir.path().join("..").join(".."),
-        dir.path().join("x".repeat(300)),
-    ] {
-        let error = client.generate_to(&request(), &target).unwrap_err();
-        let displayed = target.display();
-        let is_file_name = target.file_name().is_some() && !target.is_dir();
-        let has_parent = target.parent().is_some_and(Path::exists);
-        let expected = match is_file_name && has_parent {
-            true => ErrorKind::Journal,
-            false => ErrorKind::Io,
-        };
-        assert_eq!(error.kind(), expected, "{displayed}: {error}");
-        let parent = target.parent().unwrap_or(&target).display().to_string();
-        let named = if has_parent { displayed.to_string() } else { parent };
-        assert!(error.to_string().contains(&named), "{displayed}: {error}");
-        assert!(!error.may_have_been_billed(), "{displayed}");
-    }
-    assert_eq!(sandbox.requests().len(), 0);
-
-    let video = client.generate(&request()).unwrap();
-    let request_count = sandbox.requests().len();
-    for target in [
-        unwritable(tempfile::tempdir().unwrap().path()).join("cat.mp4"),
-        dir.path().join("missing").join("cat.mp4"),
-        dir.path().join("directory.mp4"),
-        PathBuf::new(),
-    ] {
-        let error = client.download(&video, &target).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Io, "{target:?}: {error}");
-        assert_eq!(error.generation_id(), Some(&video.id), "{target:?}");
-    }
-    assert_eq!(sandbox.requests().len(), request_count, "nothing is downloaded");
-}
-
-#[test]
-fn empty_target_fails_before_create() {
-    let sandbox = sandbox();
-    let client = sandbox.client_builder().build().unwrap();
-    client.generate_to(&request(), "").unwrap_err();
-    // The journal is created in the working directory.
-    let _ = fs::remove_file(".kling.jsonl");
-    assert!(sandbox.requests().is_empty());
-}
+// ---------------------------------------------------------------- home and temporary directories
 
 /// Runs in a subprocess of the test below, without a home or temporary directory.
 #[test]
@@ -546,12 +389,7 @@ fn home_and_temp_dir_are_not_needed() {
         ("TEST_DIR", dir.path().to_str().unwrap()),
     ];
     assert_eq!(run_in_subprocess("embedding::home_and_temp_dir_subprocess", &variables), "done");
-    let mut names: Vec<_> = fs::read_dir(dir.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    assert_eq!(names, ["cat.again.mp4", "cat.mp4", "cat.mp4.kling.jsonl"]);
+    assert_eq!(file_names(dir.path()), ["cat.again.mp4", "cat.mp4", "cat.mp4.kling.jsonl"]);
     assert_eq!(sandbox.generations().len(), 1);
 }
 
@@ -560,26 +398,7 @@ fn home_and_temp_dir_are_not_needed() {
 #[cfg(target_os = "linux")]
 mod leaks {
     use super::*;
-
-    /// The number of threads and open files of this process.
-    #[derive(Clone, Copy, Debug, PartialEq)]
-    struct Resources {
-        threads: usize,
-        files: usize,
-    }
-
-    impl Resources {
-        fn is_within(self, other: Resources) -> bool {
-            self.threads <= other.threads && self.files <= other.files
-        }
-    }
-
-    fn resources() -> Resources {
-        let status = fs::read_to_string("/proc/self/status").unwrap();
-        let threads = status.lines().find_map(|line| line.strip_prefix("Threads:")).unwrap();
-        let files = fs::read_dir("/proc/self/fd").unwrap().count();
-        Resources { threads: threads.trim().parse().unwrap(), files }
-    }
+    use crate::helpers::process_status::Resources;
 
     /// Makes calls that succeed or fail in every way that opens files or starts threads.
     fn make_calls(url: &str, tls: &str, dir: &Path) {
@@ -602,7 +421,8 @@ mod leaks {
         client.download(&video, dir).unwrap_err();
         client.generate_to(&request, &to).unwrap_err();
         let threads = short_wait.clone().threads(3);
-        let _ = client.with_wait_options(threads.clone()).wait_all(&vec![generation.id.clone(); 3]);
+        let results = client.with_wait_options(threads).wait_all(&vec![generation.id.clone(); 3]);
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 3);
 
         let token = CancelToken::new();
         let client = client.with_cancel_token(token.clone());
@@ -637,27 +457,12 @@ mod leaks {
         let dir = PathBuf::from(std::env::var("TEST_DIR").unwrap()).join("calls");
         fs::create_dir(&dir).unwrap();
         make_calls(&named_url, &tls, &dir);
-        let before = settled(|_| true);
+        let before = Resources::settled(|_| true);
         for _ in 0..10 {
             make_calls(&named_url, &tls, &dir);
         }
-        let after = settled(|now| now.is_within(before));
+        let after = Resources::settled(|now| now.is_within(before));
         emit_result(&format!("{before:?} {after:?} {}", after.is_within(before)));
-    }
-
-    /// Waits until the counts are stable: a thread may end a moment after it returned its result.
-    fn settled(is_enough: impl Fn(Resources) -> bool) -> Resources {
-        let started = std::time::Instant::now();
-        let mut last = resources();
-        loop {
-            thread::yield_now();
-            let now = resources();
-            let timed_out = started.elapsed() > Duration::from_secs(5);
-            if timed_out || (is_enough(now) && now == last) {
-                return now;
-            }
-            last = now;
-        }
     }
 
     #[test]

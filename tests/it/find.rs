@@ -1,19 +1,13 @@
-//! Finding a generation in the request log after the response to its create request was lost, and
-//! the account balance.
+//! Finding a generation in the request log after the response to its create request was lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kling_video::sandbox::{Endpoint, Fault, Sandbox};
-use kling_video::{Client, ErrorKind, EventKind, Operation, RetryPolicy, Route};
+use kling_video::{Client, ErrorKind, EventKind, Operation, Route};
 
-use crate::common::{request, sandbox};
-use crate::faults::short_idle_timeout;
-
-fn test_client(sandbox: &Sandbox) -> Client {
-    sandbox.client_builder().build().unwrap()
-}
+use crate::helpers::clients::{no_retry_client, request, sandbox, short_idle_timeout, test_client};
 
 /// Adds entries of other requests to the log, as its newest.
 fn add_other_entries(sandbox: &Sandbox, count: usize) {
@@ -87,6 +81,7 @@ fn log_is_searched_for_longest_period() {
     test_client(&sandbox).find("mine").unwrap();
     let universal = sandbox.client_builder().route(Route::Universal).build().unwrap();
     universal.find("mine").unwrap();
+    assert_eq!(sandbox.requests().len(), 2);
     for request in sandbox.requests() {
         assert_eq!(request.target, "/v2/logs?period=92d&limit=100&offset=0");
         assert_eq!(request.header("authorization"), Some("Bearer sandbox-key"));
@@ -191,11 +186,11 @@ fn invalid_log_entries_are_skipped() {
     let sandbox = sandbox();
     let client = test_client(&sandbox);
     let log = r#"{"data":[
-        null, 7, "x", [], {}, {"status":null,"client_request_id":"mine","inference_id":"1"},
+        null, 7, "x", [], {}, {"status":"failed","client_request_id":"mine","inference_id":"1"},
         {"status":"succeeded","client_request_id":"mine","inference_id":null},
         {"status":"succeeded","client_request_id":"mine","inference_id":""},
         {"status":"succeeded","client_request_id":7,"inference_id":"2"},
-        {"status":"succeeded","client_request_id":"mine","inference_id":"3","more":{}}
+        {"status":null,"client_request_id":"mine","inference_id":"3","more":{}}
     ]}"#;
     sandbox.fault(Endpoint::Logs, Fault::response(200, log), 1);
     assert_eq!(found(&client, "mine").as_deref(), Some("3"));
@@ -214,7 +209,7 @@ fn log_search_ends_at_empty_page_despite_has_more() {
 #[test]
 fn invalid_log_response_is_error_not_none() {
     let sandbox = sandbox();
-    let client = sandbox.client_builder().retry_policy(RetryPolicy::none()).build().unwrap();
+    let client = no_retry_client(&sandbox);
     for (fault, kind) in [
         (Fault::response(200, "<html>"), ErrorKind::Decode),
         (Fault::response(200, ""), ErrorKind::Decode),
@@ -234,33 +229,4 @@ fn invalid_log_response_is_error_not_none() {
     sandbox.fault(Endpoint::Logs, Fault::default(), 1);
     sandbox.fault(Endpoint::Logs, Fault::status(401), 1);
     assert_eq!(client.find("mine").unwrap_err().status(), Some(401));
-}
-
-#[test]
-fn balance_is_returned() {
-    let sandbox = sandbox();
-    let client = test_client(&sandbox);
-    for amount in [0.25, 0.0, 12_345.678] {
-        sandbox.set_balance(amount);
-        let balance = client.balance().unwrap();
-        assert_eq!((balance.amount, &*balance.currency), (amount, "USD"));
-    }
-    assert_eq!(sandbox.requests()[0].target, "/v2/billing");
-}
-
-#[test]
-fn invalid_balance_response_is_error() {
-    let sandbox = sandbox();
-    let client = test_client(&sandbox);
-    for body in ["", "<html>", "[]", "{}", r#"{"current_balance":"much"}"#] {
-        sandbox.fault(Endpoint::Billing, Fault::response(200, body), 1);
-        let error = client.balance().unwrap_err();
-        assert_eq!(
-            (error.kind(), error.operation()),
-            (ErrorKind::Decode, Operation::Balance),
-            "{body}"
-        );
-    }
-    sandbox.fault(Endpoint::Billing, Fault::status(401), 1);
-    assert_eq!(client.balance().unwrap_err().status(), Some(401));
 }

@@ -2,19 +2,20 @@
 //! complete video. The program is this test binary, which runs only [`subprocess_entry`].
 
 use std::env;
-use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use kling_video::sandbox::{Endpoint, Fault, Sandbox};
-use kling_video::{Client, EventKind, Image, ImageToVideo};
+use kling_video::{Client, EventKind, FileJournal, Image, ImageToVideo};
 
-use crate::common::{request, sandbox};
-use crate::faults::{
-    TINY_MP4, TestDir, create_counts, mp4, png_with_len, quick_retry, quick_wait, wait_until,
-};
+use crate::helpers::clients::{create_counts, quick_retry, quick_wait, request, sandbox};
+use crate::helpers::files::TestDir;
+use crate::helpers::journal::rejected;
+use crate::helpers::media::{TINY_MP4, mp4, png_of_len};
+use crate::helpers::subprocess::{Subprocess, emit_result};
+use crate::helpers::timing::wait_until;
 
 const URL: &str = "KLING_TEST_URL";
 const TARGET: &str = "KLING_TEST_TARGET";
@@ -58,64 +59,8 @@ fn subprocess_entry() {
     }
 }
 
-/// Prints a result on its own line, since the test harness writes to stdout as well.
-fn emit_result(result: &str) {
-    let mut out = std::io::stdout();
-    writeln!(out, "\nRESULT {result}").unwrap();
-    out.flush().unwrap();
-}
-
 fn request_of(image: Option<PathBuf>) -> ImageToVideo {
     image.map_or_else(request, |path| ImageToVideo::new(Image::file(path)))
-}
-
-/// A running subprocess.
-struct Subprocess {
-    process: Child,
-    out: BufReader<ChildStdout>,
-}
-
-impl Subprocess {
-    /// The next result that the process prints, or `None` once it has ended.
-    fn next_result(&mut self) -> Option<String> {
-        let mut line = String::new();
-        while self.out.read_line(&mut line).unwrap() > 0 {
-            if let Some(result) = line.strip_prefix("RESULT ") {
-                return Some(result.trim().to_owned());
-            }
-            line.clear();
-        }
-        None
-    }
-
-    /// Waits for the process to end and returns its result.
-    fn wait(mut self) -> String {
-        let result = self.next_result().expect("the process printed no result");
-        self.process.wait().unwrap();
-        result
-    }
-
-    /// Waits until the condition holds or the process has ended.
-    fn wait_until(&mut self, condition: impl Fn() -> bool) {
-        wait_until("the condition or the end of the process", || {
-            condition() || self.process.try_wait().unwrap().is_some()
-        });
-    }
-
-    /// Sends SIGKILL. If the process had ended before, its result is the error.
-    fn kill(mut self) -> Result<(), String> {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-        self.next_result().filter(|result| result != "paused").map_or(Ok(()), Err)
-    }
-}
-
-/// A failing test leaves no process behind.
-impl Drop for Subprocess {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 /// A server and a target, for runs that are repeated until the video is there.
@@ -137,7 +82,7 @@ impl Job {
 
     fn with_image(mut self, length: usize) -> Job {
         let path = self.dir.path().join("cat.png");
-        std::fs::write(&path, png_with_len(length)).unwrap();
+        std::fs::write(&path, png_of_len(length)).unwrap();
         self.image = Some(path);
         self
     }
@@ -153,19 +98,11 @@ impl Job {
     }
 
     fn start_with(&self, mut command: Command, pause_at: &str) -> Subprocess {
-        command
-            .args(["--exact", "kill::subprocess_entry", "--nocapture", "--test-threads=1"])
-            .env(URL, self.sandbox.url())
-            .env(TARGET, &self.dir.target)
-            .env(PAUSE_AT, pause_at)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
+        command.env(URL, self.sandbox.url()).env(TARGET, &self.dir.target).env(PAUSE_AT, pause_at);
         if let Some(image) = &self.image {
             command.env(IMAGE, image);
         }
-        let mut process = command.spawn().unwrap();
-        let out = BufReader::new(process.stdout.take().unwrap());
-        Subprocess { process, out }
+        Subprocess::start(command, "kill::subprocess_entry")
     }
 
     /// Starts a run and kills it at this event.
@@ -264,7 +201,7 @@ fn create_missing_from_the_log_is_not_repeated_after_a_kill() {
 }
 
 #[test]
-fn create_never_accepted_is_not_repeated_until_the_journal_is_deleted() {
+fn create_never_accepted_is_not_repeated_until_it_is_abandoned() {
     let job = Job::new();
     job.sandbox.fault(Endpoint::Create, Fault::no_response(), 1);
     job.kill_when("the create", |sandbox| sandbox.requests().iter().any(|r| r.body_complete));
@@ -273,7 +210,7 @@ fn create_never_accepted_is_not_repeated_until_the_journal_is_deleted() {
         assert!(result.starts_with("CreateUnknown "), "{result}");
         assert_eq!(create_counts(&job.sandbox), (1, 0));
     }
-    std::fs::remove_file(job.dir.journal()).unwrap();
+    FileJournal::for_target(&job.dir.target).unwrap().abandon().unwrap();
     assert_eq!(job.run(), "saved");
     job.assert_saved_once();
 }
@@ -407,7 +344,7 @@ fn kill_at_any_time_pays_once_and_ends_with_a_complete_file() {
                     if !create_arrives(&job.sandbox) {
                         // The run was killed between the entry and the request. It cannot know that
                         // nothing was sent, so it needs a decision of the user.
-                        std::fs::remove_file(job.dir.journal()).unwrap();
+                        FileJournal::for_target(&job.dir.target).unwrap().abandon().unwrap();
                         abandoned += 1;
                     }
                 }
@@ -473,7 +410,7 @@ fn full_disk_leaves_no_target_and_the_next_run_fetches() {
     assert!(result.starts_with("Io "), "{result}");
     assert!(result.contains("failed to write the partial file"), "{result}");
     assert_eq!(job.dir.files(), ["cat.mp4.kling.jsonl"]);
-    assert_eq!(job.dir.journal_steps(), ["intent", "sending", "created"]);
+    assert_eq!(job.dir.journal_steps(), ["intent", "sending", "created", "completed"]);
     assert_eq!(job.run(), "saved");
     job.assert_saved_once();
     assert_eq!(create_counts(&job.sandbox), (1, 1));
@@ -492,12 +429,14 @@ fn full_disk_that_blocks_the_journal_prevents_payment() {
 }
 
 /// Pads a journal with a `rejected` entry so that the limit of `with_file_size_limit(4)` leaves
-/// room for `next_lines` bytes but cuts the line after them.
+/// room for `next_bytes`.
 #[cfg(unix)]
-fn fill_up_to_limit(journal: &std::path::Path, next_lines: u64) {
+fn fill_up_to_limit(journal: &std::path::Path, next_bytes: u64) {
     let rejected = |length: usize| {
-        let line = serde_json::json!({ "step": "rejected", "reason": "" }).to_string();
-        format!("{}\n", line.replace("\"\"", &format!("\"{}\"", "x".repeat(length))))
+        // A field of a later version, which is ignored.
+        let mut line: serde_json::Value = serde_json::from_str(&rejected()).unwrap();
+        line["padding"] = "x".repeat(length).into();
+        format!("{line}\n")
     };
     let empty = rejected(0).len() as u64;
     // The block size of `ulimit -f` differs between shells (512 or 1024 bytes), so measure it.
@@ -507,9 +446,8 @@ fn fill_up_to_limit(journal: &std::path::Path, next_lines: u64) {
     let block_size = std::fs::metadata(&probe).unwrap().len();
     std::fs::remove_file(probe).unwrap();
     let text = std::fs::read_to_string(journal).unwrap();
-    // Leave room for the next lines and a few bytes more.
     let limit = block_size * 4;
-    let fill = limit - text.len() as u64 - empty - next_lines - 20;
+    let fill = limit - text.len() as u64 - empty - next_bytes;
     std::fs::write(journal, format!("{text}{}", rejected(fill as usize))).unwrap();
 }
 
@@ -525,7 +463,7 @@ fn sending_entry_write_failure_prevents_payment() {
     let job = Job::new();
     job.kill_at("uploaded");
     let intent = line_lengths(&job.dir)[0];
-    fill_up_to_limit(&job.dir.journal(), intent);
+    fill_up_to_limit(&job.dir.journal(), intent + 20);
     let result = job.start_with(with_file_size_limit(4), "").wait();
     assert!(result.starts_with("Journal "), "{result}");
     assert_eq!(job.sandbox.generations().len(), 0);
@@ -536,6 +474,41 @@ fn sending_entry_write_failure_prevents_payment() {
     assert_eq!(job.sandbox.request_count(Endpoint::Logs), 0);
 }
 
+/// All of the line is written but its newline, so that it could be taken for whole.
+#[cfg(unix)]
+#[test]
+fn entry_cut_at_its_last_byte_is_taken_back() {
+    let job = Job::new();
+    job.sandbox.fault(Endpoint::Create, Fault::status(400), 1);
+    assert!(job.run().starts_with("Api "));
+    let lengths = line_lengths(&job.dir);
+    assert_eq!(job.dir.journal_steps(), ["intent", "sending", "rejected"]);
+
+    fill_up_to_limit(&job.dir.journal(), lengths[0] + lengths[1] - 1);
+    let text = job.dir.journal_text();
+    let result = job.start_with(with_file_size_limit(4), "").wait();
+    assert!(result.starts_with("Journal ") && result.contains("nothing was created"), "{result}");
+    assert!(!job.sandbox.requests().iter().skip(1).any(|request| request.body_complete));
+    assert_eq!(job.dir.journal_text().strip_prefix(&text).unwrap().lines().count(), 1);
+    assert_eq!(job.run(), "saved");
+    job.assert_saved_once();
+    assert_eq!(job.sandbox.request_count(Endpoint::Logs), 0);
+
+    // A `rejected` entry that is not durable does not count, so the create is not known.
+    let job = Job::new();
+    job.sandbox.fault(Endpoint::Create, Fault::status(400), 2);
+    assert!(job.run().starts_with("Api "));
+    fill_up_to_limit(&job.dir.journal(), lengths.iter().sum::<u64>() - 1);
+    let result = job.start_with(with_file_size_limit(4), "").wait();
+    assert!(result.starts_with("Journal "), "{result}");
+    assert_eq!(job.dir.last_step().as_deref(), Some("sending"));
+    let result = job.run();
+    assert!(result.starts_with("CreateUnknown "), "{result}");
+    FileJournal::for_target(&job.dir.target).unwrap().abandon().unwrap();
+    assert_eq!(job.run(), "saved");
+    job.assert_saved_once();
+}
+
 #[cfg(unix)]
 #[test]
 fn created_entry_write_failure_does_not_stop_a_paid_run() {
@@ -544,12 +517,14 @@ fn created_entry_write_failure_does_not_stop_a_paid_run() {
     let result = job.run();
     assert!(result.starts_with("Api "), "{result}");
     let lengths = line_lengths(&job.dir);
-    fill_up_to_limit(&job.dir.journal(), lengths[0] + lengths[1]);
+    fill_up_to_limit(&job.dir.journal(), lengths[0] + lengths[1] + 20);
     let result = job.start_with(with_file_size_limit(4), "").wait();
-    // The error names the generation, and the video is saved.
+    // The error names the generation. The run went on to the video, but did not put it in place:
+    // without a `publishing` entry, it would be somebody's file.
     assert!(result.starts_with("Journal "), "{result}");
     assert!(result.contains(&job.sandbox.generations()[0].id), "{result}");
-    job.assert_file_complete();
+    assert_eq!(job.sandbox.request_count(Endpoint::Video), 1);
+    assert_eq!(job.dir.files(), ["cat.mp4.kling.jsonl"]);
     assert_eq!(create_counts(&job.sandbox), (2, 1));
     // The next run finds the generation in the log and does not pay again.
     assert_eq!(job.run(), "saved");

@@ -2,11 +2,9 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![allow(clippy::panic, clippy::print_stdout, clippy::print_stderr)]
+#![allow(unreachable_pub, reason = "shared by the modules of one binary")]
 
-mod common;
-mod faults;
-mod subprocess;
-mod tcp_server;
+mod helpers;
 
 // Types, single calls and complete jobs.
 mod client;
@@ -21,9 +19,13 @@ mod wait;
 // Nothing is paid for twice, and nothing that was paid for is lost.
 mod cancel;
 mod create;
+mod create_verdicts;
 mod download_faults;
+mod files;
 mod find;
+mod generation_verdicts;
 mod kill;
+mod record;
 mod resume;
 mod retry;
 
@@ -31,13 +33,11 @@ mod retry;
 mod build_script;
 
 // Hostile networks, and other programs that embed the crate.
-mod connect_proxy;
 mod embedding;
 mod matrix;
 mod requests_prop;
 mod secrets;
 mod tls;
-mod tls_server;
 
 // The source tree itself.
 mod tidy;

@@ -25,7 +25,12 @@ use self::checks::{
 };
 use self::fault_cases::ValidResponse;
 pub(crate) use self::fault_cases::{FaultCase, fault_cases};
-use crate::common::{fixture, request, sandbox};
+use crate::helpers::clients::{request, sandbox, test_client};
+use crate::helpers::media::png_of_len;
+#[cfg(target_os = "linux")]
+use crate::helpers::process_status::{Resources, peak_memory};
+#[cfg(target_os = "linux")]
+use crate::helpers::subprocess::{emit_result, run_in_subprocess};
 
 /// Test cases that run at the same time: most of them only wait.
 const WORKERS: usize = 12;
@@ -49,7 +54,7 @@ pub(crate) struct Fixture {
 impl Fixture {
     pub(crate) fn new() -> Fixture {
         let sandbox = sandbox();
-        let client = sandbox.client_builder().build().unwrap();
+        let client = test_client(&sandbox);
         sandbox.complete_after_polls(0);
         let completed = client.create(&request().client_request_id(COMPLETED_REQUEST_ID)).unwrap();
         let video = client.wait(&completed.id).unwrap();
@@ -70,6 +75,11 @@ impl Fixture {
     pub(crate) fn valid_response(&self, call: ClientCall) -> ValidResponse {
         let id = match call {
             ClientCall::Wait | ClientCall::WaitOneFault => self.pending.id.to_string(),
+            // The sandbox counts.
+            ClientCall::GenerateToPoll => {
+                let pending: u64 = self.pending.id.as_str().parse().unwrap();
+                (pending + 1).to_string()
+            }
             _ => self.completed.id.to_string(),
         };
         let endpoint = call.endpoint();
@@ -156,9 +166,7 @@ pub(crate) fn perform(
 
 /// A request with an image so large that its create sends `Expect: 100-continue`.
 fn large_request() -> ImageToVideo {
-    let mut image = std::fs::read(fixture("image.jpg")).unwrap();
-    image.resize(790_000, 0);
-    ImageToVideo::new(Image::bytes(image))
+    ImageToVideo::new(Image::bytes(png_of_len(790_000)))
 }
 
 /// One call with one fault, and the checks that failed.
@@ -341,7 +349,7 @@ impl<'a> TestCase<'a> {
         fixture.sandbox.clear_faults();
         let creates = fixture.request_count(Endpoint::Create);
         let created_ids = fixture.created_ids();
-        let client = fixture.sandbox.client_builder().build().unwrap();
+        let client = test_client(&fixture.sandbox);
         let second = client.generate_to(&request(), fixture.target());
         let created = fixture.request_count(Endpoint::Create) - creates;
         let unknown = matches!(first, Err(error) if error.kind() == ErrorKind::CreateUnknown);
@@ -361,8 +369,11 @@ impl<'a> TestCase<'a> {
             Ok(saved) => {
                 let reused = first.is_ok();
                 self.check(saved.reused == reused, || format!("reused is {}", saved.reused));
-                if let Some(id) = created_ids.first() {
-                    let saved = saved.id.as_ref();
+                // A lost response that named an id is recovered by that id, before the log is asked.
+                let named = first.as_ref().err().and_then(Error::generation_id).filter(|_| unknown);
+                let named = named.map(|id| id.to_string());
+                if let Some(id) = named.as_ref().or(created_ids.first()) {
+                    let saved = saved.id.as_str();
                     self.check(saved == id, || {
                         format!("the second run saved `{saved}`, expected `{id}`")
                     });
@@ -435,7 +446,8 @@ impl TestCase<'_> {
     }
 }
 
-fn run_all() {
+/// Returns how many cases were run, and how long it took.
+fn run_all() -> String {
     let fault_cases = fault_cases();
     let cases = test_cases(&fault_cases);
     let started = Instant::now();
@@ -456,58 +468,42 @@ fn run_all() {
         }
     }
     failures.sort();
-    println!("{} faults, {} cases, {elapsed:?}", fault_cases.len(), cases.len());
     assert!(failures.is_empty(), "{} failed cases\n{}", failures.len(), failures.join("\n"));
+    assert!(cases.len() > 1_000, "only {} cases", cases.len());
+    format!("{} faults, {} cases, {elapsed:?}", fault_cases.len(), cases.len())
 }
 
 /// Runs the matrix in its own process, where nothing else starts threads or opens files, and
 /// compares threads, open files and memory before and after.
+#[cfg(target_os = "linux")]
 #[test]
 fn client_calls_handle_every_fault() {
     const CHILD: &str = "KLING_VIDEO_MATRIX_CHILD";
-    if !cfg!(target_os = "linux") {
-        return run_all();
-    }
     if std::env::var_os(CHILD).is_some() {
         return check_resource_leaks();
     }
-    let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["matrix::client_calls_handle_every_fault", "--exact", "--nocapture"])
-        .env(CHILD, "1")
-        .env("RUST_BACKTRACE", "0")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&child.stdout);
-    assert!(child.status.success(), "{text}\n{}", String::from_utf8_lossy(&child.stderr));
-    assert!(text.contains("1 passed"), "the child process ran no test: {text}");
-    print!("{text}");
+    let variables = [(CHILD, "1"), ("RUST_BACKTRACE", "0")];
+    println!("{}", run_in_subprocess("matrix::client_calls_handle_every_fault", &variables));
 }
 
+#[cfg(not(target_os = "linux"))]
+#[test]
+fn client_calls_handle_every_fault() {
+    println!("{}", run_all());
+}
+
+#[cfg(target_os = "linux")]
 fn check_resource_leaks() {
-    let field = |name: &str| -> usize {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
-    };
-    let files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     // Warm up everything that is created once and kept.
     let fault_cases = fault_cases();
     in_parallel(&ALL_CALLS, |call| TestCase::run(&fault_cases[0], *call).failures);
-    let count = || (field("Threads"), files());
-    // The system may still list a thread for a moment after it was joined.
-    let settled = |min: (usize, usize)| {
-        let pauses = std::iter::repeat_with(|| std::thread::sleep(Duration::from_millis(5)));
-        pauses.take(400).map(|()| count()).find(|now| *now <= min).unwrap_or_else(count)
-    };
-    // Two threads: the main thread and the test's.
-    let before = settled((2, files()));
-    let memory = field("VmHWM");
-    run_all();
-    let after = settled(before);
-    let growth = field("VmHWM") - memory;
-    println!(
-        "threads and files: {before:?} before, {after:?} after; peak memory grew by {growth} kB"
-    );
+    // The main thread and the test's.
+    let before = Resources::settled(|now| now.threads <= 2);
+    let memory = peak_memory();
+    let summary = run_all();
+    let after = Resources::settled(|now| now.is_within(before));
+    let growth = peak_memory() - memory;
     assert_eq!(after, before);
-    assert!(growth < 128 * 1024, "peak memory grew by {growth} kB");
+    assert!(growth < 128 * 1024, "peak memory grew by {growth} KiB");
+    emit_result(&format!("{summary}; peak memory grew by {growth} KiB; {before:?}"));
 }

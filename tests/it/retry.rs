@@ -1,6 +1,5 @@
 //! Retries of reads, and the generation id in every error after a create request.
 
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kling_video::sandbox::{Endpoint, Fault, Sandbox};
@@ -8,18 +7,19 @@ use kling_video::{
     CancelToken, Client, Error, ErrorKind, EventKind, GenerationId, Operation, RetryPolicy,
 };
 
-use crate::common::{request, sandbox};
-use crate::faults::{
-    TestDir, create_counts, intent, quick_retry, quick_wait, sending, short_idle_timeout,
+use crate::helpers::clients::{
+    create_counts, quick_retry, quick_wait, request, sandbox, short_idle_timeout, test_client,
 };
+use crate::helpers::events::{Recording, record_events};
+use crate::helpers::files::TestDir;
+use crate::helpers::journal::{intent, sending};
 
 type Read<'a> = &'a dyn Fn() -> Result<(), Error>;
 
-/// Operation and delay of each retry.
-type Retries = Arc<Mutex<Vec<(Operation, Duration)>>>;
+type Retries = Recording<(Operation, Duration)>;
 
 fn client_with_generation(sandbox: &Sandbox) -> (Client, GenerationId) {
-    let id = sandbox.client_builder().build().unwrap().create(&request()).unwrap().id;
+    let id = test_client(sandbox).create(&request()).unwrap().id;
     (short_idle_timeout(sandbox).build().unwrap(), id)
 }
 
@@ -83,6 +83,8 @@ fn read_is_retried_up_to_max_retries() {
         let error = client.balance().unwrap_err();
         assert_eq!(sandbox.request_count(Endpoint::Billing), requests);
         assert_eq!(error.attempts() as usize, requests);
+        let attempts = format!("after {requests} attempts");
+        assert_eq!(error.to_string().contains(&attempts), requests > 1, "{error}");
         assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(503)));
         assert!(error.is_retryable());
     }
@@ -107,24 +109,20 @@ fn retry_after_over_max_delay_returns_error() {
     }
 }
 
-/// A client whose event handler records each retry with its delay, and cancels the token at the
-/// first one.
+/// A client that records operation and delay of each retry, and cancels the token at the first one.
 fn cancel_at_first_retry(sandbox: &Sandbox, max_delay: Duration) -> (Client, CancelToken, Retries) {
-    let (token, retries) = (CancelToken::new(), Retries::default());
-    let client = sandbox
-        .client_builder()
-        .retry_policy(quick_retry().max_delay(max_delay))
-        .event_handler({
-            let (token, retries) = (token.clone(), Arc::clone(&retries));
-            move |event| {
-                if let EventKind::Retrying { operation, delay, .. } = event.kind {
-                    retries.lock().unwrap().push((operation, delay));
-                    token.cancel();
-                }
+    let token = CancelToken::new();
+    let retry_policy = quick_retry().max_delay(max_delay);
+    let (client, retries) = record_events(sandbox.client_builder().retry_policy(retry_policy), {
+        let token = token.clone();
+        move |event| match event.kind {
+            EventKind::Retrying { operation, delay, .. } => {
+                token.cancel();
+                Some((operation, delay))
             }
-        })
-        .build()
-        .unwrap();
+            _ => None,
+        }
+    });
     (client, token, retries)
 }
 
@@ -140,7 +138,7 @@ fn retry_after_is_honored_up_to_max_delay() {
     let error =
         client.with_wait_options(quick_wait()).with_cancel_token(token).wait(&id).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
-    assert_eq!(*retries.lock().unwrap(), [(Operation::Wait, Duration::from_secs(40))]);
+    assert_eq!(retries.take(), [(Operation::Wait, Duration::from_secs(40))]);
 
     // In the recovery of a lost create, which is a read like any other.
     let (client, token, retries) = cancel_at_first_retry(&sandbox, Duration::from_secs(60));
@@ -148,11 +146,11 @@ fn retry_after_is_honored_up_to_max_delay() {
     let dir = TestDir::new();
     dir.write_journal(&[intent(&client, &request(), None), sending("lost")]);
     let client = client.with_cancel_token(token);
-    let options = quick_wait();
+    let options = quick_wait().timeout(Duration::from_secs(60));
     let error =
         client.with_wait_options(options.clone()).generate_to(&request(), &dir.target).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
-    assert_eq!(*retries.lock().unwrap(), [(Operation::Find, Duration::from_secs(40))]);
+    assert_eq!(retries.take(), [(Operation::Find, Duration::from_secs(40))]);
 
     // In `create`.
     let (client, token, retries) = cancel_at_first_retry(&sandbox, Duration::from_secs(60));
@@ -161,7 +159,7 @@ fn retry_after_is_honored_up_to_max_delay() {
     let options = quick_wait();
     let error = client.with_wait_options(options.clone()).generate(&request()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
-    assert_eq!(*retries.lock().unwrap(), [(Operation::Create, Duration::from_secs(40))]);
+    assert_eq!(retries.take(), [(Operation::Create, Duration::from_secs(40))]);
     assert_eq!(sandbox.generations().len(), 1);
 }
 
@@ -175,7 +173,7 @@ fn wait_honors_retry_after_over_max_delay() {
     let options = quick_wait().timeout(Duration::from_secs(600));
     let error = client.with_wait_options(options.clone()).wait(&id).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
-    assert_eq!(*retries.lock().unwrap(), [(Operation::Wait, Duration::from_secs(50))]);
+    assert_eq!(retries.take(), [(Operation::Wait, Duration::from_secs(50))]);
 }
 
 #[test]
@@ -202,58 +200,6 @@ fn wait_ends_at_deadline_despite_longer_retry_after() {
     let message = error.to_string();
     assert!(message.starts_with(&format!("waiting for generation `{id}`: timed out")), "{message}");
     assert!(message.ends_with("still running and may be billed; call wait again"), "{message}");
-}
-
-#[test]
-fn wait_continues_after_transient_failures() {
-    let sandbox = sandbox();
-    let (client, id) = client_with_generation(&sandbox);
-    for fault in [
-        Fault::status(408),
-        Fault::status(425),
-        Fault::status(429),
-        Fault::status(500),
-        Fault::status(502),
-        Fault::status(503),
-        Fault::status(504),
-        Fault::status(524),
-        Fault::status(500).truncate_after(25),
-        Fault::close_connection(),
-        Fault::reset_before_response(),
-        Fault::response(200, "<html>"),
-        Fault::response(200, "{}"),
-        Fault::raw("\0"),
-        Fault::no_response(),
-    ] {
-        sandbox.fault(Endpoint::Retrieve, fault, 1);
-    }
-    // More in a row than the retry policy allows for a single read.
-    assert_eq!(client.wait(&id).unwrap().id, id);
-    assert_eq!(sandbox.request_count(Endpoint::Retrieve), 15 + 3);
-}
-
-#[test]
-fn wait_ends_at_permanent_error_with_id() {
-    for status in [400, 401, 403, 409, 410, 422] {
-        let sandbox = sandbox();
-        let (client, id) = client_with_generation(&sandbox);
-        sandbox.fault(Endpoint::Retrieve, Fault::status(status), 99);
-        let error = client.wait(&id).unwrap_err();
-        assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(status)));
-        assert_eq!(sandbox.request_count(Endpoint::Retrieve), 1);
-        assert_eq!(error.generation_id(), Some(&id));
-        assert!(error.may_have_been_billed());
-    }
-}
-
-#[test]
-fn generation_not_visible_yet_is_polled_again() {
-    let sandbox = sandbox();
-    sandbox.set_not_found_polls(20);
-    let client = sandbox.client_builder().build().unwrap();
-    let video = client.generate(&request()).unwrap();
-    assert_eq!(video.id.as_ref(), sandbox.generations()[0].id);
-    assert_eq!(sandbox.generations()[0].polls, 23);
 }
 
 #[test]
@@ -303,4 +249,6 @@ fn stale_pooled_connection_is_replaced() {
         assert_eq!(client.balance().unwrap().currency, "USD");
     }
     assert_eq!(sandbox.request_count(Endpoint::Retrieve), 5);
+    // One for the create, one for the first retrieve, and one for each balance.
+    assert_eq!(sandbox.connection_count(), 7);
 }

@@ -1,19 +1,17 @@
 //! The API key and the image never appear in results, errors, events, files or other requests, even
 //! if a server sends them back.
 
-use std::error::Error as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use kling_video::sandbox::{Endpoint, Fault};
-use kling_video::{
-    Client, Error, ErrorKind, Generation, Image, ImageToVideo, RetryPolicy, WaitOptions,
-};
+use kling_video::{Client, ErrorKind, Generation, Image, ImageToVideo, RetryPolicy, WaitOptions};
 use serde_json::json;
 
-use crate::common::fixture;
+use crate::helpers::error_output::full_error_output;
+use crate::helpers::files::fixture;
 use crate::matrix::{ClientCall, Fixture, fault_cases, in_parallel, perform};
 
 /// Has the form of a real key, and does not occur in anything else here.
@@ -35,55 +33,33 @@ fn image_request() -> ImageToVideo {
 struct Secrets(Vec<(&'static str, Vec<u8>)>);
 
 impl Secrets {
-    fn new() -> Secrets {
-        let image = image();
-        let base64 = BASE64_STANDARD.encode(&image);
-        // From the middle, because the start is the same in every PNG.
-        let middle = base64.len() / 2;
+    fn key() -> Secrets {
         Secrets(vec![
             ("the key", KEY.into()),
             ("the key's start", KEY[..20].into()),
             ("the key's end", KEY[12..].into()),
             ("the key in base64", BASE64_STANDARD.encode(KEY).into_bytes()),
+        ])
+    }
+
+    fn key_and_image() -> Secrets {
+        let image = image();
+        let base64 = BASE64_STANDARD.encode(&image);
+        // From the middle, because the start is the same in every PNG.
+        let middle = base64.len() / 2;
+        let mut secrets = Secrets::key();
+        secrets.0.extend([
             ("the image in base64", base64[middle..middle + PART_LEN].into()),
             ("the image's start in base64", base64[24..24 + PART_LEN].into()),
             ("the image", image[image.len() / 2..][..PART_LEN].to_vec()),
             ("the image as an array", format!("{:?}", &image[40..48]).into_bytes()),
-        ])
-    }
-
-    fn only_key() -> Secrets {
-        Secrets(Secrets::new().0.into_iter().filter(|(name, _)| name.contains("key")).collect())
+        ]);
+        secrets
     }
 
     fn found_in(&self, bytes: &[u8]) -> Option<&'static str> {
-        let contains = |secret: &[u8]| bytes.windows(secret.len()).any(|part| part == secret);
-        self.0.iter().find(|(_, secret)| contains(secret)).map(|(name, _)| *name)
+        self.0.iter().find(|(_, secret)| contains(bytes, secret)).map(|(name, _)| *name)
     }
-}
-
-/// Everything that can be printed of an error.
-fn error_output(error: &Error) -> String {
-    let mut text = format!("{error}\n{error:?}\n{error:#?}\n");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += &format!("{cause}\n{cause:?}\n{cause:#?}\n");
-        source = cause.source();
-    }
-    text += &format!(
-        "{:?} {:?} {:?} {:?} {:?} {:?} {:?}\n",
-        error.generation_id(),
-        error.client_request_id(),
-        error.server_message(),
-        error.request_id(),
-        error.field(),
-        error.body(),
-        error.retry_after(),
-    );
-    if let Some(generation) = error.generation() {
-        text += &generation_output(generation);
-    }
-    text
 }
 
 fn generation_output(generation: &Generation) -> String {
@@ -117,19 +93,19 @@ fn observe(fixture: &Fixture, call: ClientCall, retry: RetryPolicy) -> Observed 
     let result = catch_unwind(AssertUnwindSafe(|| match call {
         ClientCall::Create | ClientCall::CreateLarge => match client.create(&request) {
             Ok(generation) => generation_output(&generation),
-            Err(error) => error_output(&error),
+            Err(error) => full_error_output(&error),
         },
         ClientCall::Retrieve => match client.retrieve(&fixture.completed.id) {
             Ok(generation) => generation_output(&generation),
-            Err(error) => error_output(&error),
+            Err(error) => full_error_output(&error),
         },
         _ if call.is_generate_to() => match client.generate_to(&request, fixture.target()) {
             Ok(saved) => format!("{saved:?}"),
-            Err(error) => error_output(&error),
+            Err(error) => full_error_output(&error),
         },
         _ => match perform(call, &client, fixture) {
             Ok(returned) => format!("{:?}", returned.id),
-            Err(error) => error_output(&error),
+            Err(error) => full_error_output(&error),
         },
     }));
     let text = result.unwrap_or_else(|panic| {
@@ -201,7 +177,7 @@ fn key_and_image_do_not_leak_in_any_fault() {
     ];
     let all = fault_cases.iter().flat_map(|case| calls.map(|call| (case, call)));
     let cases: Vec<_> = all.collect();
-    let secrets = Secrets::new();
+    let secrets = Secrets::key_and_image();
     let found = in_parallel(&cases, |(case, call)| {
         let fixture = Fixture::new();
         accept_any_key(&fixture, call.endpoint());
@@ -212,36 +188,92 @@ fn key_and_image_do_not_leak_in_any_fault() {
     assert_none(found.concat());
 }
 
-/// Responses that echo a string, each in another place. `{}` stands for the string.
-const ECHOES: [(&str, &str); 24] = [
-    ("a message", r#"401 {"message":"invalid key {}","statusCode":401}"#),
-    ("a list of messages", r#"400 {"message":["no","{}"],"statusCode":400}"#),
-    ("an error's message", r#"403 {"error":{"name":"X","message":"{}"}}"#),
-    ("an error's name", r#"403 {"error":{"name":"{}","message":"no"}}"#),
-    ("an error's kind", r#"403 {"message":"no","error":{"data":{"kind":"{}"}}}"#),
-    ("an error string", r#"500 {"error":"{}"}"#),
-    ("a request id", r#"429 {"message":"no","requestId":"{}"}"#),
-    ("a transient error", r#"503 {"message":"try later, {}"}"#),
-    ("an HTML page", "502 <html>Bad gateway for {}</html>"),
-    ("text that is not JSON", "200 what is {}?"),
-    ("truncated JSON", r#"200 {"id":"1","status":"queued","key":"{}"#),
-    ("a string", r#"200 "{}""#),
-    ("an id", r#"200 {"id":"{}","status":"queued"}"#),
-    ("a generation_id", r#"200 {"generation_id":"{}","status":"queued"}"#),
-    ("a status", r#"200 {"id":"1","status":"{}"}"#),
-    ("a failure", r#"200 {"id":"1","status":"error","error":{"name":"{}","message":"{}"}}"#),
-    ("a failure of another form", r#"200 {"id":"1","status":"failed","error":{"detail":["{}"]}}"#),
-    ("a URL", r#"200 {"id":"1","status":"completed","video":{"url":"https://127.0.0.1:9/{}"}}"#),
-    ("an invalid URL", r#"200 {"id":"1","status":"completed","video":{"url":"{}"}}"#),
-    ("a file name", r#"200 {"id":"1","status":"generating","video":{"file_name":"{}"}}"#),
-    ("an unknown field", r#"200 {"id":"1","status":"queued","image_url":"{}"}"#),
-    ("a field name", r#"200 {"id":"1","status":"queued","{}":1}"#),
-    ("usage", r#"200 {"id":"1","status":"queued","meta":{"usage":{"of":"{}"}}}"#),
-    (
-        "a log entry",
-        r#"200 {"data":[{"status":"succeeded","client_request_id":"matrix-completed","inference_id":"{}"}]}"#,
-    ),
-];
+/// The part of the crate's output that an echo could appear in.
+#[derive(Clone, Copy, PartialEq)]
+enum Output {
+    /// The text of an error.
+    Error,
+    /// A field of a generation whose text comes from the server and may contain anything.
+    ServerText,
+    /// Another field of a generation, or nothing.
+    Other,
+}
+
+/// A response that echoes a string. `{}` stands for the string.
+struct Echo {
+    name: &'static str,
+    response: &'static str,
+    output: Output,
+}
+
+const fn echo(name: &'static str, output: Output, response: &'static str) -> Echo {
+    Echo { name, response, output }
+}
+
+const ECHOES: [Echo; 24] = {
+    use Output::{Error, Other, ServerText};
+    [
+        echo("a message", Error, r#"401 {"message":"invalid key {}","statusCode":401}"#),
+        echo("a list of messages", Error, r#"400 {"message":["no","{}"],"statusCode":400}"#),
+        echo("an error's message", Error, r#"403 {"error":{"name":"X","message":"{}"}}"#),
+        echo("an error's name", Error, r#"403 {"error":{"name":"{}","message":"no"}}"#),
+        echo("an error's kind", Error, r#"403 {"message":"no","error":{"data":{"kind":"{}"}}}"#),
+        echo("an error string", Error, r#"500 {"error":"{}"}"#),
+        echo("a request id", Error, r#"429 {"message":"no","requestId":"{}"}"#),
+        echo("a transient error", Error, r#"503 {"message":"try later, {}"}"#),
+        echo("an HTML page", Error, "502 <html>Bad gateway for {}</html>"),
+        echo("text that is not JSON", Error, "200 what is {}?"),
+        echo("truncated JSON", Error, r#"200 {"id":"1","status":"queued","key":"{}"#),
+        echo("a string", Other, r#"200 "{}""#),
+        echo("an id", Other, r#"200 {"id":"{}","status":"queued"}"#),
+        echo("a generation_id", Other, r#"200 {"generation_id":"{}","status":"queued"}"#),
+        echo("a status", Other, r#"200 {"id":"1","status":"{}"}"#),
+        echo(
+            "a failure",
+            ServerText,
+            r#"200 {"id":"1","status":"error","error":{"name":"{}","message":"{}"}}"#,
+        ),
+        echo(
+            "a failure of another form",
+            ServerText,
+            r#"200 {"id":"1","status":"failed","error":{"detail":["{}"]}}"#,
+        ),
+        echo(
+            "a URL",
+            Other,
+            r#"200 {"id":"1","status":"completed","video":{"url":"https://127.0.0.1:9/{}"}}"#,
+        ),
+        echo(
+            "an invalid URL",
+            Other,
+            r#"200 {"id":"1","status":"completed","video":{"url":"{}"}}"#,
+        ),
+        echo(
+            "a file name",
+            Other,
+            r#"200 {"id":"1","status":"generating","video":{"file_name":"{}"}}"#,
+        ),
+        echo(
+            "an unknown field",
+            ServerText,
+            r#"200 {"id":"1","status":"queued","image_url":"{}"}"#,
+        ),
+        echo("a field name", Other, r#"200 {"id":"1","status":"queued","{}":1}"#),
+        echo("usage", Other, r#"200 {"id":"1","status":"queued","meta":{"usage":{"of":"{}"}}}"#),
+        echo(
+            "a log entry",
+            Error,
+            r#"200 {"data":[{"status":"succeeded","client_request_id":"matrix-completed","inference_id":"{}"}]}"#,
+        ),
+    ]
+};
+
+impl Echo {
+    fn fault(&self, text: &str) -> Fault {
+        let (status, body) = self.response.split_once(' ').unwrap();
+        Fault::response(status.parse().unwrap(), body.replace("{}", text))
+    }
+}
 
 /// The calls that parse responses of an API endpoint.
 const API_CALLS: [ClientCall; 6] = [
@@ -253,41 +285,70 @@ const API_CALLS: [ClientCall; 6] = [
     ClientCall::GenerateToPoll,
 ];
 
-/// The leaks in responses that echo `text`.
-fn echo_leaks(text: &str, secrets: &Secrets, calls: &[ClientCall]) -> Vec<String> {
-    let all = ECHOES.iter().flat_map(|echo| calls.iter().map(move |call| (echo, *call)));
+/// Asserts that no secret leaks when `text` is echoed, and that the echoes in `must_appear` are in
+/// the output of at least one of the calls, with `placeholder` instead of the secret.
+fn assert_redacted(
+    text: &str,
+    secrets: &Secrets,
+    placeholder: &str,
+    calls: &[ClientCall],
+    echoes: &[&Echo],
+    must_appear: impl Fn(&Echo) -> bool,
+) {
+    let all = echoes.iter().flat_map(|echo| calls.iter().map(move |call| (*echo, *call)));
     let cases: Vec<_> = all.collect();
-    let found = in_parallel(&cases, |((name, response), call)| {
+    let found = in_parallel(&cases, |(echo, call)| {
         let fixture = Fixture::new();
         accept_any_key(&fixture, call.endpoint());
-        let (status, body) = response.split_once(' ').unwrap();
-        let fault = Fault::response(status.parse().unwrap(), body.replace("{}", text));
-        fixture.sandbox.fault(call.endpoint(), fault, 3);
+        fixture.sandbox.fault(call.endpoint(), echo.fault(text), 3);
         let retry = RetryPolicy::new().max_retries(1).base_delay(Duration::from_millis(1));
-        leaks(name, *call, secrets, &observe(&fixture, *call, retry))
+        let observed = observe(&fixture, *call, retry);
+        let appears = observed.iter().any(|(_, bytes)| contains(bytes, placeholder.as_bytes()));
+        (echo.name, appears, leaks(echo.name, *call, secrets, &observed))
     });
-    found.concat()
+    for echo in echoes.iter().filter(|echo| must_appear(echo)) {
+        let appears = found.iter().any(|(name, appears, _)| *name == echo.name && *appears);
+        assert!(appears, "{}: no output contains {placeholder:?}", echo.name);
+    }
+    assert_none(found.into_iter().flat_map(|(_, _, leaks)| leaks).collect());
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+fn assert_key_is_redacted(text: &str) {
+    let echoes: Vec<_> = ECHOES.iter().collect();
+    let must_appear = |echo: &Echo| echo.output != Output::Other;
+    assert_redacted(text, &Secrets::key(), "[key]", &API_CALLS, &echoes, must_appear);
 }
 
 #[test]
 fn key_echoed_by_api_is_redacted() {
-    assert_none(echo_leaks(KEY, &Secrets::only_key(), &API_CALLS));
-}
-
-#[test]
-fn key_echoed_by_video_server_is_redacted() {
-    assert_none(echo_leaks(
-        KEY,
-        &Secrets::only_key(),
-        &[ClientCall::Download, ClientCall::GenerateToDownload],
-    ));
+    assert_key_is_redacted(KEY);
 }
 
 #[test]
 fn key_echoed_with_json_escapes_is_redacted() {
     // JSON allows any character to be escaped.
-    let escaped = format!("\\u{:04x}{}", u32::from(KEY.as_bytes()[0]), &KEY[1..]);
-    assert_none(echo_leaks(&escaped, &Secrets::only_key(), &API_CALLS));
+    assert_key_is_redacted(&format!("\\u{:04x}{}", u32::from(KEY.as_bytes()[0]), &KEY[1..]));
+}
+
+#[test]
+fn key_echoed_by_video_server_is_redacted() {
+    let calls = [ClientCall::Download, ClientCall::GenerateToDownload];
+    let echoes: Vec<_> = ECHOES.iter().collect();
+    // A successful response is not part of any output.
+    let must_appear = |echo: &Echo| !echo.response.starts_with("200");
+    assert_redacted(KEY, &Secrets::key(), "[key]", &calls, &echoes, must_appear);
+}
+
+/// Asserts that the image in `text` is redacted in the responses that echo it in this output.
+fn assert_image_is_redacted(text: &str, output: Output) {
+    let calls =
+        [ClientCall::Create, ClientCall::Retrieve, ClientCall::Wait, ClientCall::GenerateToCreate];
+    let echoes: Vec<_> = ECHOES.iter().filter(|echo| echo.output == output).collect();
+    assert_redacted(text, &Secrets::key_and_image(), "…", &calls, &echoes, |_| true);
 }
 
 /// The image's data URI as a server may echo it: with escaped slashes, as some JSON encoders write
@@ -298,51 +359,24 @@ fn image_data_uris() -> [String; 2] {
     [uri.replace('/', "\\/"), uri]
 }
 
-/// The echoes in the text of an error, as opposed to a field of a generation.
-const ERROR_ECHOES: [&str; 12] = [
-    "a message",
-    "a list of messages",
-    "an error's message",
-    "an error's name",
-    "an error's kind",
-    "an error string",
-    "a request id",
-    "a transient error",
-    "an HTML page",
-    "text that is not JSON",
-    "truncated JSON",
-    "a log entry",
-];
-
-/// The leaks in those responses that echo `text` in a place that is wanted.
-fn image_leaks(text: &str, is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
-    let calls =
-        [ClientCall::Create, ClientCall::Retrieve, ClientCall::Wait, ClientCall::GenerateToCreate];
-    let found = echo_leaks(text, &Secrets::new(), &calls);
-    let name = |leak: &str| {
-        let name = leak.split_once(" × ").and_then(|(_, rest)| rest.split_once(": "));
-        name.map(|(name, _)| name.to_owned()).unwrap_or_default()
-    };
-    found.into_iter().filter(|leak| is_wanted(&name(leak))).collect()
-}
-
 #[test]
 fn image_echoed_in_error_is_redacted() {
-    let in_error = |name: &str| ERROR_ECHOES.contains(&name);
-    assert_none(image_data_uris().iter().flat_map(|uri| image_leaks(uri, in_error)).collect());
+    for uri in image_data_uris() {
+        assert_image_is_redacted(&uri, Output::Error);
+    }
 }
 
 #[test]
 fn image_echoed_without_data_uri_prefix_is_redacted() {
     let text = format!("Expected a URL, received {}", BASE64_STANDARD.encode(image()));
-    assert_none(image_leaks(&text, |name| ERROR_ECHOES.contains(&name)));
+    assert_image_is_redacted(&text, Output::Error);
 }
 
 #[test]
 fn image_echoed_in_generation_is_redacted() {
-    let fields = ["an unknown field", "a failure", "a failure of another form"];
-    let in_field = |name: &str| fields.contains(&name);
-    assert_none(image_data_uris().iter().flat_map(|uri| image_leaks(uri, in_field)).collect());
+    for uri in image_data_uris() {
+        assert_image_is_redacted(&uri, Output::ServerText);
+    }
 }
 
 #[test]
@@ -395,43 +429,9 @@ fn key_echoed_in_headers_is_redacted() {
         accept_any_key(&fixture, call.endpoint());
         fixture.sandbox.fault(call.endpoint(), Fault::raw(head.as_bytes()), 3);
         let observed = observe(&fixture, *call, RetryPolicy::none());
-        leaks(&format!("{head:?}"), *call, &Secrets::only_key(), &observed)
+        leaks(&format!("{head:?}"), *call, &Secrets::key(), &observed)
     });
     assert_none(found.concat());
-}
-
-#[test]
-fn key_with_invalid_header_characters_is_rejected_and_redacted() {
-    let key_part = &KEY[..16];
-    for invalid in [
-        format!("{key_part}\r"),
-        format!("{key_part}\n"),
-        format!("{key_part}\r\nX-Evil: 1"),
-        format!("{key_part}\0"),
-        format!("{key_part}\t"),
-        format!("{key_part}\u{7f}"),
-        format!("{key_part}\u{85}"),
-        format!("{key_part}é"),
-        format!("{key_part}\u{202e}"),
-        format!("{key_part}\u{feff}"),
-        format!(" {key_part}"),
-        format!("{key_part} "),
-        format!("\u{a0}{key_part}"),
-        format!("{key_part}\u{3000}"),
-        String::new(),
-        " ".to_owned(),
-    ] {
-        for error in [
-            Client::new(&*invalid).unwrap_err(),
-            Client::builder(invalid.clone()).base_url("http://127.0.0.1:1").build().unwrap_err(),
-        ] {
-            assert_eq!(error.kind(), ErrorKind::Config, "{invalid:?}");
-            let text = error_output(&error);
-            assert!(!text.contains(key_part) && !text.contains("Evil"), "{text}");
-        }
-        let builder = format!("{:?}", Client::builder(invalid.clone()));
-        assert!(invalid.trim().is_empty() || !builder.contains(key_part), "{builder}");
-    }
 }
 
 #[test]
@@ -454,25 +454,23 @@ fn settings_that_contain_key_are_redacted() {
             Ok(client) => panic!("{name} is accepted: {client:?}"),
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Config);
-                text += &error_output(&error);
+                text += &full_error_output(&error);
             }
         }
-        assert_eq!(Secrets::only_key().found_in(text.as_bytes()), None, "{name}: {text}");
+        assert_eq!(Secrets::key().found_in(text.as_bytes()), None, "{name}: {text}");
     }
 }
 
 #[test]
 fn key_echoed_by_balance_is_redacted() {
-    let found = in_parallel(&ECHOES, |(name, response)| {
+    let found = in_parallel(&ECHOES, |echo| {
         let fixture = Fixture::new();
         let client = Client::builder(KEY).base_url(fixture.sandbox.url()).no_proxy();
         let client = client.retry_policy(RetryPolicy::none()).build().unwrap();
-        let (status, body) = response.split_once(' ').unwrap();
-        let fault = Fault::response(status.parse().unwrap(), body.replace("{}", KEY));
-        fixture.sandbox.fault(Endpoint::Billing, fault, 1);
+        fixture.sandbox.fault(Endpoint::Billing, echo.fault(KEY), 1);
         let error = client.balance().unwrap_err();
-        let found = Secrets::only_key().found_in(error_output(&error).as_bytes());
-        found.map(|secret| format!("{name}: {secret} is in {error:?}"))
+        let found = Secrets::key().found_in(full_error_output(&error).as_bytes());
+        found.map(|secret| format!("{}: {secret} is in {error:?}", echo.name))
     });
     assert_none(found.into_iter().flatten().collect());
 }

@@ -114,8 +114,8 @@ pub(crate) fn expected(case: &FaultCase, call: ClientCall) -> Expected {
             expected_of_create(case, call, effect)
         }
         ClientCall::Retrieve | ClientCall::Find => expected_of_read(effect),
-        ClientCall::Wait | ClientCall::GenerateToPoll => expected_of_wait(effect),
-        ClientCall::WaitOneFault => {
+        ClientCall::Wait | ClientCall::GenerateToPoll if case.times > 1 => expected_of_wait(effect),
+        ClientCall::Wait | ClientCall::GenerateToPoll | ClientCall::WaitOneFault => {
             let mut expected = expected_of_wait(effect);
             if !case.long_retry_after && expected.error_kinds.contains(&ErrorKind::WaitTimeout) {
                 expected.may_succeed = true;
@@ -158,13 +158,13 @@ fn expected_of_read(effect: FaultEffect) -> Expected {
     }
 }
 
-/// A failed poll ends a wait only if the error is permanent. For the first minute, 404 is not.
+/// A failed poll ends a wait only if the error is permanent, which only the API itself can say. For
+/// the first minute, 404 is not.
 fn expected_of_wait(effect: FaultEffect) -> Expected {
     let is_polled_again = |kind: ErrorKind| match (kind, effect) {
-        (ErrorKind::Api, FaultEffect::ErrorStatus { status, .. }) => {
+        (ErrorKind::Api, FaultEffect::ErrorStatus { status, from_api: true }) => {
             status == 404 || is_transient(status)
         }
-        (ErrorKind::Api, _) => false,
         _ => true,
     };
     let mut expected = expected_of_read(effect);
@@ -206,13 +206,13 @@ fn is_committed(case: &FaultCase, call: ClientCall) -> bool {
     !(case.before_body_read && call == ClientCall::CreateLarge)
 }
 
-/// Whether the API documents that nothing is charged after this status.
+/// Whether this status proves that a create whose body was sent completely was not accepted.
 fn is_rejection(status: u16, from_api: bool) -> bool {
     match status {
-        302 | 303 => false,
-        300..=499 => true,
-        502 | 504 | 524 => false,
-        500..=599 => from_api,
+        301 | 307 | 308 => true,
+        408 | 409 | 425 => false,
+        400..=431 => true,
+        500 | 503 => from_api,
         _ => false,
     }
 }

@@ -1,13 +1,11 @@
-//! A TCP server on 127.0.0.1 with one thread per connection.
-#![allow(unreachable_pub, reason = "shared by the modules of one binary")]
+//! TCP servers on 127.0.0.1 with one thread per connection, for what the sandbox does not offer.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-
-use kling_video::sandbox::Sandbox;
+use std::time::Duration;
 
 /// Dropping it closes its port and its connections and joins its threads.
 pub struct TcpServer {
@@ -68,9 +66,52 @@ where
     }
 }
 
-/// The sandbox's socket address.
-pub fn sandbox_addr(sandbox: &Sandbox) -> SocketAddr {
-    sandbox.url().trim_start_matches("http://").parse().unwrap()
+/// A server that receives HTTP requests and may respond with anything.
+pub struct RawServer {
+    server: TcpServer,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl RawServer {
+    /// Calls `respond` for each connection after reading the head of its request.
+    pub fn start(respond: impl Fn(&TcpStream) + Send + Sync + 'static) -> RawServer {
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let received = Arc::clone(&heads);
+        let server = TcpServer::start(move |stream| {
+            if let Some(head) = read_head(stream) {
+                received.lock().unwrap().push(head);
+                respond(stream);
+            }
+        });
+        RawServer { server, heads }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.server.address())
+    }
+
+    /// The request heads received so far.
+    pub fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+}
+
+/// Reads the request line and the headers, including the empty line after them.
+pub fn read_head(mut stream: &TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).ok()
+}
+
+/// Waits for the given duration. Returns false at once if the client sends more or hangs up.
+pub fn idle_for(duration: Duration, mut stream: &TcpStream) -> bool {
+    stream.set_read_timeout(Some(duration)).unwrap();
+    let timed_out = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
+    stream.read(&mut [0]).is_err_and(|error| timed_out.contains(&error.kind()))
 }
 
 /// Copies bytes in one direction until EOF, which is passed on as well.

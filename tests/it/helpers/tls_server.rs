@@ -1,6 +1,5 @@
 //! Generated certificates, and a TLS server that forwards the decrypted bytes, so that the complete
 //! sandbox can be reached over https. It records handshakes.
-#![allow(unreachable_pub, reason = "shared by the modules of one binary")]
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -16,7 +15,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{HandshakeKind, ServerConfig, ServerConnection, SupportedProtocolVersion};
 
-use crate::tcp_server::TcpServer;
+use crate::helpers::tcp_server::TcpServer;
 
 // ---------------------------------------------------------------- certificates
 

@@ -1,11 +1,10 @@
 //! An HTTP proxy that supports only CONNECT and has its own host table instead of DNS.
-#![allow(unreachable_pub, reason = "shared by the modules of one binary")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use crate::tcp_server::{TcpServer, relay};
+use crate::helpers::tcp_server::{TcpServer, read_head, relay};
 
 pub struct ConnectProxy {
     server: TcpServer,
@@ -105,14 +104,4 @@ fn serve(stream: &TcpStream, behavior: &ProxyBehavior, record: &Mutex<Record>) {
         }
         ProxyBehavior::Reset => {}
     }
-}
-
-fn read_head(mut stream: &TcpStream) -> Option<String> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).ok()?;
-        head.push(byte[0]);
-    }
-    String::from_utf8(head).ok()
 }

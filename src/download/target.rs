@@ -1,0 +1,217 @@
+//! The file that a video is saved to: where its path leads, what is there, and what may be replaced.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::fs::parent_dir;
+use crate::hash::hash_reader;
+use crate::operation::Operation;
+
+/// A target path that was resolved once, so that it means the same file for the rest of the call.
+#[derive(Debug)]
+pub(crate) struct Target {
+    path: PathBuf,
+    destination: PathBuf,
+    operation: Operation,
+}
+
+/// What is at a target's destination. Anything but a regular file is an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TargetState {
+    Absent,
+    File { len: u64 },
+}
+
+/// What may be at the destination when a video is published: nothing, any regular file, or the one
+/// that was recorded with this length and hash. In each case there may also be nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Replace<'a> {
+    Nothing,
+    RegularFile,
+    Recorded { len: u64, hash: Option<&'a str> },
+}
+
+impl Target {
+    /// Makes the path absolute, follows symlinks, and rejects whatever no video can be saved to.
+    /// Called before anything is sent, so that nobody pays for a video that has nowhere to go.
+    pub(crate) fn resolve(path: &Path, operation: Operation) -> Result<Self> {
+        /// As on Linux.
+        const MAX_SYMLINKS: u32 = 40;
+        if path.as_os_str().is_empty() {
+            let e = io::Error::from(io::ErrorKind::InvalidInput);
+            return Err(Error::io(operation, None, "the target path is empty", e));
+        }
+        let mut target = Self { path: path.to_owned(), destination: path.to_owned(), operation };
+        target.validate_name()?;
+        target.path = std::path::absolute(path)
+            .map_err(|e| target.error("failed to read the current directory", e))?;
+        target.destination.clone_from(&target.path);
+        // By hand, since the last link may lead to a file that does not exist yet. `read_link` fails
+        // for everything but a symlink; any other error occurs again when the state is read.
+        let mut symlinks = 0;
+        while let Ok(link) = fs::read_link(&target.destination) {
+            symlinks += 1;
+            if symlinks > MAX_SYMLINKS {
+                return Err(
+                    target.error("too many levels of symlinks", io::ErrorKind::InvalidInput)
+                );
+            }
+            target.destination.pop();
+            target.destination.push(link);
+            target.validate_name()?;
+        }
+        if target.state()? == TargetState::Absent {
+            let dir = parent_dir(&target.destination);
+            dir.metadata().map_err(|e| {
+                let message = format!("directory {} does not exist", dir.display());
+                Error::io(operation, None, message, e)
+            })?;
+        }
+        Ok(target)
+    }
+
+    /// The destination must end with a file name, not with `/`, `/.` or `..`, and not with one that
+    /// could belong to the partial file or the journal of another target.
+    fn validate_name(&self) -> Result<()> {
+        let path = self.destination.as_os_str().as_encoded_bytes();
+        let name = self.destination.file_name().map_or(&b"/"[..], OsStr::as_encoded_bytes);
+        if !path.ends_with(name) || name == b"/" {
+            return Err(self.error("target is not a file path", io::ErrorKind::IsADirectory));
+        }
+        match name.ends_with(b".kling.part") || name.ends_with(b".kling.jsonl") {
+            true => Err(self.error("target name is reserved", io::ErrorKind::InvalidInput)),
+            false => Ok(()),
+        }
+    }
+
+    /// The absolute path as the caller spelled it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path that is written: where symlinks lead, although nothing may be there yet.
+    pub(crate) fn destination(&self) -> &Path {
+        &self.destination
+    }
+
+    /// A path next to the destination: its name with this prefix and suffix.
+    pub(crate) fn sibling(&self, prefix: &str, suffix: &str) -> PathBuf {
+        let mut name = OsString::from(prefix);
+        name.push(self.destination.file_name().unwrap_or_default());
+        name.push(suffix);
+        self.destination.with_file_name(name)
+    }
+
+    /// What is at the destination now.
+    pub(crate) fn state(&self) -> Result<TargetState> {
+        match self.destination.symlink_metadata() {
+            Ok(file) if file.is_file() => Ok(TargetState::File { len: file.len() }),
+            Ok(file) if file.is_dir() => {
+                Err(self.error("target is not a file path", io::ErrorKind::IsADirectory))
+            }
+            Ok(_) => Err(self.error("target is not a regular file", io::ErrorKind::InvalidInput)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(TargetState::Absent),
+            Err(e) => Err(self.error("failed to read the target's metadata", e)),
+        }
+    }
+
+    /// Whether a file of this length is at the destination, with this hash if one is given.
+    pub(crate) fn is_file_with(&self, len: u64, hash: Option<&str>) -> Result<bool> {
+        let same_len = self.state()? == TargetState::File { len };
+        let (true, Some(hash)) = (same_len, hash) else { return Ok(same_len) };
+        let actual = File::open(&self.destination).and_then(|mut file| hash_reader(&mut file));
+        Ok(actual.map_err(|e| self.error("failed to read the file at the target", e))? == hash)
+    }
+
+    pub(super) fn error(&self, message: &'static str, e: impl Into<io::Error>) -> Error {
+        Error::io(self.operation, Some(self.path.clone()), message, e.into())
+    }
+}
+
+impl Replace<'_> {
+    /// Whether there is a file to replace. A file that must not be replaced is an error.
+    pub(super) fn check(self, target: &Target) -> Result<bool> {
+        let may_replace = match (target.state()?, self) {
+            (TargetState::Absent, _) => return Ok(false),
+            (_, Self::Nothing) => false,
+            (_, Self::RegularFile) => true,
+            (_, Self::Recorded { len, hash }) => target.is_file_with(len, hash)?,
+        };
+        match may_replace {
+            true => Ok(true),
+            false => {
+                Err(target.error("another file is at the target", io::ErrorKind::AlreadyExists))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(dir: &tempfile::TempDir) -> Target {
+        Target::resolve(&dir.path().join("cat.mp4"), Operation::Download).unwrap()
+    }
+
+    #[test]
+    fn sibling_is_next_to_the_destination() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = target(&dir);
+        assert_eq!(target.path(), target.destination());
+        assert_eq!(target.sibling("", ".kling.jsonl"), dir.path().join("cat.mp4.kling.jsonl"));
+        assert_eq!(target.sibling(".", ".kling.part"), dir.path().join(".cat.mp4.kling.part"));
+    }
+
+    #[test]
+    fn replace_permits_only_the_file_that_it_describes() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = target(&dir);
+        let hash = hash_reader(&mut &b"video"[..]).unwrap();
+        let recorded = |len, hash| Replace::Recorded { len, hash };
+        let replaces = |replace: Replace<'_>| match replace.check(&target) {
+            Ok(replaces) => Some(replaces),
+            Err(error) => {
+                assert!(error.to_string().contains("another file is at the target"), "{error}");
+                None
+            }
+        };
+        let all = || [Replace::Nothing, Replace::RegularFile, recorded(5, Some(&hash))];
+        assert_eq!(all().map(replaces), [Some(false); 3]);
+        assert_eq!(target.state().unwrap(), TargetState::Absent);
+
+        fs::write(target.destination(), "video").unwrap();
+        assert_eq!(all().map(replaces), [None, Some(true), Some(true)]);
+        assert_eq!(target.state().unwrap(), TargetState::File { len: 5 });
+        assert_eq!(replaces(recorded(5, None)), Some(true));
+        assert_eq!(replaces(recorded(4, None)), None);
+        assert_eq!(replaces(recorded(5, Some("another"))), None);
+        // A file of another length is not read.
+        assert!(!target.is_file_with(4, Some(&hash)).unwrap());
+        assert!(target.is_file_with(5, Some(&hash)).unwrap());
+
+        fs::remove_file(target.destination()).unwrap();
+        fs::create_dir(target.destination()).unwrap();
+        for replace in all() {
+            let error = replace.check(&target).unwrap_err();
+            assert!(error.to_string().contains("target is not a file path"), "{error}");
+        }
+        assert!(target.state().is_err() && target.is_file_with(0, None).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn symlinks_are_followed_40_times() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = |index: u32| dir.path().join(format!("{index}.mp4"));
+        for index in 0..41 {
+            std::os::unix::fs::symlink(link(index + 1), link(index)).unwrap();
+        }
+        let resolve = |path: PathBuf| Target::resolve(&path, Operation::Download);
+        assert_eq!(resolve(link(1)).unwrap().destination(), link(41));
+        assert!(resolve(link(0)).is_err());
+    }
+}

@@ -1,0 +1,246 @@
+//! What a run does next: one pure function of its record, the request and the target.
+
+use crate::model::generation::GenerationId;
+
+use super::entry::Entry;
+use super::fingerprint::Fingerprint;
+
+/// What is at the target.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum TargetState {
+    Absent,
+    /// The file that the journal recorded as this generation's video.
+    Video(GenerationId),
+    /// An empty file: what a run that was killed while publishing may have left.
+    Empty,
+    /// Any other file.
+    Other,
+}
+
+/// An id that a rejected create named.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RejectedId {
+    pub(crate) id: GenerationId,
+    pub(crate) marked: bool,
+    pub(crate) time: u64,
+}
+
+/// What happens next.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Action {
+    /// The video is in place: no request.
+    Reuse {
+        id: GenerationId,
+        length: u64,
+    },
+    /// The video is in place, but not recorded as saved.
+    RecordSaved {
+        id: GenerationId,
+        length: u64,
+    },
+    /// Wait for the generation and download its video. It replaces the one of `replaces`.
+    Fetch {
+        id: GenerationId,
+        replaces: Option<GenerationId>,
+    },
+    /// Find out whether a create was accepted.
+    Recover {
+        client_request_id: String,
+        id: Option<GenerationId>,
+        time: u64,
+    },
+    /// Create a generation, after asking about what rejected creates named.
+    Create {
+        rejected: Vec<RejectedId>,
+        replaces: Option<GenerationId>,
+    },
+    Block(Blocker),
+}
+
+/// Why nothing is done. `own` is the id that the request has all the same.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Blocker {
+    /// The request's generation has ended, and may have been charged.
+    Ended { id: GenerationId, reason: String },
+    /// Another request is not finished.
+    OtherUnfinished { id: Option<GenerationId>, client_request_id: Option<String> },
+    /// The target is another request's video, which may be replaced only on demand.
+    OtherVideo { video: GenerationId, own: Option<GenerationId> },
+    /// The target is not a file of this journal.
+    UnknownFile { own: Option<GenerationId> },
+}
+
+/// The newest entry of the request decides. An id that is neither failed nor abandoned is fetched,
+/// never created again.
+pub(crate) fn next_action(
+    entries: &[Entry],
+    request: &Fingerprint,
+    target: &TargetState,
+    replace_videos: bool,
+) -> Action {
+    let mut own = Vec::new();
+    let mut others: Vec<(&Fingerprint, Vec<&Entry>)> = Vec::new();
+    let mut intent = None;
+    // How many of the request's own entries precede its last intent, and the last one that led to
+    // a create. That one is recorded after the questions about the ids that rejected creates had
+    // named until then.
+    let (mut intended, mut asked) = (0, 0);
+    for entry in entries {
+        match (entry, intent) {
+            (Entry::Intent { request: recorded, .. }, _) => {
+                let is_own = request.matches(recorded);
+                if is_own {
+                    intended = own.len();
+                }
+                intent = Some((recorded, is_own));
+            }
+            // Whatever request it is of.
+            (Entry::Abandoned { .. }, _) => {
+                own.push(entry);
+                asked = own.len();
+                others.iter_mut().for_each(|(_, other)| other.push(entry));
+            }
+            (entry, Some((_, true))) => {
+                if let Entry::Sending { id: None, .. } = entry {
+                    asked = asked.max(intended);
+                }
+                own.push(entry);
+            }
+            (entry, Some((recorded, false))) => {
+                match others.iter_mut().find(|(other, _)| *other == recorded) {
+                    Some((_, other)) => other.push(entry),
+                    None => others.push((recorded, vec![entry])),
+                }
+            }
+            // The file does not start with an intent, so the entry belongs to no known request.
+            (_, None) => {
+                let own = entries.iter().rev().find_map(Entry::id).cloned();
+                return Action::Block(Blocker::UnknownFile { own });
+            }
+        }
+    }
+    let replaces = |own: Option<&GenerationId>| match target {
+        TargetState::Absent => Ok(None),
+        TargetState::Video(id) if own == Some(id) => Ok(None),
+        TargetState::Video(id) if replace_videos => Ok(Some(id.clone())),
+        TargetState::Video(id) => Err(Blocker::OtherVideo { video: id.clone(), own: own.cloned() }),
+        TargetState::Empty | TargetState::Other => Err(Blocker::UnknownFile { own: own.cloned() }),
+    };
+    match (newest_unsettled(&own), target) {
+        (Some(Entry::Saved { id, length, .. }), TargetState::Video(video)) if video == id => {
+            Action::Reuse { id: id.clone(), length: *length }
+        }
+        (Some(Entry::Publishing { id, length, .. }), TargetState::Video(video)) if video == id => {
+            Action::RecordSaved { id: id.clone(), length: *length }
+        }
+        (Some(Entry::Publishing { id, .. }), TargetState::Empty) => {
+            Action::Fetch { id: id.clone(), replaces: None }
+        }
+        (Some(Entry::Sending { client_request_id, id, time }), _) => Action::Recover {
+            client_request_id: client_request_id.clone(),
+            id: id.clone(),
+            time: *time,
+        },
+        (Some(Entry::Ended { id, reason }), _) => {
+            Action::Block(Blocker::Ended { id: id.clone(), reason: reason.clone() })
+        }
+        (
+            Some(
+                Entry::Created { id }
+                | Entry::Completed { id, .. }
+                | Entry::Publishing { id, .. }
+                | Entry::Saved { id, .. },
+            ),
+            _,
+        ) => match replaces(Some(id)) {
+            Ok(replaces) => Action::Fetch { id: id.clone(), replaces },
+            Err(blocker) => Action::Block(blocker),
+        },
+        // All of its creates are rejected, failed or abandoned.
+        _ => {
+            let mut others = others.iter().filter_map(|(_, other)| newest_unsettled(other));
+            if let Some(blocker) = others.find_map(unfinished) {
+                return Action::Block(blocker);
+            }
+            match replaces(None) {
+                Ok(replaces) => Action::Create { rejected: rejected_ids(&own, asked), replaces },
+                Err(blocker) => Action::Block(blocker),
+            }
+        }
+    }
+}
+
+/// The newest entry of a request that no later one settles: the last one, unless it rejects, fails
+/// or abandons. Only a record in disorder, such as one of two processes that a file system could
+/// not lock out of each other's way, has several; then ids go first.
+fn newest_unsettled<'a>(entries: &[&'a Entry]) -> Option<&'a Entry> {
+    let rank = |entry: &&Entry| match entry {
+        Entry::Ended { .. } => 0,
+        Entry::Sending { id: None, .. } => 1,
+        _ => 2,
+    };
+    let unsettled = (0..entries.len()).filter_map(|at| match entries.split_at(at) {
+        (earlier, [entry, later @ ..]) => is_unsettled(earlier, entry, later).then_some(*entry),
+        _ => None,
+    });
+    unsettled.max_by_key(rank)
+}
+
+fn is_unsettled(earlier: &[&Entry], entry: &Entry, later: &[&Entry]) -> bool {
+    let abandoned = || later.iter().any(|entry| matches!(entry, Entry::Abandoned { .. }));
+    match entry {
+        Entry::Sending { client_request_id: sent, id: None, .. } => {
+            let again = |entry: &&Entry| matches!(entry, Entry::Sending { client_request_id, .. } if client_request_id == sent);
+            // What resolves it comes next. Anything else is about another create.
+            let resolved = match later.first() {
+                Some(Entry::Rejected { .. }) => true,
+                Some(Entry::Sending { .. }) | None => false,
+                Some(next) => {
+                    next.id().is_some_and(|id| !earlier.iter().any(|entry| tells_of(entry, id)))
+                }
+            };
+            !resolved && !abandoned() && !later.iter().any(again)
+        }
+        Entry::Sending { id: Some(id), .. }
+        | Entry::Created { id }
+        | Entry::Completed { id, .. }
+        | Entry::Publishing { id, .. }
+        | Entry::Ended { id, .. } => !abandoned() && !later.iter().any(|entry| tells_of(entry, id)),
+        // What is finished stays so.
+        Entry::Saved { id, .. } => !later.iter().any(|entry| tells_of(entry, id)),
+        Entry::Intent { .. }
+        | Entry::Rejected { .. }
+        | Entry::Failed { .. }
+        | Entry::Abandoned { .. } => false,
+    }
+}
+
+/// Whether the entry says what became of a generation. A rejection only names one.
+fn tells_of(entry: &Entry, id: &GenerationId) -> bool {
+    entry.id() == Some(id) && !matches!(entry, Entry::Rejected { .. })
+}
+
+fn unfinished(newest: &Entry) -> Option<Blocker> {
+    match newest {
+        Entry::Sending { client_request_id, id, .. } => Some(Blocker::OtherUnfinished {
+            id: id.clone(),
+            client_request_id: Some(client_request_id.clone()),
+        }),
+        Entry::Created { id } | Entry::Completed { id, .. } | Entry::Publishing { id, .. } => {
+            Some(Blocker::OtherUnfinished { id: Some(id.clone()), client_request_id: None })
+        }
+        // An ended one stands in nobody's way, since it cannot be fetched.
+        _ => None,
+    }
+}
+
+/// The ids that rejected creates have named, and about which nothing was asked or recorded since.
+fn rejected_ids(own: &[&Entry], asked: usize) -> Vec<RejectedId> {
+    let rejections = own.iter().skip(asked).filter_map(|entry| match entry {
+        Entry::Rejected { id: Some(id), marked, time, .. } => {
+            Some(RejectedId { id: id.clone(), marked: *marked, time: *time })
+        }
+        _ => None,
+    });
+    rejections.filter(|rejected| !own.iter().any(|entry| tells_of(entry, &rejected.id))).collect()
+}

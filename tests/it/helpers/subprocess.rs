@@ -1,0 +1,103 @@
+//! Tests that run in their own process: to be killed there, or because environment variables and
+//! the counts of threads and open files are process-wide.
+
+use std::env;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use crate::helpers::timing::wait_until;
+
+const RESULT_PREFIX: &str = "subprocess result: ";
+
+/// Prints a result for the process that started this one, on its own line: the test harness writes
+/// to stdout as well.
+pub fn emit_result(result: &str) {
+    let mut out = std::io::stdout();
+    writeln!(out, "\n{RESULT_PREFIX}{}", result.replace('\n', " ")).unwrap();
+    out.flush().unwrap();
+}
+
+/// Runs one test of this binary with `variables`, and without any other variable that the crate
+/// reads. Returns what the test passed to [`emit_result`].
+pub fn run_in_subprocess(test: &str, variables: &[(&str, &str)]) -> String {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.envs(variables.iter().copied());
+    Subprocess::start(command, test).wait()
+}
+
+/// Removes the variables that the crate reads, except those that the command sets itself.
+pub fn remove_crate_variables(command: &mut Command) {
+    let keys = ["AIML_API_KEY", "AIMLAPI_API_KEY", "AIMLAPI_KEY"].map(str::to_owned);
+    let proxies = ["HTTPS_PROXY", "ALL_PROXY", "HTTP_PROXY", "NO_PROXY"];
+    let lowercase = proxies.map(str::to_ascii_lowercase);
+    for name in keys.into_iter().chain(proxies.map(str::to_owned)).chain(lowercase) {
+        if !command.get_envs().any(|(set, _)| *set == *name) {
+            command.env_remove(name);
+        }
+    }
+}
+
+/// A running subprocess.
+pub struct Subprocess {
+    process: Child,
+    out: BufReader<ChildStdout>,
+    /// What the process has printed so far.
+    printed: String,
+}
+
+impl Subprocess {
+    /// Runs one test with a command that starts this binary.
+    pub fn start(mut command: Command, test: &str) -> Subprocess {
+        remove_crate_variables(&mut command);
+        command.args([test, "--exact", "--nocapture", "--test-threads=1"]);
+        let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(process.stdout.take().unwrap());
+        Subprocess { process, out, printed: String::new() }
+    }
+
+    /// The next result that the process prints, or `None` once it has ended.
+    pub fn next_result(&mut self) -> Option<String> {
+        loop {
+            let start = self.printed.len();
+            if self.out.read_line(&mut self.printed).unwrap() == 0 {
+                return None;
+            }
+            if let Some(result) = self.printed[start..].strip_prefix(RESULT_PREFIX) {
+                return Some(result.trim_end().to_owned());
+            }
+        }
+    }
+
+    /// Waits for the process to end and returns its result.
+    pub fn wait(mut self) -> String {
+        let result = self.next_result();
+        while self.next_result().is_some() {}
+        let status = self.process.wait().unwrap();
+        match result {
+            Some(result) if status.success() => result,
+            _ => panic!("the subprocess failed: {status}\n{}", self.printed),
+        }
+    }
+
+    /// Waits until the condition holds or the process has ended.
+    pub fn wait_until(&mut self, condition: impl Fn() -> bool) {
+        wait_until("the condition or the end of the process", || {
+            condition() || self.process.try_wait().unwrap().is_some()
+        });
+    }
+
+    /// Sends SIGKILL. If the process had ended before, its result is the error.
+    pub fn kill(mut self) -> Result<(), String> {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.next_result().filter(|result| result != "paused").map_or(Ok(()), Err)
+    }
+}
+
+/// A failing test leaves no process behind.
+impl Drop for Subprocess {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
