@@ -117,11 +117,11 @@
 //! | `Connect`, `Transport`, `Timeout` | network failure: could not connect, connection lost, or timed out | retry if [`is_retryable`](Error::is_retryable) |
 //! | `Api` | an error response | read [`server_message`](Error::server_message); if [`is_out_of_credits`](Error::is_out_of_credits), stop creating and top up the account |
 //! | `Decode` | a response or a file that is not what the API documents | inspect [`body`](Error::body): it may come from a gateway or proxy, or the API may have changed |
-//! | `CreateUnknown` | a create request was sent, but no usable response was received: **a generation may exist and be billed** | search for it with [`find`](Client::find) before creating again |
+//! | `CreateUnknown` | a create request was sent, but no usable response was received: **a generation may exist and be billed** | search for it with [`find`](Client::find) before creating again; `generate_to` does so when it is called again |
 //! | `GenerationLimit` | the limit of [`max_generations`](ClientBuilder::max_generations) is reached; nothing was sent | find out why so many were created |
 //! | `GenerationFailed` | the API reported twice that the generation failed, which is not charged, or that it ended in another way, which may be: see [`may_have_been_billed`](Error::may_have_been_billed) | change the request |
 //! | `WaitTimeout`, `Cancelled` | the wait timed out, or the call was cancelled; a generation that was created continues | wait for its id again |
-//! | `Journal` | the journal of [`generate_to`](Client::generate_to) is damaged, or belongs to another request | repair the file that the message names; deleting a journal abandons its run |
+//! | `Journal` | the journal of [`generate_to`](Client::generate_to) is damaged or belongs to another request, or the file at the path is not its video | do what the message says; [`FileJournal::abandon`] gives up what cannot be finished |
 //!
 //! # Never paying twice
 //!

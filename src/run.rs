@@ -49,7 +49,7 @@ const OPERATION: Operation = Operation::GenerateTo;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SavedVideo {
-    /// The path of the file.
+    /// The absolute path of the file.
     pub path: PathBuf,
     /// The size of the file in bytes.
     pub bytes: u64,
