@@ -81,7 +81,7 @@ impl Error {
                 f.write_str("; abandon it with FileJournal::abandon to pay for a new generation")
             }
             (ErrorRepr::WaitTimeout { .. }, Some(_)) => {
-                write!(f, "; it is still running and may be billed; {again}")
+                write!(f, "; it may still be running and be billed; {again}")
             }
             (ErrorRepr::WaitTimeout { .. }, None) => write!(f, "; {again}"),
             (ErrorRepr::Cancelled, Some(id)) if self.0.operation == Operation::Download => {
@@ -89,7 +89,7 @@ impl Error {
                 write!(f, "; generation `{id}` is complete: {again}")
             }
             (ErrorRepr::Cancelled, Some(id)) if !self.0.not_created => {
-                write!(f, "; generation `{id}` is still running and may be billed: {again}")
+                write!(f, "; generation `{id}` may still be running and be billed: {again}")
             }
             _ => Ok(()),
         }

@@ -78,7 +78,7 @@ fn sleep_between_polls_ends_on_cancel() {
         );
         assert_eq!(error.generation_id(), Some(&id));
         let expected =
-            format!("generation `{id}` is still running and may be billed: call wait again");
+            format!("generation `{id}` may still be running and be billed: call wait again");
         assert!(error.to_string().ends_with(&expected), "{error}");
         (error, latency)
     });

@@ -199,7 +199,10 @@ fn wait_ends_at_deadline_despite_longer_retry_after() {
     assert_eq!(error.generation_id(), Some(&id));
     let message = error.to_string();
     assert!(message.starts_with(&format!("waiting for generation `{id}`: timed out")), "{message}");
-    assert!(message.ends_with("still running and may be billed; call wait again"), "{message}");
+    assert!(
+        message.ends_with("it may still be running and be billed; call wait again"),
+        "{message}"
+    );
 }
 
 #[test]

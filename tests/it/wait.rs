@@ -252,7 +252,7 @@ fn timeout_message_has_the_last_status_and_the_next_step() {
     for part in [
         &format!("waiting for generation `{id}`: timed out after "),
         "(last status: generating, ",
-        "polls); it is still running and may be billed; call wait again",
+        "polls); it may still be running and be billed; call wait again",
     ] {
         assert!(message.contains(part), "{part:?} is not in {message:?}");
     }
