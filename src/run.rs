@@ -7,8 +7,6 @@
 mod entry;
 mod fingerprint;
 pub(crate) mod journal;
-#[cfg(test)]
-mod model_test;
 mod next;
 mod proof;
 
@@ -509,6 +507,9 @@ impl CreateObserver for Recorder<'_> {
         self.error = self.journal.append(Entry::Created { id: generation.id.clone() }).err();
     }
 }
+
+#[cfg(test)]
+mod model_test;
 
 #[cfg(test)]
 mod tests {

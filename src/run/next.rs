@@ -170,9 +170,9 @@ pub(crate) fn next_action(
     }
 }
 
-/// The newest entry of a request that no later one settles: the last one, unless it rejects, fails
-/// or abandons. Only a record in disorder, such as one of two processes that a file system could
-/// not lock out of each other's way, has several; then ids go first.
+/// The newest entry of a request that no later one settles: the last one, unless that rejects,
+/// fails or abandons. Only a record in disorder has several, for example that of two processes on a
+/// file system without locks; then ids go first.
 fn newest_unsettled<'a>(entries: &[&'a Entry]) -> Option<&'a Entry> {
     let rank = |entry: &&Entry| match entry {
         Entry::Ended { .. } => 0,
@@ -187,27 +187,31 @@ fn newest_unsettled<'a>(entries: &[&'a Entry]) -> Option<&'a Entry> {
 }
 
 fn is_unsettled(earlier: &[&Entry], entry: &Entry, later: &[&Entry]) -> bool {
+    let superseded = |id| later.iter().any(|entry| tells_of(entry, id));
     let abandoned = || later.iter().any(|entry| matches!(entry, Entry::Abandoned { .. }));
     match entry {
         Entry::Sending { client_request_id: sent, id: None, .. } => {
-            let again = |entry: &&Entry| matches!(entry, Entry::Sending { client_request_id, .. } if client_request_id == sent);
-            // What resolves it comes next. Anything else is about another create.
-            let resolved = match later.first() {
+            let again = |entry: &&Entry| {
+                matches!(entry, Entry::Sending { client_request_id, .. }
+                    if client_request_id == sent)
+            };
+            // Its outcome comes next. Anything else is about another create.
+            let has_outcome = match later.first() {
                 Some(Entry::Rejected { .. }) => true,
                 Some(Entry::Sending { .. }) | None => false,
                 Some(next) => {
                     next.id().is_some_and(|id| !earlier.iter().any(|entry| tells_of(entry, id)))
                 }
             };
-            !resolved && !abandoned() && !later.iter().any(again)
+            !has_outcome && !later.iter().any(again) && !abandoned()
         }
         Entry::Sending { id: Some(id), .. }
         | Entry::Created { id }
         | Entry::Completed { id, .. }
         | Entry::Publishing { id, .. }
-        | Entry::Ended { id, .. } => !abandoned() && !later.iter().any(|entry| tells_of(entry, id)),
+        | Entry::Ended { id, .. } => !superseded(id) && !abandoned(),
         // What is finished stays so.
-        Entry::Saved { id, .. } => !later.iter().any(|entry| tells_of(entry, id)),
+        Entry::Saved { id, .. } => !superseded(id),
         Entry::Intent { .. }
         | Entry::Rejected { .. }
         | Entry::Failed { .. }
