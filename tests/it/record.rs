@@ -104,7 +104,7 @@ fn unusable_response_that_named_the_id_is_recovered_without_the_log() {
     assert_eq!(error.kind(), ErrorKind::CreateUnknown);
     let id = paid_id(&sandbox);
     sandbox.fault(Endpoint::Logs, Fault::response(403, marked(403)), 99);
-    // As long as neither source answers, the error names what is known.
+    // As long as neither source responds, the error names what is known.
     sandbox.fault(Endpoint::Retrieve, Fault::response(403, marked(403)), 1);
     let client = test_client(&sandbox);
     let error = client.generate_to(&request(), &dir.target).unwrap_err();
@@ -122,7 +122,7 @@ fn rejection_that_named_a_generation_is_adopted_before_the_next_create() {
         let sandbox = sandbox();
         let dir = TestDir::new();
         let fault = Fault::response(status, marked(status)).with_inference_id();
-        // The question that follows a 429 at once gets no answer.
+        // The question that follows a 429 at once gets no response.
         sandbox.fault(Endpoint::Retrieve, Fault::response(502, "<html>"), u32::from(status == 429));
         let error = lost_create(&sandbox, &dir, fault);
         let id = paid_id(&sandbox);
@@ -144,7 +144,7 @@ fn rejection_that_named_a_generation_is_adopted_before_the_next_create() {
 #[test]
 fn id_that_a_rejection_named_costs_one_question_and_what_is_unknown_prevents_the_create() {
     let named = |status: &str| json!({ "id": "named", "status": status }).to_string();
-    for (marked_rejection, answer, creates) in [
+    for (marked_rejection, response, creates) in [
         (true, Fault::response(404, marked(404)), true),
         (true, Fault::response(200, named("error")), true),
         // An unmarked rejection stands only after the grace.
@@ -161,21 +161,21 @@ fn id_that_a_rejection_named_costs_one_question_and_what_is_unknown_prevents_the
         let fault = Fault::response(400, body).header("x-inference-id", "named");
         sandbox.fault(Endpoint::Create, fault, 1);
         client.generate_to(&request(), &dir.target).unwrap_err();
-        sandbox.fault(Endpoint::Retrieve, answer.clone(), 1);
+        sandbox.fault(Endpoint::Retrieve, response.clone(), 1);
         let result = client.generate_to(&request(), &dir.target);
         let asked = |request: &kling_video::sandbox::RecordedRequest| {
             request.target.ends_with("generation_id=named")
         };
-        assert_eq!(sandbox.requests().iter().filter(|r| asked(r)).count(), 1, "{answer:?}");
+        assert_eq!(sandbox.requests().iter().filter(|r| asked(r)).count(), 1, "{response:?}");
         assert_eq!(create_counts(&sandbox), (1 + usize::from(creates), usize::from(creates)));
         if let Err(error) = result {
-            assert!(!creates, "{answer:?}: {error:?}");
-            assert_eq!(error.generation_id().map(|id| id.as_str()), Some("named"), "{answer:?}");
-            assert!(error.may_have_been_billed(), "{answer:?}");
-            assert_eq!(dir.last_step().as_deref(), Some("rejected"), "{answer:?}");
+            assert!(!creates, "{response:?}: {error:?}");
+            assert_eq!(error.generation_id().map(|id| id.as_str()), Some("named"), "{response:?}");
+            assert!(error.may_have_been_billed(), "{response:?}");
+            assert_eq!(dir.last_step().as_deref(), Some("rejected"), "{response:?}");
             abandon(&dir);
             client.generate_to(&request(), &dir.target).unwrap();
-            assert_eq!(sandbox.requests().iter().filter(|r| asked(r)).count(), 1, "{answer:?}");
+            assert_eq!(sandbox.requests().iter().filter(|r| asked(r)).count(), 1, "{response:?}");
         }
     }
 }
@@ -201,7 +201,7 @@ fn failed_log_row_of_a_generation_that_is_not_failed_is_recovered() {
 #[test]
 fn failed_log_row_is_a_failure_only_if_the_generation_has_failed_or_is_long_unknown() {
     let (recent, long_ago) = ("2999-01-01T00:00:00.000Z", "2026-01-01T00:00:00.000Z");
-    for (created, answer, fails) in [
+    for (created, response, fails) in [
         (long_ago, Fault::response(404, marked(404)), true),
         (long_ago, Fault::response(200, r#"{"id":"dead","status":"error"}"#), true),
         (recent, Fault::response(404, marked(404)), false),
@@ -219,15 +219,15 @@ fn failed_log_row_is_a_failure_only_if_the_generation_has_failed_or_is_long_unkn
         let lost = client.generate_to(&request(), &dir.target).unwrap_err();
         let lost = lost.client_request_id().unwrap();
         sandbox.fault(Endpoint::Logs, log(lost, "dead", "failed", created), 99);
-        sandbox.fault(Endpoint::Retrieve, answer.clone(), 1_000);
+        sandbox.fault(Endpoint::Retrieve, response.clone(), 1_000);
         let error = client.generate_to(&request(), &dir.target).unwrap_err();
-        assert_eq!(error.generation_id().map(|id| id.as_str()), Some("dead"), "{answer:?}");
-        assert_eq!(!error.may_have_been_billed(), fails, "{created} {answer:?}: {error:?}");
+        assert_eq!(error.generation_id().map(|id| id.as_str()), Some("dead"), "{response:?}");
+        assert_eq!(!error.may_have_been_billed(), fails, "{created} {response:?}: {error:?}");
         let failed = dir.journal_steps().contains(&"failed".to_owned());
-        assert_eq!(failed, fails, "{created} {answer:?}");
+        assert_eq!(failed, fails, "{created} {response:?}");
         sandbox.clear_faults();
         let paid = client.generate_to(&request(), &dir.target).is_ok();
-        assert_eq!(paid, fails, "{created} {answer:?}");
+        assert_eq!(paid, fails, "{created} {response:?}");
         assert_eq!(create_counts(&sandbox), (1 + usize::from(fails), usize::from(fails)));
     }
 }
