@@ -17,7 +17,8 @@ use super::entry::{Entry, LineError};
 /// A larger file is not a journal: a run adds a few lines.
 const MAX_LEN: u64 = 16 * 1024 * 1024;
 
-/// The journals that this process has open. A second open of one would wait for itself.
+/// The journals that callers hold open. A run on one would wait for its own process; runs release
+/// theirs, so that concurrent ones wait for each other.
 static OPEN_JOURNALS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// The path of a target's journal: `cat.mp4.kling.jsonl` for `cat.mp4`.
@@ -70,7 +71,10 @@ impl FileJournal {
         }
         let in_use = Error::journal(&path, "in use by another process; try again later");
         let mut in_use = Some(in_use);
-        Self::open_or_wait(path, |_| in_use.take().map_or(Ok(()), Err))
+        let journal = Self::open_or_wait(path, |_| in_use.take().map_or(Ok(()), Err))?;
+        let mut open = OPEN_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner);
+        open.push(journal.path.clone());
+        Ok(journal)
     }
 
     /// Opens the journal of the video at `path`.
@@ -142,7 +146,6 @@ impl FileJournal {
         }
         let Parsed { entries, valid_len, missing_newline } =
             parse(&text).map_err(|error| error.into_error(&path))?;
-        OPEN_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
         Ok(Self { file, path, valid_len, missing_newline, read_only, entries })
     }
 

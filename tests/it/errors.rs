@@ -39,7 +39,10 @@ fn wait_error(setup: impl FnOnce(&Sandbox), options: WaitOptions) -> Error {
 }
 
 fn zero_timeout() -> WaitOptions {
-    WaitOptions::new().initial_delay(Duration::ZERO).timeout(Duration::ZERO)
+    WaitOptions::new()
+        .initial_delay(Duration::ZERO)
+        .interval(Duration::from_millis(1))
+        .timeout(Duration::ZERO)
 }
 
 fn connect_error() -> Error {

@@ -590,8 +590,11 @@ fn journal_that_this_process_has_open_is_an_error_at_once() {
     let dir = TestDir::new();
     client.generate_to(&request(), &dir.target).unwrap();
     let _open = FileJournal::open(dir.journal()).unwrap();
-    let error = FileJournal::for_target(&dir.target).unwrap_err();
-    assert!(error.to_string().contains("already open in this process"), "{error}");
+    let second = FileJournal::for_target(&dir.target).unwrap_err();
+    let run = client.generate_to(&request(), &dir.target).unwrap_err();
+    for error in [second, run] {
+        assert!(error.to_string().contains("already open in this process"), "{error}");
+    }
 }
 
 // ---------------------------------------------------------------- read-only directories
