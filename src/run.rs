@@ -434,23 +434,18 @@ fn blocked_error(journal: &FileJournal, target: &Target, blocker: Blocker) -> Er
             let error = id.iter().fold(error, Error::with_id);
             client_request_id.iter().fold(error, |error, id| error.with_client_request_id(id))
         }
-        Blocker::OtherVideo { video: id, .. } => Error::journal(
-            path,
-            format!(
-                "{target} is the video of another request, generation `{id}`; use another path, or \
-                 allow to replace it with replace_videos(true)"
-            ),
-        ),
-        Blocker::UnknownFile { .. } => {
+        // Only an id of this request is the error's: another one would lead to another video.
+        Blocker::OtherVideo { video, own } => {
+            let message = format!(
+                "{target} is the video of another request, generation `{video}`; use another path, \
+                 or allow to replace it with replace_videos(true)"
+            );
+            own.iter().fold(Error::journal(path, message), Error::with_id)
+        }
+        Blocker::UnknownFile { own } => {
             let message =
                 format!("{target} is not a video that this journal recorded; move it away");
-            journal
-                .entries()
-                .iter()
-                .rev()
-                .find_map(Entry::id)
-                .into_iter()
-                .fold(Error::journal(path, message), Error::with_id)
+            own.iter().fold(Error::journal(path, message), Error::with_id)
         }
     }
 }

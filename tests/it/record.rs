@@ -361,6 +361,26 @@ fn finished_video_survives_every_end_of_another_request() {
 }
 
 #[test]
+fn blocked_run_names_the_generation_of_its_own_request() {
+    let sandbox = sandbox();
+    let dir = TestDir::new();
+    let replacing = sandbox.client_builder().replace_videos(true).build().unwrap();
+    let first = replacing.generate_to(&request(), &dir.target).unwrap().id;
+    replacing.generate_to(&another_request(), &dir.target).unwrap();
+
+    // The target is the other request's video, and then nobody's.
+    let client = test_client(&sandbox);
+    let other_video = client.generate_to(&request(), &dir.target).unwrap_err();
+    std::fs::write(&dir.target, "edited").unwrap();
+    let unknown_file = client.generate_to(&request(), &dir.target).unwrap_err();
+    for error in [other_video, unknown_file] {
+        assert_eq!(error.generation_id(), Some(&first), "{error}");
+        assert!(error.may_have_been_billed(), "{error}");
+    }
+    assert_eq!(create_counts(&sandbox), (2, 2));
+}
+
+#[test]
 fn two_requests_with_one_target_pay_once_each_at_most() {
     for (replace, paid) in [(false, 1), (true, 2)] {
         let sandbox = sandbox();
