@@ -69,9 +69,21 @@ impl FileJournal {
         if let Err(e) = path.symlink_metadata() {
             return Err(Error::journal_with_source(path, "failed to open", e));
         }
-        let in_use = Error::journal(&path, "in use by another process; try again later");
-        let mut in_use = Some(in_use);
-        let journal = Self::open_or_wait(path, |_| in_use.take().map_or(Ok(()), Err))?;
+        // A child that another thread is starting holds the lock of a run that has just ended, from
+        // its fork to its exec. Nothing else is waited for.
+        let mut patience = Duration::from_millis(150);
+        let busy_path = path.clone();
+        let journal = Self::open_or_wait(path, |delay| {
+            let Some(left) = patience.checked_sub(delay) else {
+                return Err(Error::journal(
+                    &busy_path,
+                    "in use by another process; try again later",
+                ));
+            };
+            patience = left;
+            std::thread::sleep(delay);
+            Ok(())
+        })?;
         let mut open = OPEN_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner);
         open.push(journal.path.clone());
         Ok(journal)

@@ -214,8 +214,9 @@ fn failed_log_row_is_a_failure_only_if_the_generation_has_failed_or_is_long_unkn
         let sandbox = sandbox();
         let dir = TestDir::new();
         sandbox.fault(Endpoint::Create, Fault::close_connection(), 1);
-        let client = test_client(&sandbox)
-            .with_wait_options(quick_wait().timeout(Duration::from_millis(20)));
+        // What is not a failure is waited for until the timeout; a new generation needs its time.
+        let timeout = Duration::from_millis(if fails { 30_000 } else { 20 });
+        let client = test_client(&sandbox).with_wait_options(quick_wait().timeout(timeout));
         let lost = client.generate_to(&request(), &dir.target).unwrap_err();
         let lost = lost.client_request_id().unwrap();
         sandbox.fault(Endpoint::Logs, log(lost, "dead", "failed", created), 99);
