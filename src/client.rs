@@ -20,7 +20,7 @@ use crate::model::request::{
 use crate::operation::Operation;
 use crate::poll::Known;
 use crate::retry::RetryPolicy;
-use crate::run::{DurableRun, SavedVideo};
+use crate::run::{DurableRun, Journal, SavedVideo};
 use crate::transport::Transport;
 use crate::wait_options::WaitOptions;
 
@@ -444,18 +444,60 @@ impl Client {
         path: impl AsRef<Path>,
     ) -> Result<SavedVideo> {
         let path = path.as_ref();
-        let inner = &*self.inner;
-        DurableRun {
-            context: &self.context(Some(path)),
-            request,
-            path,
-            options: &self.wait_options,
-            quota: &inner.quota,
-            base_url: &inner.transport.recorded_base_url(),
-            replace_videos: inner.replace_videos,
-        }
-        .run()
-        .map_err(Error::resumable)
+        let saved = self.durable_run(&self.context(Some(path)), request).generate_to(path);
+        saved.map_err(|error| error.resumable(Operation::GenerateTo))
+    }
+
+    /// Creates a generation and waits for it, and records each step in a journal of the caller's.
+    ///
+    /// This is [`generate_to`](Self::generate_to) without the file: it can be killed anywhere and
+    /// called again with the same journal, and pays once. Use it to keep the record in a database, or
+    /// where several machines share the work; [`Journal`] says what it owes. The call ends with
+    /// `completed`. Called again it makes no create, but retrieves a fresh URL for the same video.
+    ///
+    /// One journal is one job: another request with the same journal is an error.
+    ///
+    /// # Errors
+    /// [`Journal`](crate::ErrorKind::Journal) with the journal's own error as its
+    /// [`source`](std::error::Error::source), or if it belongs to another request; otherwise as
+    /// [`create`](Self::create) and [`wait`](Self::wait). The call can be repeated after any error.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), kling_video::Error> {
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// # let client = sandbox.client_builder().build()?;
+    /// use kling_video::{BoxError, Image, ImageToVideo, Journal, JournalEntry};
+    ///
+    /// struct InMemory(Vec<JournalEntry>);
+    ///
+    /// impl Journal for InMemory {
+    ///     fn entries(&mut self) -> Result<Vec<JournalEntry>, BoxError> {
+    ///         Ok(self.0.clone())
+    ///     }
+    ///
+    ///     fn append(&mut self, position: u64, entry: &JournalEntry) -> Result<(), BoxError> {
+    ///         assert_eq!(position, self.0.len() as u64);
+    ///         self.0.push(entry.clone());
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// let mut journal = InMemory(Vec::new());
+    /// let request = ImageToVideo::new(Image::url("https://example.com/cat.jpg"));
+    /// let video = client.generate_recorded(&request, &mut journal)?;
+    /// let steps: Vec<_> = journal.0.iter().map(JournalEntry::step).collect();
+    /// assert_eq!(steps, ["intent", "sending", "created", "completed"]);
+    /// assert_eq!(client.generate_recorded(&request, &mut journal)?.id, video.id);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn generate_recorded(
+        &self,
+        request: &ImageToVideo,
+        journal: &mut dyn Journal,
+    ) -> Result<Video> {
+        let video = self.durable_run(&self.context(None), request).generate_recorded(journal);
+        video.map_err(|error| error.resumable(Operation::GenerateRecorded))
     }
 
     /// Searches the API's log for a generation by the `X-Client-Request-Id` of its create
@@ -521,6 +563,21 @@ impl Client {
             retry_policy: &self.inner.retry_policy,
             event_handler: self.event_handler.as_deref(),
             path,
+        }
+    }
+
+    fn durable_run<'a>(
+        &'a self,
+        context: &'a RequestContext<'a>,
+        request: &'a ImageToVideo,
+    ) -> DurableRun<'a> {
+        DurableRun {
+            context,
+            request,
+            options: &self.wait_options,
+            quota: &self.inner.quota,
+            base_url: self.inner.transport.recorded_base_url(),
+            replace_videos: self.inner.replace_videos,
         }
     }
 

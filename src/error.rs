@@ -118,8 +118,8 @@ struct Inner {
     not_created: bool,
     /// A create of this run or of its record may have been accepted.
     may_be_billed: bool,
-    /// The call keeps a journal, so repeating it continues the same run.
-    resumable: bool,
+    /// The call that keeps a journal, so that repeating it continues the same run.
+    resumable: Option<Operation>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -150,8 +150,8 @@ enum ErrorRepr {
     WaitTimeout { elapsed: Duration, status: Option<Status>, source: Option<Error> },
     #[error("cancelled")]
     Cancelled,
-    #[error("journal {}: {message}", .path.display())]
-    Journal { path: PathBuf, message: String, source: Option<Source> },
+    #[error("{journal}: {message}")]
+    Journal { journal: String, message: String, source: Option<Source> },
     #[error("{}{message}", DisplayPath(.path))]
     Io { path: Option<PathBuf>, message: Cow<'static, str>, source: io::Error },
 }
@@ -191,7 +191,7 @@ impl Error {
             not_idempotent: false,
             not_created: false,
             may_be_billed: false,
-            resumable: false,
+            resumable: None,
         }))
     }
 
@@ -288,18 +288,27 @@ impl Error {
         Self::new(operation, ErrorRepr::Cancelled)
     }
 
-    pub(crate) fn journal(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
-        let (path, message) = (path.into(), message.into());
-        Self::new(Operation::GenerateTo, ErrorRepr::Journal { path, message, source: None })
+    /// `journal` is what the message calls it.
+    pub(crate) fn journal(journal: impl Into<String>, message: impl Into<String>) -> Self {
+        let (journal, message) = (journal.into(), message.into());
+        Self::new(Operation::GenerateTo, ErrorRepr::Journal { journal, message, source: None })
     }
 
     pub(crate) fn journal_with_source(
-        path: impl Into<PathBuf>,
+        journal: impl Into<String>,
         message: impl Into<String>,
         source: impl Into<Source>,
     ) -> Self {
-        let (path, message, source) = (path.into(), message.into(), Some(source.into()));
-        Self::new(Operation::GenerateTo, ErrorRepr::Journal { path, message, source })
+        let (journal, message, source) = (journal.into(), message.into(), Some(source.into()));
+        Self::new(Operation::GenerateTo, ErrorRepr::Journal { journal, message, source })
+    }
+
+    /// The error of a journal, which may be one of this crate already.
+    pub(crate) fn from_journal(journal: String, message: &str, source: Source) -> Self {
+        match source.downcast::<Self>() {
+            Ok(error) => *error,
+            Err(source) => Self::journal_with_source(journal, message, source),
+        }
     }
 
     /// `message` says what could not be done; the operating system's reason is the source.
@@ -363,9 +372,12 @@ impl Error {
     }
 
     /// Repeating the call is safe: its journal has recorded what was paid for.
-    pub(crate) fn resumable(mut self) -> Self {
+    pub(crate) fn resumable(mut self, operation: Operation) -> Self {
         self.0.not_idempotent = false;
-        self.0.resumable = true;
+        self.0.resumable = Some(operation);
+        if self.0.operation == Operation::GenerateTo {
+            self.0.operation = operation;
+        }
         self
     }
 

@@ -14,7 +14,7 @@ use crate::model::image::Image;
 use crate::model::response::{Headers, RESPONSE_HEADERS, Response};
 use crate::model::retry_after::parse_retry_after;
 use crate::operation::Operation;
-use crate::run::journal;
+use crate::run::check_parse;
 use crate::{Error, ErrorKind};
 
 /// Statuses that this crate handles specially, and some that it does not.
@@ -115,7 +115,7 @@ pub fn retry_after(data: &[u8]) {
 
 /// Parses a journal file.
 pub fn journal(data: &[u8]) {
-    journal::check_parse(data);
+    check_parse(data);
 }
 
 fn is_success(status: u16) -> bool {

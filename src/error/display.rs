@@ -49,8 +49,12 @@ impl Error {
     }
 
     fn write_next_step(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let resumable = self.0.resumable;
-        let again = if resumable { "call generate_to again" } else { "call wait again" };
+        let resumable = self.0.resumable.is_some();
+        let again = format!("call {} again", self.0.resumable.unwrap_or(Operation::Wait));
+        let journal = match self.0.resumable {
+            Some(Operation::GenerateRecorded) => "Journal",
+            _ => "FileJournal",
+        };
         match (&self.0.repr, &self.0.id) {
             (ErrorRepr::Api(error), _) => {
                 if error.status == 401 && self.0.operation != Operation::Download {
@@ -69,23 +73,24 @@ impl Error {
                 write!(f, "; wait for generation `{id}`")
             }
             (ErrorRepr::CreateUnknown { .. }, Some(_)) => write!(f, "; {again}"),
-            (ErrorRepr::CreateUnknown { .. }, None) if resumable => f.write_str(
-                "; call generate_to again later to search for it, or abandon it with \
-                 FileJournal::abandon to pay for a new generation",
+            (ErrorRepr::CreateUnknown { .. }, None) if resumable => write!(
+                f,
+                "; {again} later to search for it, or abandon it with {journal}::abandon to pay \
+                 for a new generation",
             ),
             (ErrorRepr::CreateUnknown { .. }, None) => match &self.0.client_request_id {
                 Some(id) => write!(f, "; search for it with find(\"{id}\") before creating again"),
                 None => Ok(()),
             },
             (ErrorRepr::GenerationEnded { .. }, _) if resumable => {
-                f.write_str("; abandon it with FileJournal::abandon to pay for a new generation")
+                write!(f, "; abandon it with {journal}::abandon to pay for a new generation")
             }
             (ErrorRepr::WaitTimeout { .. }, Some(_)) => {
                 write!(f, "; it may still be running and be billed; {again}")
             }
             (ErrorRepr::WaitTimeout { .. }, None) => write!(f, "; {again}"),
             (ErrorRepr::Cancelled, Some(id)) if self.0.operation == Operation::Download => {
-                let again = if resumable { again } else { "call download again" };
+                let again = if resumable { &again } else { "call download again" };
                 write!(f, "; generation `{id}` is complete: {again}")
             }
             (ErrorRepr::Cancelled, Some(id)) if !self.0.not_created => {

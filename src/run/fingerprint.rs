@@ -6,9 +6,21 @@ use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::model::request::ImageToVideo;
 
-/// Identifies a request in a journal. The parts that may be large are hashed.
+/// What tells a request from others in a [`Journal`](crate::Journal): its base URL, route and model,
+/// and hashes of its other fields, its image and its masks. Serialized as fields of the `intent`.
+///
+/// ```
+/// use kling_video::{JournalEntry, RequestFingerprint};
+///
+/// fn request(entry: &JournalEntry) -> Option<&RequestFingerprint> {
+///     match entry {
+///         JournalEntry::Intent { request, .. } => Some(request),
+///         _ => None,
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Fingerprint {
+pub struct RequestFingerprint {
     pub(crate) base_url: String,
     pub(crate) route: String,
     pub(crate) model: String,
@@ -18,7 +30,7 @@ pub(crate) struct Fingerprint {
     pub(crate) masks: Vec<Option<String>>,
 }
 
-impl Fingerprint {
+impl RequestFingerprint {
     /// The fingerprint of a request to this base URL and route. `image` is the hash of the image's
     /// bytes, if it has any.
     pub(crate) fn new(
@@ -142,8 +154,9 @@ mod tests {
     #[test]
     fn fingerprint_depends_on_the_request_but_not_on_its_client_request_id() {
         let request = || ImageToVideo::new(Image::url("https://example.com/cat.jpg")).prompt("x");
-        let fingerprint =
-            |request: ImageToVideo, url| Fingerprint::new(&request, None, url, "/v2").unwrap();
+        let fingerprint = |request: ImageToVideo, url| {
+            RequestFingerprint::new(&request, None, url, "/v2").unwrap()
+        };
         let first = fingerprint(request(), "https://a");
         assert!(first.matches(&fingerprint(request().client_request_id("mine"), "https://a")));
         assert!(!first.matches(&fingerprint(request(), "https://b")));

@@ -1,491 +1,438 @@
-//! The journal in a file: one entry per line, each on disk before the next thing happens. It never
-//! contains the API key.
+//! Where a durable run keeps its record: the trait, and the entries.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::fmt;
 
-use crate::download::Target;
-use crate::error::{Error, Result};
-use crate::fs::{fsync_parent_dir, is_same_file};
-use crate::operation::Operation;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 
-use super::entry::{Entry, LineError};
+use crate::model::generation::{GenerationId, Usage};
 
-/// A larger file is not a journal: a run adds a few lines.
-const MAX_LEN: u64 = 16 * 1024 * 1024;
+use super::fingerprint::RequestFingerprint;
 
-/// The journals that callers hold open. A run on one would wait for its own process; runs release
-/// theirs, so that concurrent ones wait for each other.
-static OPEN_JOURNALS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// The version of the format, recorded in every `intent`.
+const VERSION: u64 = 1;
 
-/// The path of a target's journal: `cat.mp4.kling.jsonl` for `cat.mp4`.
-pub(crate) fn journal_path(target: &Target) -> PathBuf {
-    target.sibling("", ".kling.jsonl")
-}
+/// Any error, as a [`Journal`] returns it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Seconds since 1970.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// The journal of [`generate_to`](crate::Client::generate_to), in the file `<path>.kling.jsonl`.
+/// Where a durable run keeps its record. One journal is one job.
 ///
-/// It is locked while it is open, so that no other process continues the same run. Most programs
-/// never open it: `generate_to` does. Open it to [`abandon`](Self::abandon) a run.
+/// [`FileJournal`](crate::FileJournal) is the one that
+/// [`generate_to`](crate::Client::generate_to) uses. A row of a database, the payload of a queue or
+/// an object in a store can be another, for
+/// [`generate_recorded`](crate::Client::generate_recorded).
 ///
-/// ```no_run
-/// use kling_video::FileJournal;
+/// # What an implementation owes
+/// - **Durable**: when [`append`](Self::append) returns `Ok`, the entry survives a power failure.
+///   With PostgreSQL that is a commit with `synchronous_commit` on; with SQLite, one with
+///   `PRAGMA synchronous = FULL`.
+/// - **In order**: `append` fails if there is already an entry at this position, for example by a
+///   unique key on `(job, position)`. Two workers that both read an empty journal then cannot both
+///   create: the second one fails at its first entry.
+/// - **One writer at a time** is not required for that, but without it two workers may wait for the
+///   same generation. A lock that ends with its holder gives it: `SELECT … FOR UPDATE SKIP LOCKED`
+///   in a transaction that stays open, or an advisory lock of the session.
 ///
-/// // After a `CreateUnknown` that the API's log never lists, or a generation that has expired:
-/// FileJournal::for_target("cat.mp4")?.abandon()?;
-/// // The next call of `generate_to` pays for a new generation.
-/// # Ok::<(), kling_video::Error>(())
+/// # What happens when it fails
+/// - [`entries`](Self::entries): nothing is sent.
+/// - [`append`](Self::append) of `intent` or `sending`: nothing is sent, and nothing is paid.
+/// - of `rejected`: the call ends with the journal's error. The next one searches the API's log.
+/// - of `created`: the call continues, since the generation is paid for; its result or its error
+///   has the id. If the process is killed before, the next call searches the API's log.
+/// - of `completed`: the call returns the video all the same.
+/// - of `failed` or `ended`: the call ends with the journal's error and the id; the next one polls
+///   the generation again.
+///
+/// An `append` whose outcome is unknown, such as a commit without a response, must be an error.
+///
+/// The smallest implementation, which survives nothing:
 /// ```
-#[derive(Debug)]
-pub struct FileJournal {
-    file: File,
-    path: PathBuf,
-    /// The end of the last complete line. What follows is torn.
-    valid_len: u64,
-    /// The last line is complete except for its newline.
-    missing_newline: bool,
-    /// Opened for reading only, since the file or its directory cannot be written.
-    read_only: bool,
-    entries: Vec<Entry>,
-}
-
-impl FileJournal {
-    /// Opens an existing journal.
+/// use kling_video::{BoxError, Client, Image, ImageToVideo, Journal, JournalEntry};
+///
+/// #[derive(Default)]
+/// struct InMemory(Vec<JournalEntry>);
+///
+/// impl Journal for InMemory {
+///     fn entries(&mut self) -> Result<Vec<JournalEntry>, BoxError> {
+///         Ok(self.0.clone())
+///     }
+///
+///     fn append(&mut self, position: u64, entry: &JournalEntry) -> Result<(), BoxError> {
+///         if position != self.0.len() as u64 {
+///             return Err("position taken".into());
+///         }
+///         self.0.push(entry.clone());
+///         Ok(())
+///     }
+/// }
+///
+/// # fn example(client: Client) -> Result<(), kling_video::Error> {
+/// let mut journal = InMemory::default();
+/// let request = ImageToVideo::new(Image::file("cat.jpg"));
+/// let video = client.generate_recorded(&request, &mut journal)?;
+/// # Ok(())
+/// # }
+/// ```
+pub trait Journal {
+    /// All entries, the oldest first.
     ///
     /// # Errors
-    /// [`Journal`](crate::ErrorKind::Journal) if there is none, if it is in use or cannot be locked
-    /// or written, if a line is invalid, or if it was written by another version of this crate.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = std::path::absolute(path.as_ref())
-            .map_err(|e| Error::journal_with_source(path.as_ref(), "failed to open", e))?;
-        if let Err(e) = path.symlink_metadata() {
-            return Err(Error::journal_with_source(path, "failed to open", e));
-        }
-        // A child that another thread is starting holds the lock of a run that has just ended, from
-        // its fork to its exec. Nothing else is waited for.
-        let mut patience = Duration::from_millis(150);
-        let busy_path = path.clone();
-        let journal = Self::open_or_wait(path, |delay| {
-            let Some(left) = patience.checked_sub(delay) else {
-                return Err(Error::journal(
-                    &busy_path,
-                    "in use by another process; try again later",
-                ));
-            };
-            patience = left;
-            std::thread::sleep(delay);
-            Ok(())
-        })?;
-        let mut open = OPEN_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner);
-        open.push(journal.path.clone());
-        Ok(journal)
-    }
+    /// Whatever prevents reading them, also one that cannot be deserialized: a newer version of
+    /// this crate may have written it. Nothing is then sent.
+    fn entries(&mut self) -> Result<Vec<JournalEntry>, BoxError>;
 
-    /// Opens the journal of the video at `path`.
+    /// Appends an entry, which is durable when this returns. `position` is the number of entries
+    /// before it.
     ///
     /// # Errors
-    /// As [`open`](Self::open), and [`Io`](crate::ErrorKind::Io) for a path that cannot be a file's.
-    pub fn for_target(path: impl AsRef<Path>) -> Result<Self> {
-        let target = Target::resolve(path.as_ref(), Operation::GenerateTo)?;
-        Self::open(journal_path(&target))
+    /// If the position is taken, or if the entry could not be made durable.
+    fn append(&mut self, position: u64, entry: &JournalEntry) -> Result<(), BoxError>;
+
+    /// What error messages call this journal. Defaults to "the journal".
+    fn name(&self) -> String {
+        "the journal".to_owned()
     }
 
-    /// Gives up what the journal's runs may have paid for, so that the next call of
-    /// [`generate_to`](crate::Client::generate_to) creates a new generation.
+    /// Gives up what the journal's runs may have paid for, so that the next call creates a new
+    /// generation.
     ///
     /// This is the way on from a create whose outcome stays unknown, and from a generation that has
     /// ended without a video but may have been charged. Finished videos are not affected. Without
     /// an unfinished run, nothing is written.
     ///
     /// # Errors
-    /// [`Journal`](crate::ErrorKind::Journal) if the file cannot be written.
-    pub fn abandon(&mut self) -> Result<()> {
-        match self.entries.iter().rev().find(|entry| !matches!(entry, Entry::Intent { .. })) {
-            Some(Entry::Abandoned { .. }) | None => Ok(()),
-            Some(_) if !self.entries.iter().any(Entry::is_open) => Ok(()),
-            Some(_) => self.append(Entry::Abandoned { time: now() }),
-        }
-    }
-
-    /// Opens the journal, creating it if necessary. Calls `wait` with how long to sleep while
-    /// another process has it; an error ends the wait.
-    pub(crate) fn open_or_wait(
-        path: PathBuf,
-        mut wait: impl FnMut(Duration) -> Result<()>,
-    ) -> Result<Self> {
-        let io_error = |message: &str, e: io::Error| Error::journal_with_source(&path, message, e);
-        let (file, read_only) = loop {
-            match path.metadata() {
-                Ok(metadata) if !metadata.is_file() => {
-                    return Err(Error::journal(&path, "not a regular file"));
-                }
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(io_error("failed to read", e));
-                }
-                _ => {}
-            }
-            // A finished run can be reused from a directory that cannot be written.
-            let (file, read_only) =
-                match OpenOptions::new().read(true).append(true).create(true).open(&path) {
-                    Ok(file) => (file, false),
-                    Err(e) => match File::open(&path) {
-                        Ok(file) => (file, true),
-                        Err(_) => return Err(io_error("failed to open for writing", e)),
-                    },
-                };
-            if OPEN_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner).contains(&path) {
-                return Err(Error::journal(&path, "already open in this process"));
-            }
-            lock(&file, &path, &mut wait)?;
-            // The file may have been deleted or replaced while this call waited.
-            if is_same_file(&file, &path) {
-                break (file, read_only);
-            }
-        };
-        let text = read(&file).map_err(|e| io_error("failed to read", e))?;
-        if text.is_empty() && !read_only {
-            // The file is new, or its creator was killed before this point. Its directory entry
-            // must be durable as well.
-            fsync_parent_dir(&path).map_err(|e| io_error("failed to sync the directory", e))?;
-        }
-        let Parsed { entries, valid_len, missing_newline } =
-            parse(&text).map_err(|error| error.into_error(&path))?;
-        Ok(Self { file, path, valid_len, missing_newline, read_only, entries })
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(crate) fn entries(&self) -> &[Entry] {
-        &self.entries
-    }
-
-    /// Appends an entry durably. One that could not be made durable is taken back.
-    pub(crate) fn append(&mut self, entry: Entry) -> Result<()> {
-        let written = self.write(&entry);
-        if written.is_err() {
-            // If this fails too, the line stays. Its run has reported that nothing was sent.
-            let _ = self.file.set_len(self.valid_len).and_then(|()| self.file.sync_data());
-        }
-        self.entries.push(entry);
-        written.map_err(|e| Error::journal_with_source(&self.path, "failed to write", e))
-    }
-
-    fn write(&mut self, entry: &Entry) -> io::Result<()> {
-        if self.read_only {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
-        // An editor or a checkout may have replaced the file: an entry in the old one is lost.
-        if !is_same_file(&self.file, &self.path) {
-            return Err(io::Error::other("the file was replaced or deleted during the run"));
-        }
-        let mut line = entry.to_line()?;
-        line.push(b'\n');
-        if self.missing_newline {
-            line.insert(0, b'\n');
-        }
-        // Remove what a killed process or a full disk left of a line, so that it does not become
-        // part of this one.
-        if self.file.metadata()?.len() > self.valid_len {
-            self.file.set_len(self.valid_len)?;
-        }
-        self.file.write_all(&line)?;
-        self.file.sync_data()?;
-        self.missing_newline = false;
-        self.valid_len += line.len() as u64;
-        Ok(())
-    }
-}
-
-impl Drop for FileJournal {
-    fn drop(&mut self) {
-        let mut open = OPEN_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|path| *path != self.path);
-    }
-}
-
-/// Waits for the lock with growing delays. The system releases it when its process ends in any way.
-fn lock(file: &File, path: &Path, wait: &mut impl FnMut(Duration) -> Result<()>) -> Result<()> {
-    let mut delay = Duration::from_millis(5);
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) => wait(delay)?,
-            Err(TryLockError::Error(e)) => {
-                let message = "failed to lock; unlocked, two runs could pay for the same video";
-                return Err(Error::journal_with_source(path, message, e));
-            }
-        }
-        delay = (delay * 2).min(Duration::from_millis(500));
-    }
-}
-
-fn read(mut file: &File) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    file.seek(SeekFrom::Start(0))?;
-    file.take(MAX_LEN + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > MAX_LEN {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "file exceeds the 16 MiB limit"));
-    }
-    Ok(text)
-}
-
-struct Parsed {
-    entries: Vec<Entry>,
-    valid_len: u64,
-    missing_newline: bool,
-}
-
-/// A line that cannot be parsed, and the ids that other lines name.
-#[derive(Debug)]
-struct ParseError {
-    line: usize,
-    error: LineError,
-    entries: Vec<Entry>,
-}
-
-impl ParseError {
-    fn into_error(self, path: &Path) -> Error {
-        let line = self.line;
-        let message = match self.error {
-            LineError::Invalid => format!(
-                "invalid entry at line {line}; repair it, or move the file away if you no longer \
-                 need what its other lines name"
-            ),
-            LineError::OtherVersion => format!(
-                "line {line} was written by another version of kling-video; use that version to \
-                 finish the run"
-            ),
-        };
-        let error = Error::journal(path, message).may_be_billed();
-        let newest_id = self.entries.iter().rev().find_map(Entry::id);
-        let error = match newest_id {
-            Some(id) => error.with_id(id),
-            None => error,
-        };
-        let request_id = self.entries.iter().rev().find_map(|entry| match entry {
-            Entry::Sending { client_request_id, .. } => Some(client_request_id),
-            _ => None,
-        });
-        match request_id {
-            Some(id) => error.with_client_request_id(id),
-            None => error,
+    /// Those of [`entries`](Self::entries) and [`append`](Self::append).
+    fn abandon(&mut self) -> Result<(), BoxError> {
+        let entries = self.entries()?;
+        let newest =
+            entries.iter().rev().find(|entry| !matches!(entry, JournalEntry::Intent { .. }));
+        match newest {
+            Some(JournalEntry::Abandoned { .. }) | None => Ok(()),
+            Some(_) if !entries.iter().any(JournalEntry::is_open) => Ok(()),
+            Some(_) => self.append(entries.len() as u64, &JournalEntry::Abandoned { time: now() }),
         }
     }
 }
 
-/// Parses the lines. Blank ones are skipped.
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    use std::time::SystemTime;
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// One step of a durable run, recorded before the next thing happens.
 ///
-/// A last line without a newline was torn when its process was killed. If what is there is complete,
-/// some entries count: see [`Entry::counts_unterminated`].
-fn parse(text: &[u8]) -> Result<Parsed, ParseError> {
-    let mut parsed = Parsed { entries: Vec::new(), valid_len: 0, missing_newline: false };
-    let mut failed = None;
-    for (index, line) in text.split_inclusive(|&byte| byte == b'\n').enumerate() {
-        let has_newline = line.ends_with(b"\n");
-        if has_newline && line.trim_ascii().is_empty() {
-            parsed.valid_len += line.len() as u64;
-            continue;
-        }
-        match Entry::parse(line) {
-            Ok(entry) if has_newline || entry.counts_unterminated() => parsed.entries.push(entry),
-            _ if !has_newline => break,
-            Ok(_) => {}
-            Err(error) => {
-                failed.get_or_insert((index + 1, error));
-                continue;
-            }
-        }
-        parsed.valid_len += line.len() as u64;
-        parsed.missing_newline = !has_newline;
-    }
-    match failed {
-        Some((line, error)) => Err(ParseError { line, error, entries: parsed.entries }),
-        None => Ok(parsed),
+/// Serialized as one flat JSON object. `step` names the kind in lowercase; ids are under `id`,
+/// client request ids under `client_request_id`, times in seconds since 1970 under `time`. The
+/// `intent` has the format's version; every version of this crate reads what earlier ones wrote, and
+/// deserializing what a later one wrote is an error.
+///
+/// ```
+/// use kling_video::JournalEntry;
+///
+/// let entry: JournalEntry = serde_json::from_str(r#"{"step":"created","id":"789"}"#)?;
+/// assert_eq!(entry.id().map(|id| id.as_str()), Some("789"));
+/// assert_eq!(serde_json::to_string(&entry)?, r#"{"step":"created","id":"789"}"#);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum JournalEntry {
+    /// A request is about to be carried out. Nothing was sent. The entries up to the next `intent`
+    /// are of this request.
+    #[non_exhaustive]
+    Intent {
+        /// What tells this request from others.
+        request: RequestFingerprint,
+        /// The image's path or URL, for people.
+        source: Option<String>,
+        /// When.
+        time: u64,
+        /// The generation whose video this one replaces.
+        replaces: Option<GenerationId>,
+    },
+    /// The last byte of a create is about to be sent; or, with an `id`, it was sent, and the
+    /// response named this id but was unusable otherwise.
+    #[non_exhaustive]
+    Sending {
+        /// What this attempt was sent with, and what the API's log lists it under.
+        client_request_id: String,
+        /// The id that the response named.
+        id: Option<GenerationId>,
+        /// When.
+        time: u64,
+    },
+    /// The create was rejected.
+    #[non_exhaustive]
+    Rejected {
+        /// The HTTP status, if there was a response.
+        status: Option<u16>,
+        /// Whether the API itself sent it, as its body shows, and not a gateway.
+        marked: bool,
+        /// The id that the response named all the same. It is asked about before the next create.
+        id: Option<GenerationId>,
+        /// When.
+        time: u64,
+    },
+    /// The create was accepted, and will be charged unless it fails.
+    #[non_exhaustive]
+    Created {
+        /// The generation.
+        id: GenerationId,
+    },
+    /// The generation has a video.
+    #[non_exhaustive]
+    Completed {
+        /// The generation.
+        id: GenerationId,
+        /// What it cost, if the API says so.
+        usage: Option<Usage>,
+    },
+    /// The checked video is about to be moved to the target.
+    #[non_exhaustive]
+    Publishing {
+        /// The generation.
+        id: GenerationId,
+        /// The video's length in bytes.
+        length: u64,
+        /// The video's hash, to recognize the file.
+        hash: String,
+    },
+    /// The video is at the target.
+    #[non_exhaustive]
+    Saved {
+        /// The generation.
+        id: GenerationId,
+        /// The video's length in bytes.
+        length: u64,
+        /// What it cost, if the API says so.
+        usage: Option<Usage>,
+    },
+    /// The generation failed and is not charged.
+    #[non_exhaustive]
+    Failed {
+        /// The generation.
+        id: GenerationId,
+        /// The server's reason.
+        reason: String,
+    },
+    /// The generation ended in another way, and may have been charged.
+    #[non_exhaustive]
+    Ended {
+        /// The generation.
+        id: GenerationId,
+        /// The server's reason.
+        reason: String,
+    },
+    /// The caller has given up whatever the entries before may have paid for.
+    #[non_exhaustive]
+    Abandoned {
+        /// When.
+        time: u64,
+    },
+}
+
+/// Why a JSON object is not an entry.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum InvalidEntry {
+    /// Not an entry at all, or a field is missing.
+    Invalid,
+    /// Of a version of this crate that writes other entries.
+    OtherVersion,
+}
+
+impl fmt::Display for InvalidEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Invalid => "invalid journal entry",
+            Self::OtherVersion => "journal entry written by another version of kling-video",
+        })
     }
 }
 
-/// Parses arbitrary bytes, and panics if the result is inconsistent.
-#[cfg(any(fuzzing, test))]
-pub(crate) fn check_parse(text: &[u8]) {
-    let len = text.len() as u64;
-    match parse(text) {
-        Ok(Parsed { entries, valid_len, missing_newline }) => {
-            assert!(valid_len <= len && (!missing_newline || valid_len == len));
-            // Only a torn line follows the valid part, which parses the same without it.
-            let (valid, torn) = text.split_at(usize::try_from(valid_len).unwrap_or(text.len()));
-            assert!(!torn.contains(&b'\n'));
-            let again = parse(valid).ok();
-            assert!(again.is_some_and(
-                |again| (again.entries, again.missing_newline) == (entries, missing_newline)
-            ));
+impl JournalEntry {
+    /// The generation that the entry names.
+    pub fn id(&self) -> Option<&GenerationId> {
+        match self {
+            Self::Intent { .. } | Self::Abandoned { .. } => None,
+            Self::Sending { id, .. } | Self::Rejected { id, .. } => id.as_ref(),
+            Self::Created { id }
+            | Self::Completed { id, .. }
+            | Self::Publishing { id, .. }
+            | Self::Saved { id, .. }
+            | Self::Failed { id, .. }
+            | Self::Ended { id, .. } => Some(id),
         }
-        Err(error) => {
-            let lines = text.iter().filter(|&&byte| byte == b'\n').count();
-            assert!((1..=lines).contains(&error.line));
+    }
+
+    /// The client request id of a create that is about to be sent.
+    pub fn client_request_id(&self) -> Option<&str> {
+        match self {
+            Self::Sending { client_request_id, .. } => Some(client_request_id),
+            _ => None,
         }
+    }
+
+    /// The kind of the entry, as it is serialized.
+    pub fn step(&self) -> &'static str {
+        match self {
+            Self::Intent { .. } => "intent",
+            Self::Sending { .. } => "sending",
+            Self::Rejected { .. } => "rejected",
+            Self::Created { .. } => "created",
+            Self::Completed { .. } => "completed",
+            Self::Publishing { .. } => "publishing",
+            Self::Saved { .. } => "saved",
+            Self::Failed { .. } => "failed",
+            Self::Ended { .. } => "ended",
+            Self::Abandoned { .. } => "abandoned",
+        }
+    }
+
+    /// Whether a request whose newest entry this is may have paid for a video that it does not have.
+    pub(super) fn is_open(&self) -> bool {
+        match self {
+            Self::Rejected { id, .. } => id.is_some(),
+            Self::Intent { .. }
+            | Self::Saved { .. }
+            | Self::Failed { .. }
+            | Self::Abandoned { .. } => false,
+            _ => true,
+        }
+    }
+
+    pub(crate) fn from_object(object: Map<String, Value>) -> Result<Self, InvalidEntry> {
+        let mut fields = Fields(object);
+        let step: String = fields.required("step")?;
+        Ok(match step.as_str() {
+            "intent" => {
+                if fields.optional("version")? != Some(VERSION) {
+                    return Err(InvalidEntry::OtherVersion);
+                }
+                Self::Intent {
+                    request: RequestFingerprint {
+                        base_url: fields.required("base_url")?,
+                        route: fields.required("route")?,
+                        model: fields.required("model")?,
+                        fields: fields.required("fields")?,
+                        image: fields.optional("image")?,
+                        masks: fields.optional("masks")?.unwrap_or_default(),
+                    },
+                    source: fields.optional("source")?,
+                    time: fields.required("time")?,
+                    replaces: fields.optional("replaces")?,
+                }
+            }
+            "sending" => Self::Sending {
+                client_request_id: fields.required("client_request_id")?,
+                id: fields.optional("id")?,
+                time: fields.required("time")?,
+            },
+            "rejected" => Self::Rejected {
+                status: fields.optional("status")?,
+                marked: fields.optional("marked")?.unwrap_or_default(),
+                id: fields.optional("id")?,
+                time: fields.required("time")?,
+            },
+            "created" => Self::Created { id: fields.required("id")? },
+            "completed" => {
+                Self::Completed { id: fields.required("id")?, usage: fields.optional("usage")? }
+            }
+            "publishing" => Self::Publishing {
+                id: fields.required("id")?,
+                length: fields.required("length")?,
+                hash: fields.required("hash")?,
+            },
+            "saved" => Self::Saved {
+                id: fields.required("id")?,
+                length: fields.required("length")?,
+                usage: fields.optional("usage")?,
+            },
+            "failed" => Self::Failed { id: fields.required("id")?, reason: fields.reason()? },
+            "ended" => Self::Ended { id: fields.required("id")?, reason: fields.reason()? },
+            "abandoned" => Self::Abandoned { time: fields.required("time")? },
+            _ => return Err(InvalidEntry::OtherVersion),
+        })
+    }
+
+    /// The fields in the order in which they are written. Those that are null are left out.
+    fn to_fields(&self) -> Vec<(&'static str, Value)> {
+        let usage_value = |usage: &Option<Usage>| serde_json::to_value(usage).unwrap_or_default();
+        let mut fields = vec![("step", self.step().into())];
+        let mut put = |name, value| fields.push((name, value));
+        put("id", self.id().map(GenerationId::as_str).into());
+        match self {
+            Self::Intent { request, source, time, replaces } => {
+                put("version", VERSION.into());
+                put("base_url", request.base_url.as_str().into());
+                put("route", request.route.as_str().into());
+                put("model", request.model.as_str().into());
+                put("fields", request.fields.as_str().into());
+                put("image", request.image.as_deref().into());
+                if !request.masks.is_empty() {
+                    put("masks", request.masks.clone().into());
+                }
+                put("source", source.as_deref().into());
+                put("time", (*time).into());
+                put("replaces", replaces.as_ref().map(GenerationId::as_str).into());
+            }
+            Self::Sending { client_request_id, time, .. } => {
+                put("client_request_id", client_request_id.as_str().into());
+                put("time", (*time).into());
+            }
+            Self::Rejected { status, marked, time, .. } => {
+                put("status", (*status).into());
+                put("marked", (*marked).into());
+                put("time", (*time).into());
+            }
+            Self::Publishing { length, hash, .. } => {
+                put("length", (*length).into());
+                put("hash", hash.as_str().into());
+            }
+            Self::Saved { length, usage, .. } => {
+                put("length", (*length).into());
+                put("usage", usage_value(usage));
+            }
+            Self::Completed { usage, .. } => put("usage", usage_value(usage)),
+            Self::Failed { reason, .. } | Self::Ended { reason, .. } => {
+                put("reason", reason.as_str().into());
+            }
+            Self::Abandoned { time } => put("time", (*time).into()),
+            Self::Created { .. } => {}
+        }
+        fields.retain(|(_, value)| !value.is_null());
+        fields
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::fingerprint::Fingerprint;
-    use super::*;
-    use crate::GenerationId;
-    use crate::arbitrary::{Seed, cases, from_seed};
-    use proptest::collection::vec;
-    use proptest::option;
-    use proptest::prelude::*;
+/// The fields of a serialized entry.
+struct Fields(Map<String, Value>);
 
-    const CREATED: &str = "{\"step\":\"created\",\"id\":\"a:b/c\"}\n";
-    const SENDING: &str = "{\"step\":\"sending\",\"client_request_id\":\"r\",\"time\":1}\n";
-
-    #[test]
-    fn torn_last_line_counts_if_it_is_complete_and_allows_nothing() {
-        for (line, counts) in [(CREATED, true), (SENDING, false)] {
-            let line = line.as_bytes();
-            for cut in 1..line.len() {
-                let text = [line, &line[..cut]].concat();
-                let parsed = parse(&text).unwrap();
-                let complete = counts && cut == line.len() - 1;
-                assert_eq!(parsed.entries.len(), if complete { 2 } else { 1 });
-                assert_eq!(parsed.valid_len, if complete { text.len() } else { line.len() } as u64);
-                assert_eq!(parsed.missing_newline, complete);
-            }
-        }
+impl Fields {
+    fn optional<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, InvalidEntry> {
+        let value = self.0.remove(name).unwrap_or_default();
+        serde_json::from_value(value).map_err(|_| InvalidEntry::Invalid)
     }
 
-    #[test]
-    fn blank_lines_are_skipped() {
-        let parsed = parse(format!("\n{CREATED}  \r\n\n{CREATED}\n").as_bytes()).unwrap();
-        assert_eq!(parsed.entries.len(), 2);
+    fn required<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, InvalidEntry> {
+        self.optional(name)?.ok_or(InvalidEntry::Invalid)
     }
 
-    #[test]
-    fn invalid_line_is_reported_with_the_ids_of_the_others() {
-        for (invalid, error) in [
-            ("garbage", LineError::Invalid),
-            ("# a comment", LineError::Invalid),
-            ("\0\0\0", LineError::Invalid),
-            (r#"{"step":"created","id":""}"#, LineError::Invalid),
-            (r#"{"step":"created"}"#, LineError::Invalid),
-            (r#"{"step":"refunded","id":"a"}"#, LineError::OtherVersion),
-            (r#"{"step":"intent","request":"0","at":1}"#, LineError::OtherVersion),
-            (r#"{"step":"intent","version":99}"#, LineError::OtherVersion),
-        ] {
-            let text = format!("{CREATED}{invalid}\n{SENDING}");
-            let failed = parse(text.as_bytes()).err().unwrap();
-            assert_eq!((failed.line, failed.error), (2, error), "{invalid}");
-            let error = failed.into_error(Path::new("cat.mp4.kling.jsonl"));
-            assert_eq!(error.generation_id().map(GenerationId::as_str), Some("a:b/c"));
-            assert_eq!(error.client_request_id(), Some("r"));
-            assert!(error.may_have_been_billed());
-        }
-        assert!(parse(b"\0\0\0").unwrap().entries.is_empty());
-        assert!(parse(b"").unwrap().entries.is_empty());
+    fn reason(&mut self) -> Result<String, InvalidEntry> {
+        Ok(self.optional("reason")?.unwrap_or_default())
     }
+}
 
-    fn text() -> impl Strategy<Value = String> {
-        from_seed(Seed::string)
+impl Serialize for JournalEntry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.to_fields())
     }
+}
 
-    fn entry() -> impl Strategy<Value = Entry> {
-        let id = || any::<u64>().prop_map(|id| id.to_string().parse::<GenerationId>().unwrap());
-        let usage = || option::of(Just(serde_json::from_str(r#"{"usd_spent":0.5}"#).unwrap()));
-        prop_oneof![
-            (
-                text(),
-                option::of(text()),
-                vec(option::of(text()), 0..3),
-                option::of(id()),
-                any::<u64>()
-            )
-                .prop_map(|(fields, image, masks, replaces, time)| {
-                    let text = || fields.clone();
-                    let (base_url, route, model) = (text(), text(), text());
-                    let source = image.clone();
-                    let request = Fingerprint { base_url, route, model, fields, image, masks };
-                    Entry::Intent { request, source, time, replaces }
-                }),
-            (text(), option::of(id()), any::<u64>()).prop_map(|(client_request_id, id, time)| {
-                Entry::Sending { client_request_id, id, time }
-            }),
-            (option::of(any::<u16>()), any::<bool>(), option::of(id()), any::<u64>()).prop_map(
-                |(status, marked, id, time)| Entry::Rejected { status, marked, id, time }
-            ),
-            id().prop_map(|id| Entry::Created { id }),
-            (id(), usage()).prop_map(|(id, usage)| Entry::Completed { id, usage }),
-            (id(), any::<u64>(), text()).prop_map(|(id, length, hash)| Entry::Publishing {
-                id,
-                length,
-                hash
-            }),
-            (id(), any::<u64>(), usage()).prop_map(|(id, length, usage)| Entry::Saved {
-                id,
-                length,
-                usage
-            }),
-            (id(), text()).prop_map(|(id, reason)| Entry::Failed { id, reason }),
-            (id(), text()).prop_map(|(id, reason)| Entry::Ended { id, reason }),
-            any::<u64>().prop_map(|time| Entry::Abandoned { time }),
-        ]
-    }
-
-    fn write(entries: &[Entry]) -> Vec<u8> {
-        let line = |entry: &Entry| [entry.to_line().unwrap(), b"\n".to_vec()].concat();
-        entries.iter().flat_map(line).collect()
-    }
-
-    proptest! {
-        #![proptest_config(cases(10_000))]
-
-        #[test]
-        fn entry_round_trips(entries in vec(entry(), 0..4)) {
-            prop_assert_eq!(parse(&write(&entries)).unwrap().entries, entries);
-        }
-
-        #[test]
-        fn arbitrary_bytes_are_parsed_consistently(
-            entries in vec(entry(), 0..3),
-            garbage in vec(prop_oneof![any::<u8>(), Just(b'\n'), Just(b'{'), Just(b'"')], 0..12),
-            at in any::<prop::sample::Index>(),
-            overwrite: bool,
-        ) {
-            let mut text = write(&entries);
-            let at = at.index(text.len() + 1);
-            let until = if overwrite { text.len().min(at + garbage.len()) } else { at };
-            text.splice(at..until, garbage);
-            check_parse(&text);
-        }
-
-        #[test]
-        fn truncated_journal_loses_only_the_cut_entry(
-            entries in vec(entry(), 1..4),
-            cut in any::<prop::sample::Index>(),
-            zeros in 0usize..4,
-        ) {
-            let full = write(&entries);
-            let cut = cut.index(full.len() + 1);
-            let mut text = full[..cut].to_vec();
-            // Some file systems leave zeros where a write was cut short.
-            text.extend(vec![0; zeros]);
-            let parsed = parse(&text).unwrap();
-            let newlines = full[..cut].iter().filter(|byte| **byte == b'\n').count();
-            // An entry without its newline is complete once its closing brace is written.
-            let torn = entries.get(newlines).filter(|entry| {
-                zeros == 0 && full.get(cut) == Some(&b'\n') && entry.counts_unterminated()
-            });
-            prop_assert_eq!(parsed.entries.len(), newlines + usize::from(torn.is_some()));
-            prop_assert_eq!(&parsed.entries[..], &entries[..parsed.entries.len()]);
-        }
+impl<'de> Deserialize<'de> for JournalEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let object = Map::deserialize(deserializer)?;
+        Self::from_object(object).map_err(D::Error::custom)
     }
 }

@@ -21,11 +21,11 @@ mod tests {
     use crate::model::response::{Headers, Response};
     use crate::operation::Operation;
 
-    use super::super::entry::Entry;
-    use super::super::fingerprint::Fingerprint;
-    use super::super::journal::FileJournal;
+    use super::super::file_journal::FileJournal;
+    use super::super::fingerprint::RequestFingerprint as Fingerprint;
+    use super::super::journal::{Journal as _, JournalEntry as Entry};
     use super::super::next::{Action, Blocker, TargetState, next_action};
-    use super::super::proof::{Rejection, is_logged_failure_confirmed, judge_rejection};
+    use super::super::proof::{Logged, Rejection, judge_logged_failure, judge_rejection};
 
     /// The longest sequence that starts with an intent, which is included.
     const MAX_LEN: usize = 5;
@@ -420,6 +420,7 @@ mod tests {
                 Blocker::Ended { id, .. } => Some(id),
                 Blocker::OtherUnfinished { id, .. } => id.as_ref(),
                 Blocker::OtherVideo { own, .. } | Blocker::UnknownFile { own } => own.as_ref(),
+                Blocker::NoIntent { id } => id.as_ref(),
             },
         }
     }
@@ -583,7 +584,10 @@ mod tests {
             Action::Block(Blocker::Ended { .. }) => Next::SayEnded,
             Action::Block(Blocker::OtherUnfinished { .. }) => Next::SayOtherUnfinished,
             Action::Block(Blocker::OtherVideo { .. }) => Next::SayOtherVideo,
-            Action::Block(Blocker::UnknownFile { .. }) => Next::SayUnknownFile,
+            // Of the table's rows it is the last: nothing is sent, written or paid.
+            Action::Block(Blocker::UnknownFile { .. } | Blocker::NoIntent { .. }) => {
+                Next::SayUnknownFile
+            }
         }
     }
 
@@ -728,7 +732,7 @@ mod tests {
                     if orphans {
                         // Whose entries these are is not known, so nothing is done.
                         let own = entries.iter().rev().find_map(Entry::id).cloned();
-                        let expected = Action::Block(Blocker::UnknownFile { own });
+                        let expected = Action::Block(Blocker::NoIntent { id: own });
                         assert_eq!(action, expected, "entries without an intent: {}", case());
                     } else {
                         assert!(invariant_1(own, &action), "invariant 1 (one create): {}", case());
@@ -813,7 +817,9 @@ mod tests {
             Action::Block(Blocker::OtherVideo { video: theirs, own }) => {
                 Some(theirs) == video && own.as_ref() == id
             }
-            Action::Block(Blocker::UnknownFile { own }) => own.as_ref() == id,
+            Action::Block(Blocker::UnknownFile { own } | Blocker::NoIntent { id: own }) => {
+                own.as_ref() == id
+            }
         }
     }
 
@@ -838,7 +844,10 @@ mod tests {
     // ------------------------------------------------------------ damaged journals
 
     fn lines(entries: &[Entry]) -> Vec<Vec<u8>> {
-        entries.iter().map(|entry| [entry.to_line().unwrap(), b"\n".to_vec()].concat()).collect()
+        entries
+            .iter()
+            .map(|entry| [serde_json::to_vec(entry).unwrap(), b"\n".to_vec()].concat())
+            .collect()
     }
 
     /// A journal's file, which is rewritten in place: some file systems flush a file that is
@@ -861,7 +870,7 @@ mod tests {
             self.file.seek(SeekFrom::Start(0)).unwrap();
             self.file.write_all(text).unwrap();
             self.file.set_len(text.len() as u64).unwrap();
-            FileJournal::open(&self.path).map(|journal| journal.entries().to_vec())
+            FileJournal::open(&self.path).map(|mut journal| journal.entries().unwrap())
         }
     }
 
@@ -1100,11 +1109,10 @@ mod tests {
             }
         }
 
-        /// The API itself says that this request will never be unnamed otherwise: not a gateway,
-        /// and not because there were too many.
+        /// The API itself, and not a gateway, says of this generation, and not of the key or of
+        /// the rate of requests, that there is none.
         fn is_final_rejection(self) -> bool {
-            matches!(self, Self::Api { status: 400..=499, marked: true })
-                && !matches!(self, Self::Api { status: 429, .. })
+            matches!(self, Self::Api { status: 400 | 404 | 410 | 422, marked: true })
         }
 
         /// Whether it says that the generation is pending or done. `None`: a word whose spelling
@@ -1157,7 +1165,7 @@ mod tests {
                     assert!(!is_nothing || judged == Rejection::Unknown, "not known: {case}");
                     cases += 1;
                 }
-                let failed = is_logged_failure_confirmed(&retrieved, age);
+                let failed = judge_logged_failure(&retrieved, age) == Logged::Failed;
                 let proved = match response {
                     Retrieved::Api { status: 404, marked: true } => Some(is_old),
                     response => response.is_failed(),

@@ -2,8 +2,8 @@
 
 use crate::model::generation::GenerationId;
 
-use super::entry::Entry;
-use super::fingerprint::Fingerprint;
+use super::fingerprint::RequestFingerprint;
+use super::journal::JournalEntry as Entry;
 
 /// What is at the target.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,57 +68,22 @@ pub(crate) enum Blocker {
     OtherVideo { video: GenerationId, own: Option<GenerationId> },
     /// The target is not a file of this journal.
     UnknownFile { own: Option<GenerationId> },
+    /// The record starts with an entry of no known request. `id` is the newest that it names.
+    NoIntent { id: Option<GenerationId> },
 }
 
 /// The newest entry of the request decides. An id that is neither failed nor abandoned is fetched,
 /// never created again.
 pub(crate) fn next_action(
     entries: &[Entry],
-    request: &Fingerprint,
+    request: &RequestFingerprint,
     target: &TargetState,
     replace_videos: bool,
 ) -> Action {
-    let mut own = Vec::new();
-    let mut others: Vec<(&Fingerprint, Vec<&Entry>)> = Vec::new();
-    let mut intent = None;
-    // How many of the request's own entries precede its last intent, and the last one that led to
-    // a create. That one is recorded after the questions about the ids that rejected creates had
-    // named until then.
-    let (mut intended, mut asked) = (0, 0);
-    for entry in entries {
-        match (entry, intent) {
-            (Entry::Intent { request: recorded, .. }, _) => {
-                let is_own = request.matches(recorded);
-                if is_own {
-                    intended = own.len();
-                }
-                intent = Some((recorded, is_own));
-            }
-            // Whatever request it is of.
-            (Entry::Abandoned { .. }, _) => {
-                own.push(entry);
-                asked = own.len();
-                others.iter_mut().for_each(|(_, other)| other.push(entry));
-            }
-            (entry, Some((_, true))) => {
-                if let Entry::Sending { id: None, .. } = entry {
-                    asked = asked.max(intended);
-                }
-                own.push(entry);
-            }
-            (entry, Some((recorded, false))) => {
-                match others.iter_mut().find(|(other, _)| *other == recorded) {
-                    Some((_, other)) => other.push(entry),
-                    None => others.push((recorded, vec![entry])),
-                }
-            }
-            // The file does not start with an intent, so the entry belongs to no known request.
-            (_, None) => {
-                let own = entries.iter().rev().find_map(Entry::id).cloned();
-                return Action::Block(Blocker::UnknownFile { own });
-            }
-        }
-    }
+    let Some(ByRequest { own, others, asked }) = ByRequest::new(entries, request) else {
+        let id = entries.iter().rev().find_map(Entry::id).cloned();
+        return Action::Block(Blocker::NoIntent { id });
+    };
     let replaces = |own: Option<&GenerationId>| match target {
         TargetState::Absent => Ok(None),
         TargetState::Video(id) if own == Some(id) => Ok(None),
@@ -167,6 +132,66 @@ pub(crate) fn next_action(
                 Err(blocker) => Action::Block(blocker),
             }
         }
+    }
+}
+
+/// The entry that decides what happens next for the request, if it has an unfinished or finished
+/// generation.
+pub(crate) fn newest_of<'a>(
+    entries: &'a [Entry],
+    request: &RequestFingerprint,
+) -> Option<&'a Entry> {
+    newest_unsettled(&ByRequest::new(entries, request)?.own)
+}
+
+/// A record's entries, apart for each request: those after an intent of it.
+struct ByRequest<'a> {
+    own: Vec<&'a Entry>,
+    others: Vec<(&'a RequestFingerprint, Vec<&'a Entry>)>,
+    /// How many of the request's own entries precede the last intent that led to a create. It was
+    /// recorded after the questions about the ids that rejected creates had named until then.
+    asked: usize,
+}
+
+impl<'a> ByRequest<'a> {
+    /// `None` if the record does not start with an intent.
+    fn new(entries: &'a [Entry], request: &RequestFingerprint) -> Option<Self> {
+        let mut by_request = Self { own: Vec::new(), others: Vec::new(), asked: 0 };
+        let Self { own, others, asked } = &mut by_request;
+        let mut intent = None;
+        // How many of its own entries precede the request's last intent.
+        let mut intended = 0;
+        for entry in entries {
+            match (entry, intent) {
+                (Entry::Intent { request: recorded, .. }, _) => {
+                    let is_own = request.matches(recorded);
+                    if is_own {
+                        intended = own.len();
+                    }
+                    intent = Some((recorded, is_own));
+                }
+                // Whatever request it is of.
+                (Entry::Abandoned { .. }, _) => {
+                    own.push(entry);
+                    *asked = own.len();
+                    others.iter_mut().for_each(|(_, other)| other.push(entry));
+                }
+                (entry, Some((_, true))) => {
+                    if let Entry::Sending { id: None, .. } = entry {
+                        *asked = intended.max(*asked);
+                    }
+                    own.push(entry);
+                }
+                (entry, Some((recorded, false))) => {
+                    match others.iter_mut().find(|(other, _)| *other == recorded) {
+                        Some((_, other)) => other.push(entry),
+                        None => others.push((recorded, vec![entry])),
+                    }
+                }
+                (_, None) => return None,
+            }
+        }
+        Some(by_request)
     }
 }
 

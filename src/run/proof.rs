@@ -1,7 +1,7 @@
 //! What responses prove about a create whose outcome the record does not know.
 
 use crate::endpoint::retrieve::adopts;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::generation::{Generation, Status};
 
 /// How long, in seconds, a generation may take to become visible: until then a 404 proves nothing.
@@ -22,26 +22,41 @@ pub(crate) fn judge_rejection(retrieved: &Result<Generation>, marked: bool, age:
         Ok(generation) if adopts(generation) => Rejection::Disproved,
         // Failed generations are not charged.
         Ok(generation) if generation.status == Status::Error => Rejection::Confirmed,
-        Err(error) if error.has_vendor_marks() && is_final_4xx(error.status()) => {
-            match marked || age >= VISIBILITY_GRACE {
-                true => Rejection::Confirmed,
-                false => Rejection::Unknown,
-            }
-        }
+        Err(error) if denies_generation(error) => match marked || age >= VISIBILITY_GRACE {
+            true => Rejection::Confirmed,
+            false => Rejection::Unknown,
+        },
         _ => Rejection::Unknown,
     }
 }
 
-/// Whether a create that the log lists as failed has failed. `age`: the seconds since it was logged.
-pub(crate) fn is_logged_failure_confirmed(retrieved: &Result<Generation>, age: u64) -> bool {
+/// What a response says about a generation that the log lists as failed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Logged {
+    /// The generation has another state, which polling judges.
+    Exists,
+    Failed,
+    Unknown,
+}
+
+/// Judges a log row that says failed. `age`: the seconds since the create.
+pub(crate) fn judge_logged_failure(retrieved: &Result<Generation>, age: u64) -> Logged {
     match retrieved {
-        Ok(generation) => generation.status == Status::Error,
-        Err(error) => {
-            error.status() == Some(404) && error.has_vendor_marks() && age >= VISIBILITY_GRACE
+        Ok(generation) if generation.status == Status::Error => Logged::Failed,
+        Ok(_) => Logged::Exists,
+        Err(error)
+            if error.has_vendor_marks()
+                && error.status() == Some(404)
+                && age >= VISIBILITY_GRACE =>
+        {
+            Logged::Failed
         }
+        Err(_) => Logged::Unknown,
     }
 }
 
-fn is_final_4xx(status: Option<u16>) -> bool {
-    matches!(status, Some(400..=499)) && status != Some(429)
+/// Whether the API says that it has no such generation. Other rejections are about the request: the
+/// key, its rights, the rate of requests.
+fn denies_generation(error: &Error) -> bool {
+    error.has_vendor_marks() && matches!(error.status(), Some(400 | 404 | 410 | 422))
 }

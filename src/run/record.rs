@@ -1,0 +1,108 @@
+//! A journal during a run, and what is known to be in it.
+
+use crate::error::{Error, Result};
+use crate::model::generation::{GenerationId, Usage};
+
+use super::fingerprint::RequestFingerprint;
+use super::journal::{Journal, JournalEntry, now};
+use super::next::newest_of;
+
+/// The durable entries of a journal, for a run of one request.
+pub(crate) struct Record<'a> {
+    journal: &'a mut dyn Journal,
+    entries: Vec<JournalEntry>,
+    request: RequestFingerprint,
+    /// The image's path or URL, for people.
+    source: Option<String>,
+}
+
+impl<'a> Record<'a> {
+    pub(crate) fn open(
+        journal: &'a mut dyn Journal,
+        request: RequestFingerprint,
+        source: Option<String>,
+    ) -> Result<Self> {
+        let entries = journal.entries();
+        let entries =
+            entries.map_err(|e| Error::from_journal(journal.name(), "failed to read", e))?;
+        Ok(Self { journal, entries, request, source })
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.journal.name()
+    }
+
+    pub(crate) fn entries(&self) -> &[JournalEntry] {
+        &self.entries
+    }
+
+    pub(crate) fn request(&self) -> &RequestFingerprint {
+        &self.request
+    }
+
+    /// Records that the request is about to be carried out.
+    pub(crate) fn begin(&mut self, replaces: Option<GenerationId>) -> Result<()> {
+        let (request, source) = (self.request.clone(), self.source.clone());
+        self.write(JournalEntry::Intent { request, source, time: now(), replaces })
+    }
+
+    /// Records a step of this request: after an intent of it, since entries are of the request of
+    /// the last one.
+    pub(crate) fn append(&mut self, entry: JournalEntry) -> Result<()> {
+        let last = self.entries.iter().rev().find_map(|entry| match entry {
+            JournalEntry::Intent { request, .. } => Some(request),
+            _ => None,
+        });
+        let is_current = last.is_some_and(|last| self.request.matches(last));
+        let begun = if is_current { Ok(()) } else { self.begin(None) };
+        let id = entry.id().cloned();
+        let written = begun.and_then(|()| self.write(entry));
+        written.map_err(|error| id.iter().fold(error, Error::with_id))
+    }
+
+    fn write(&mut self, entry: JournalEntry) -> Result<()> {
+        let written = self.journal.append(self.entries.len() as u64, &entry);
+        written.map_err(|e| Error::from_journal(self.name(), "failed to write", e))?;
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    /// Whether the generation is recorded as having a video.
+    pub(crate) fn is_completed(&self, id: &GenerationId) -> bool {
+        self.entries.iter().any(|entry| {
+            let completed = matches!(
+                entry,
+                JournalEntry::Completed { .. }
+                    | JournalEntry::Publishing { .. }
+                    | JournalEntry::Saved { .. }
+            );
+            completed && entry.id() == Some(id)
+        })
+    }
+
+    pub(crate) fn usage(&self, id: &GenerationId) -> Option<Usage> {
+        self.entries.iter().rev().find_map(|entry| match entry {
+            JournalEntry::Completed { id: of, usage }
+            | JournalEntry::Saved { id: of, usage, .. }
+                if of == id =>
+            {
+                *usage
+            }
+            _ => None,
+        })
+    }
+
+    /// Adds to an error what the record knows: the ids of a create that may have been accepted.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        let Some(newest) = newest_of(&self.entries, &self.request) else { return error };
+        let error = error.may_be_billed();
+        let error = match newest.id() {
+            Some(id) if error.generation_id().is_none() => error.with_id(id),
+            _ => error,
+        };
+        match newest.client_request_id() {
+            Some(sent) if error.client_request_id().is_none() => error.with_client_request_id(sent),
+            _ => error,
+        }
+    }
+}
