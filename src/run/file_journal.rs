@@ -391,6 +391,11 @@ mod tests {
             assert_eq!(error.client_request_id(), Some("r"));
             assert!(error.may_have_been_billed());
         }
+        // A complete entry of a newer version may say anything, also without its newline.
+        assert_eq!(
+            parse(br#"{"step":"refunded"}"#).err().unwrap().error,
+            InvalidEntry::OtherVersion
+        );
         assert!(parse(b"\0\0\0").unwrap().entries.is_empty());
         assert!(parse(b"").unwrap().entries.is_empty());
     }

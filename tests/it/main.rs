@@ -24,6 +24,7 @@ mod download_faults;
 mod files;
 mod find;
 mod generation_verdicts;
+mod journals;
 mod kill;
 mod record;
 mod resume;

@@ -201,15 +201,17 @@ fn failed_log_row_of_a_generation_that_is_not_failed_is_recovered() {
 #[test]
 fn failed_log_row_is_a_failure_only_if_the_generation_has_failed_or_is_long_unknown() {
     let (recent, long_ago) = ("2999-01-01T00:00:00.000Z", "2026-01-01T00:00:00.000Z");
-    for (created, response, fails) in [
-        (long_ago, Fault::response(404, marked(404)), true),
-        (long_ago, Fault::response(200, r#"{"id":"dead","status":"error"}"#), true),
-        (recent, Fault::response(404, marked(404)), false),
-        ("", Fault::response(404, marked(404)), false),
-        (long_ago, Fault::response(404, "<html>"), false),
-        (long_ago, Fault::response(403, marked(403)), false),
-        (long_ago, Fault::response(200, r#"{"id":"dead","status":"expired"}"#), false),
-        (long_ago, Fault::response(200, r#"{"id":"other","status":"error"}"#), false),
+    // By the server's clock, or by this one.
+    for (created, sent_recently, response, fails) in [
+        (long_ago, true, Fault::response(404, marked(404)), false),
+        (long_ago, false, Fault::response(404, marked(404)), true),
+        (long_ago, false, Fault::response(200, r#"{"id":"dead","status":"error"}"#), true),
+        (recent, false, Fault::response(404, marked(404)), false),
+        ("", false, Fault::response(404, marked(404)), false),
+        (long_ago, false, Fault::response(404, "<html>"), false),
+        (long_ago, false, Fault::response(403, marked(403)), false),
+        (long_ago, false, Fault::response(200, r#"{"id":"dead","status":"expired"}"#), false),
+        (long_ago, false, Fault::response(200, r#"{"id":"other","status":"error"}"#), false),
     ] {
         let sandbox = sandbox();
         let dir = TestDir::new();
@@ -219,6 +221,13 @@ fn failed_log_row_is_a_failure_only_if_the_generation_has_failed_or_is_long_unkn
         let client = test_client(&sandbox).with_wait_options(quick_wait().timeout(timeout));
         let lost = client.generate_to(&request(), &dir.target).unwrap_err();
         let lost = lost.client_request_id().unwrap();
+        if !sent_recently {
+            let backdate = |mut line: serde_json::Value| {
+                line["time"] = 1.into();
+                line.to_string()
+            };
+            dir.write_journal(&dir.journal_lines().into_iter().map(backdate).collect::<Vec<_>>());
+        }
         sandbox.fault(Endpoint::Logs, log(lost, "dead", "failed", created), 99);
         sandbox.fault(Endpoint::Retrieve, response.clone(), 1_000);
         let error = client.generate_to(&request(), &dir.target).unwrap_err();
