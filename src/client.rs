@@ -2,7 +2,7 @@
 //! protocol is elsewhere.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cancel::CancelToken;
@@ -20,7 +20,7 @@ use crate::model::request::{
 use crate::operation::Operation;
 use crate::poll::Known;
 use crate::retry::RetryPolicy;
-use crate::run::{DurableRun, Journal, SavedVideo};
+use crate::run::{BatchOptions, DurableRun, Journal, SavedVideo, generate_all_to};
 use crate::transport::Transport;
 use crate::wait_options::WaitOptions;
 
@@ -448,6 +448,63 @@ impl Client {
         saved.map_err(|error| error.resumable(Operation::GenerateTo))
     }
 
+    /// Runs [`generate_to`](Self::generate_to) for many jobs at once, with a handful of threads.
+    ///
+    /// Like `generate_to` it can be killed anywhere and called again with the same jobs, and pays
+    /// once for each. The results are in input order.
+    ///
+    /// Up to [`concurrent_creates`](BatchOptions::concurrent_creates) jobs are started at once, and
+    /// up to [`max_in_flight`](BatchOptions::max_in_flight) are unfinished; every video is downloaded
+    /// as soon as it is there, since URLs expire. The number of threads is
+    /// `concurrent_creates` + [`concurrent_downloads`](BatchOptions::concurrent_downloads) +
+    /// [`threads`](WaitOptions::threads) of the wait options: 7 by default. Events carry the
+    /// [`path`](Event::path) of their job.
+    ///
+    /// If the API rejects the key or the account, or the limit of
+    /// [`max_generations`](crate::ClientBuilder::max_generations) is reached, no more generations are
+    /// created; without enough credits, none of the same model and duration. What is paid for
+    /// already is still fetched, and the other jobs end with
+    /// [`NotAttempted`](crate::ErrorKind::NotAttempted) and the reason. So do those that have not
+    /// started when the call is cancelled.
+    ///
+    /// # Errors
+    /// Each job has its own result, with the errors of [`generate_to`](Self::generate_to). If two
+    /// jobs have the same target, nothing is sent for any job:
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) names them.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), kling_video::Error> {
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// # let client = sandbox.client_builder().build()?;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use kling_video::{BatchOptions, Image, ImageToVideo};
+    ///
+    /// let jobs = ["cat", "dog"].map(|name| {
+    ///     let image = Image::url(format!("https://example.com/{name}.jpg"));
+    ///     (ImageToVideo::new(image), dir.path().join(format!("{name}.mp4")))
+    /// });
+    /// for (result, (_, path)) in client.generate_all_to(&jobs, &BatchOptions::new()).iter().zip(&jobs) {
+    ///     match result {
+    ///         Ok(saved) => println!("{}: {} bytes", path.display(), saved.bytes),
+    ///         Err(error) => println!("{}: {error}", path.display()),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "each result may be an error"]
+    pub fn generate_all_to(
+        &self,
+        jobs: &[(ImageToVideo, PathBuf)],
+        options: &BatchOptions,
+    ) -> Vec<Result<SavedVideo>> {
+        let Some((first, _)) = jobs.first() else { return Vec::new() };
+        let context = self.context(None);
+        let results = generate_all_to(&self.durable_run(&context, first), jobs, options);
+        let resumable = |error: Error| error.resumable(Operation::GenerateAllTo);
+        results.into_iter().map(|result| result.map_err(resumable)).collect()
+    }
+
     /// Creates a generation and waits for it, and records each step in a journal of the caller's.
     ///
     /// This is [`generate_to`](Self::generate_to) without the file: it can be killed anywhere and
@@ -578,6 +635,7 @@ impl Client {
             quota: &self.inner.quota,
             base_url: self.inner.transport.recorded_base_url(),
             replace_videos: self.inner.replace_videos,
+            may_create: &|| Ok(()),
         }
     }
 

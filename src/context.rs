@@ -28,6 +28,11 @@ pub(crate) struct RequestContext<'a> {
 }
 
 impl RequestContext<'_> {
+    /// The same context, for one of several output files.
+    pub(crate) fn for_path<'b>(&'b self, path: &'b Path) -> RequestContext<'b> {
+        RequestContext { session: self.session.reborrow(), path: Some(path), ..*self }
+    }
+
     /// An event about a generation.
     pub(crate) fn emit(&self, id: &GenerationId, kind: EventKind<'_>) {
         self.emit_with(Some(id), None, kind);
@@ -232,7 +237,7 @@ impl Poller for Wait<'_> {
         self.started.elapsed()
     }
 
-    fn emit(&self, id: &GenerationId, kind: EventKind<'_>) {
+    fn emit(&self, _index: usize, id: &GenerationId, kind: EventKind<'_>) {
         self.context.emit(id, kind);
     }
 }

@@ -64,6 +64,10 @@ pub enum ErrorKind {
     Journal,
     /// A file could not be read or written.
     Io,
+    /// A job of [`generate_all_to`](crate::Client::generate_all_to) that was not carried out, for
+    /// the reason that the message gives: the account has no more credits, say, or the call was
+    /// cancelled. Nothing was sent for it.
+    NotAttempted,
 }
 
 impl fmt::Display for ErrorKind {
@@ -83,6 +87,7 @@ impl fmt::Display for ErrorKind {
             Self::Cancelled => "cancelled",
             Self::Journal => "journal unusable",
             Self::Io => "file error",
+            Self::NotAttempted => "not attempted",
         })
     }
 }
@@ -152,6 +157,8 @@ enum ErrorRepr {
     Cancelled,
     #[error("{journal}: {message}")]
     Journal { journal: String, message: String, source: Option<Source> },
+    #[error("not attempted: {reason}")]
+    NotAttempted { reason: String },
     #[error("{}{message}", DisplayPath(.path))]
     Io { path: Option<PathBuf>, message: Cow<'static, str>, source: io::Error },
 }
@@ -322,6 +329,11 @@ impl Error {
         Self::new(operation, ErrorRepr::Io { path, message, source })
     }
 
+    pub(crate) fn not_attempted(reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Self::new(Operation::GenerateAllTo, ErrorRepr::NotAttempted { reason })
+    }
+
     pub(crate) fn with_operation(mut self, operation: Operation) -> Self {
         self.0.operation = operation;
         self
@@ -424,6 +436,7 @@ impl Error {
             ErrorRepr::Cancelled => ErrorKind::Cancelled,
             ErrorRepr::Journal { .. } => ErrorKind::Journal,
             ErrorRepr::Io { .. } => ErrorKind::Io,
+            ErrorRepr::NotAttempted { .. } => ErrorKind::NotAttempted,
         }
     }
 

@@ -353,7 +353,9 @@ pub use model::image::Image;
 pub use model::request::{CameraControl, DynamicMask, ImageToVideo, MODEL, VideoDuration};
 pub use operation::Operation;
 pub use retry::RetryPolicy;
-pub use run::{BoxError, FileJournal, Journal, JournalEntry, RequestFingerprint, SavedVideo};
+pub use run::{
+    BatchOptions, BoxError, FileJournal, Journal, JournalEntry, RequestFingerprint, SavedVideo,
+};
 pub use wait_options::WaitOptions;
 
 /// Compiles the README's code as doctests.

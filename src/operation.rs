@@ -31,6 +31,8 @@ pub enum Operation {
     Download,
     /// [`Client::generate_to`](crate::Client::generate_to).
     GenerateTo,
+    /// [`Client::generate_all_to`](crate::Client::generate_all_to).
+    GenerateAllTo,
     /// [`Client::generate_recorded`](crate::Client::generate_recorded).
     GenerateRecorded,
     /// [`Client::find`](crate::Client::find), also on behalf of another call.
@@ -49,6 +51,7 @@ impl fmt::Display for Operation {
             Self::Wait => "wait",
             Self::Download => "download",
             Self::GenerateTo => "generate_to",
+            Self::GenerateAllTo => "generate_all_to",
             Self::GenerateRecorded => "generate_recorded",
             Self::Find => "find",
             Self::Balance => "balance",

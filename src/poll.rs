@@ -1,6 +1,7 @@
 //! The poll loop that waits for generations: a queue of polls, the one due first in front. I/O and
 //! time are injected, so that its tests need neither sockets nor sleeps.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,7 +28,7 @@ const MISSING_URL_GRACE: Duration = Duration::from_secs(60);
 const MAX_CONFIRM_DELAY: Duration = Duration::from_secs(10);
 
 /// One of several workers sleeps no longer than this before it checks whether another one has been
-/// throttled or has panicked.
+/// throttled, has panicked, or has added a generation.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
 
 /// The I/O and the time that a wait needs.
@@ -40,7 +41,8 @@ pub(crate) trait Poller: Sync {
     /// The time since the wait started.
     fn now(&self) -> Duration;
 
-    fn emit(&self, id: &GenerationId, kind: EventKind<'_>);
+    /// Reports an event about the generation with this index.
+    fn emit(&self, index: usize, id: &GenerationId, kind: EventKind<'_>);
 }
 
 /// What is known of a generation before it is polled.
@@ -64,99 +66,145 @@ pub(crate) fn wait_all(
     retry_policy: &RetryPolicy,
     poller: &dyn Poller,
 ) -> Vec<Result<Video>> {
-    let queue = PollQueue::new(ids, known, options, retry_policy, poller);
-    let work = || queue.run_worker();
+    let queue = PollQueue::new(options, retry_policy, poller);
+    for (index, id) in ids.iter().enumerate() {
+        queue.push(index, Cow::Borrowed(id), known, options.initial_delay);
+    }
+    let results = Mutex::new(Vec::with_capacity(ids.len()));
+    // A single worker has nobody to watch.
+    let max_sleep = if options.threads > 1 { MAX_SLEEP } else { Duration::MAX };
+    // The polls that are in progress when the queue is empty return to the workers that make them.
+    run_workers(options.threads.min(ids.len()), &|| {
+        let _guard = queue.abort_on_panic();
+        loop {
+            match queue.step() {
+                Step::Empty => return,
+                Step::Polled => {}
+                Step::Idle(delay) => queue.sleep(delay.min(max_sleep)),
+                Step::Done(index, result) => {
+                    results.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
+                }
+            }
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_unstable_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Runs `work` on this thread and on as many more as can be started, up to `count` in all.
+pub(crate) fn run_workers(count: usize, work: &(dyn Fn() + Sync)) {
     thread::scope(|scope| {
-        // The calling thread is a worker too. If no more threads can be started, it does it all.
         let spawn = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
-        let workers: Vec<_> = (1..options.threads.min(ids.len())).filter_map(spawn).collect();
+        let workers: Vec<_> = (1..count).filter_map(spawn).collect();
         work();
         for worker in workers {
             // The caller's event handler panicked: its panic belongs to the caller.
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
     });
-    queue.into_results()
 }
 
-struct PollQueue<'a> {
+/// The generations that are being waited for. Workers share it, and each calls
+/// [`step`](Self::step) in a loop.
+pub(crate) struct PollQueue<'a> {
     options: &'a WaitOptions,
     retry_policy: &'a RetryPolicy,
     poller: &'a dyn Poller,
-    max_sleep: Duration,
     state: Mutex<QueueState<'a>>,
 }
 
+#[derive(Default)]
 struct QueueState<'a> {
     waiting: BinaryHeap<Reverse<Entry<'a>>>,
     /// No polls before this time: a 429 slows down all generations.
     throttled_until: Duration,
+    cancelled: bool,
     /// A worker has panicked; the others exit, so that the panic is propagated at once.
     aborted: bool,
-    results: Vec<(usize, Result<Video>)>,
+}
+
+/// What a worker has done, or may do next.
+pub(crate) enum Step {
+    /// The wait of the generation with this index has ended.
+    Done(usize, Result<Video>),
+    Polled,
+    /// Nothing is due before this time has passed.
+    Idle(Duration),
+    Empty,
 }
 
 impl<'a> PollQueue<'a> {
-    fn new(
-        ids: &'a [GenerationId],
-        known: Known<'_>,
+    pub(crate) fn new(
         options: &'a WaitOptions,
         retry_policy: &'a RetryPolicy,
         poller: &'a dyn Poller,
     ) -> Self {
-        let entry = |(index, id)| Reverse(Entry::new(index, id, known, options));
-        let state = Mutex::new(QueueState {
-            waiting: ids.iter().enumerate().map(entry).collect(),
-            throttled_until: Duration::ZERO,
-            aborted: false,
-            results: Vec::with_capacity(ids.len()),
-        });
-        // A single worker has nobody to watch.
-        let max_sleep = if options.threads > 1 { MAX_SLEEP } else { Duration::MAX };
-        Self { options, retry_policy, poller, max_sleep, state }
+        Self { options, retry_policy, poller, state: Mutex::default() }
     }
 
-    /// Pops the entry due first, polls it and pushes it back. A worker exits when the queue is
-    /// empty; the entries that are being polled then return to the workers that hold them.
-    fn run_worker(&self) {
-        let _guard = AbortOnPanic(self);
-        while let Some(Reverse(mut entry)) = self.pop() {
-            let outcome = self.poll_when_due(&mut entry);
-            let mut state = self.lock();
-            match outcome {
-                Some(result) => state.results.push((entry.index, result)),
-                None => state.waiting.push(Reverse(entry)),
-            }
-        }
+    /// Adds a generation. Its timeout starts now.
+    pub(crate) fn push(
+        &self,
+        index: usize,
+        id: Cow<'a, GenerationId>,
+        known: Known<'_>,
+        initial_delay: Duration,
+    ) {
+        let now = self.poller.now();
+        let entry = Entry::new(index, id, known, now, initial_delay, self.options);
+        self.lock().waiting.push(Reverse(entry));
     }
 
-    fn pop(&self) -> Option<Reverse<Entry<'a>>> {
+    /// Polls the generation that is due first, if one is.
+    pub(crate) fn step(&self) -> Step {
         let mut state = self.lock();
-        if state.aborted { None } else { state.waiting.pop() }
-    }
-
-    /// Sleeps until the entry is due and polls it. The outcome of its wait, or `None` to go on.
-    fn poll_when_due(&self, entry: &mut Entry<'a>) -> Option<Result<Video>> {
-        let due = |entry: &Entry<'_>| {
-            entry.next_poll_at.max(self.lock().throttled_until).min(entry.deadline)
+        let (cancelled, throttled_until) = (state.cancelled, state.throttled_until);
+        let Some(Reverse(mut entry)) = state.waiting.pop().filter(|_| !state.aborted) else {
+            return Step::Empty;
         };
-        // Checked again after each sleep: another worker may have been throttled meanwhile.
-        loop {
-            let remaining = due(entry).saturating_sub(self.poller.now());
-            if !self.poller.sleep(remaining.min(self.max_sleep)) || self.lock().aborted {
-                return Some(Err(entry.cancelled()));
-            }
-            if due(entry) <= self.poller.now() {
-                break;
+        let due = entry.next_poll_at.max(throttled_until).min(entry.deadline);
+        let delay = due.saturating_sub(self.poller.now());
+        if !delay.is_zero() && !cancelled {
+            state.waiting.push(Reverse(entry));
+            return Step::Idle(delay);
+        }
+        drop(state);
+        let outcome = if cancelled { Some(Err(entry.cancelled())) } else { self.poll(&mut entry) };
+        match outcome {
+            Some(result) => Step::Done(entry.index, result),
+            None => {
+                self.lock().waiting.push(Reverse(entry));
+                Step::Polled
             }
         }
+    }
+
+    /// Sleeps before the next step.
+    pub(crate) fn sleep(&self, delay: Duration) {
+        if !self.poller.sleep(delay) {
+            self.lock().cancelled = true;
+        }
+    }
+
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.lock().aborted
+    }
+
+    /// Makes the other workers exit if this one panics.
+    pub(crate) fn abort_on_panic(&self) -> impl Drop + use<'_, 'a> {
+        AbortOnPanic(self)
+    }
+
+    /// The outcome of the entry's wait, or `None` to go on.
+    fn poll(&self, entry: &mut Entry<'a>) -> Option<Result<Video>> {
         // Each generation is polled once at the deadline, but a long queue of slow polls must not
         // delay the return for much longer.
         let now = self.poller.now();
         if now > entry.deadline.saturating_add(self.options.interval.max(MAX_SLEEP)) {
             return Some(Err(entry.timed_out(now)));
         }
-        let result = self.poller.retrieve(entry.id);
+        let result = self.poller.retrieve(&entry.id);
         let now = self.poller.now();
         let throttled = matches!(&result, Err(error) if error.status() == Some(429));
         let outcome = self.on_result(entry, result, now);
@@ -189,7 +237,7 @@ impl<'a> PollQueue<'a> {
                 });
                 let operation = Operation::Wait;
                 let kind = EventKind::Retrying { operation, attempt, delay, error: &error };
-                self.poller.emit(entry.id, kind);
+                self.poller.emit(entry.index, &entry.id, kind);
                 entry.next_poll_at = now.saturating_add(delay);
                 entry.last_error = Some(error);
                 None
@@ -209,15 +257,16 @@ impl<'a> PollQueue<'a> {
         // Not an error yet, but if there is no other end, it says why.
         entry.last_error = reason(&generation).map(|reason| {
             let message = format!("status `{}` with an error: {reason}", generation.status);
-            Error::decode(Operation::Retrieve, sanitize(&message)).with_id(entry.id)
+            Error::decode(Operation::Retrieve, sanitize(&message)).with_id(&entry.id)
         });
         entry.next_poll_at = entry.next_poll_at.saturating_add(options.interval).max(now);
         let verdict = entry.evaluate(&generation, now, options);
         let is_last = !matches!(verdict, Verdict::Pending) || now >= entry.deadline;
         let next_poll =
             (!is_last).then(|| entry.next_poll_at.min(entry.deadline).saturating_sub(now));
-        let kind = EventKind::Polled { generation: &generation, elapsed: now, next_poll };
-        poller.emit(entry.id, kind);
+        let elapsed = now.saturating_sub(entry.started_at);
+        let kind = EventKind::Polled { generation: &generation, elapsed, next_poll };
+        poller.emit(entry.index, &entry.id, kind);
         if let Verdict::Ready = verdict {
             return generation.video.take().map(Ok);
         }
@@ -226,13 +275,6 @@ impl<'a> PollQueue<'a> {
             Verdict::Failed(error) => Some(Err(entry.with_context(error))),
             _ => None,
         }
-    }
-
-    fn into_results(self) -> Vec<Result<Video>> {
-        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let mut results = state.results;
-        results.sort_unstable_by_key(|(index, _)| *index);
-        results.into_iter().map(|(_, result)| result).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, QueueState<'a>> {
@@ -253,7 +295,8 @@ impl Drop for AbortOnPanic<'_, '_> {
 /// A generation that is being waited for: what is known of it, and when to poll it next.
 struct Entry<'a> {
     index: usize,
-    id: &'a GenerationId,
+    id: Cow<'a, GenerationId>,
+    started_at: Duration,
     next_poll_at: Duration,
     /// The timeout, or later, if a failure is to be confirmed then.
     deadline: Duration,
@@ -278,12 +321,20 @@ enum Verdict {
 }
 
 impl<'a> Entry<'a> {
-    fn new(index: usize, id: &'a GenerationId, known: Known<'_>, options: &WaitOptions) -> Self {
+    fn new(
+        index: usize,
+        id: Cow<'a, GenerationId>,
+        known: Known<'_>,
+        now: Duration,
+        initial_delay: Duration,
+        options: &WaitOptions,
+    ) -> Self {
         let mut entry = Self {
             index,
             id,
-            next_poll_at: options.initial_delay,
-            deadline: options.timeout,
+            started_at: now,
+            next_poll_at: now.saturating_add(initial_delay),
+            deadline: now.saturating_add(options.timeout),
             poll_count: 0,
             consecutive_failures: 0,
             is_known_to_exist: !matches!(known, Known::Nothing),
@@ -295,7 +346,7 @@ impl<'a> Entry<'a> {
             last_error: None,
         };
         if let Known::Response(generation) = known {
-            entry.evaluate(generation, Duration::ZERO, options);
+            entry.evaluate(generation, now, options);
         }
         entry
     }
@@ -363,7 +414,11 @@ impl<'a> Entry<'a> {
 
     fn timed_out(&mut self, now: Duration) -> Error {
         let status = self.last.as_ref().map(|generation| generation.status.clone());
-        let error = Error::wait_timeout(now, status, self.last_error.take());
+        let error = Error::wait_timeout(
+            now.saturating_sub(self.started_at),
+            status,
+            self.last_error.take(),
+        );
         self.with_context(error)
     }
 
@@ -373,7 +428,7 @@ impl<'a> Entry<'a> {
 
     /// Every error of a wait carries the generation's id and last state.
     fn with_context(&mut self, error: Error) -> Error {
-        let error = error.with_id(self.id).with_attempts(self.poll_count.max(1));
+        let error = error.with_id(&self.id).with_attempts(self.poll_count.max(1));
         match self.last.take() {
             Some(generation) => error.with_generation(generation),
             None => error,
@@ -499,7 +554,7 @@ mod tests {
             *self.now.lock().unwrap()
         }
 
-        fn emit(&self, _id: &GenerationId, kind: EventKind<'_>) {
+        fn emit(&self, _index: usize, _id: &GenerationId, kind: EventKind<'_>) {
             if let EventKind::Polled { elapsed, next_poll, .. } = kind {
                 self.next_polls.lock().unwrap().push((elapsed, next_poll));
             }

@@ -3,10 +3,12 @@
 //! [`next_action`] decides what happens next; this file carries it out. Each action records what it
 //! has done, and the next one follows from the record. A run has three parts, so that a batch can
 //! carry out those of many runs at once: [`start`](DurableRun::start) leads to a generation to wait
-//! for, [`settle`](DurableRun::settle) records how the wait ended, and
-//! [`save`](DurableRun::save) downloads the video.
+//! for, [`settle`](DurableRun::settle) records how the wait ended, and a run to a file then
+//! downloads its video.
 
+mod batch;
 mod file_journal;
+mod file_run;
 mod fingerprint;
 mod journal;
 mod next;
@@ -14,60 +16,33 @@ mod proof;
 mod record;
 mod recover;
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::context::RequestContext;
 use crate::create::{CreateObserver, CreateQuota, generate_client_request_id, submit};
-use crate::download::{self, Replace, Target, download, probe_partial_file};
+use crate::download::{Target, probe_partial_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::hash::hash_reader;
 use crate::model::body::RequestBody;
-use crate::model::generation::{Generation, GenerationId, Usage, Video};
+use crate::model::generation::{Generation, GenerationId, Video};
 use crate::model::request::ImageToVideo;
 use crate::operation::Operation;
 use crate::poll::Known;
 use crate::wait_options::WaitOptions;
 
+pub use self::batch::BatchOptions;
+pub(crate) use self::batch::generate_all_to;
 pub use self::file_journal::FileJournal;
+pub use self::file_run::SavedVideo;
 pub use self::fingerprint::RequestFingerprint;
 pub use self::journal::{BoxError, Journal, JournalEntry};
 
-use self::file_journal::{journal_name, journal_path};
 use self::journal::now;
 use self::next::{Action, Blocker, TargetState, next_action};
 use self::record::Record;
 
 const OPERATION: Operation = Operation::GenerateTo;
-
-/// A video in a file, the result of [`Client::generate_to`](crate::Client::generate_to).
-///
-/// ```no_run
-/// # use kling_video::{Client, Error, ImageToVideo};
-/// # fn example(client: Client, request: ImageToVideo) -> Result<(), Error> {
-/// let saved = client.generate_to(&request, "cat.mp4")?;
-/// println!("{} bytes in {}, generation {}", saved.bytes, saved.path.display(), saved.id);
-/// if let Some(usd) = saved.usage.and_then(|usage| usage.usd_spent) {
-///     println!("{usd} USD");
-/// }
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct SavedVideo {
-    /// The absolute path of the file.
-    pub path: PathBuf,
-    /// The size of the file in bytes.
-    pub bytes: u64,
-    /// The generation that the video belongs to.
-    pub id: GenerationId,
-    /// Whether the complete file was there already, so that no request was made.
-    pub reused: bool,
-    /// What the generation cost, if the API said so when it was completed.
-    pub usage: Option<Usage>,
-}
 
 /// What the runs of one call have in common.
 pub(crate) struct DurableRun<'a> {
@@ -78,9 +53,12 @@ pub(crate) struct DurableRun<'a> {
     pub(crate) base_url: String,
     /// Whether a finished video may be replaced by one of another request.
     pub(crate) replace_videos: bool,
+    /// An error here prevents a create, and nothing else.
+    pub(crate) may_create: &'a (dyn Fn() -> Result<()> + Sync),
 }
 
 /// Where a run has come to before its wait.
+#[expect(clippy::large_enum_variant, reason = "moved once")]
 enum Started {
     /// The video is at the target.
     Saved { id: GenerationId, length: u64 },
@@ -89,7 +67,7 @@ enum Started {
 }
 
 /// A generation to wait for.
-struct Pending {
+pub(crate) struct Pending {
     id: GenerationId,
     /// The response of this run's create.
     created: Option<Generation>,
@@ -111,8 +89,8 @@ impl Pending {
 
     /// If its id could not be recorded, the caller must learn first why the next run will not know
     /// it.
-    fn explain(self, error: Error) -> Error {
-        match self.unrecorded {
+    fn explain(&mut self, error: Error) -> Error {
+        match self.unrecorded.take() {
             Some(unrecorded) if error.kind() != ErrorKind::GenerationFailed => {
                 unrecorded.with_id(&self.id)
             }
@@ -125,31 +103,13 @@ impl DurableRun<'_> {
     /// Runs until the generation is completed, on any journal.
     pub(crate) fn generate_recorded(&self, journal: &mut dyn Journal) -> Result<Video> {
         let (request, body) = self.prepare()?;
-        let mut record = Record::open(journal, request, self.request.image().journal_name())?;
+        let mut record = self.record(journal, request)?;
         match self.start(&mut record, body, None, &TargetState::Absent)? {
-            Started::Pending(pending) => {
+            Started::Pending(mut pending) => {
                 let waited = self.wait(&pending);
                 self.settle(&mut record, &pending, waited).map_err(|e| pending.explain(e))
             }
             Started::Saved { .. } => Err(Error::journal(record.name(), "has no target")),
-        }
-    }
-
-    /// Runs until the video is at the path, on the journal next to it.
-    pub(crate) fn generate_to(&self, path: &Path) -> Result<SavedVideo> {
-        let target = Target::resolve(path, OPERATION)?;
-        let (request, body) = self.prepare()?;
-        let (mut journal, body) = self.open_journal(&target, body)?;
-        let mut record = Record::open(&mut journal, request, self.request.image().journal_name())?;
-        let state = target_state(&target, record.entries())?;
-        match self.start(&mut record, body, Some(&target), &state)? {
-            Started::Saved { id, length } => Ok(self.saved(&record, &target, id, length, true)),
-            Started::Pending(pending) => {
-                let waited = self.wait(&pending);
-                self.settle(&mut record, &pending, waited)
-                    .and_then(|video| self.save(&mut record, &target, &state, &pending, &video))
-                    .map_err(|e| pending.explain(e))
-            }
         }
     }
 
@@ -172,41 +132,12 @@ impl DurableRun<'_> {
         Ok((RequestFingerprint::new(self.request, image, &self.base_url, route)?, body))
     }
 
-    /// Opens the target's journal. Waits for another process with the same target, as long as for a
-    /// generation. An invalid call leaves no new file behind.
-    fn open_journal(
+    fn record<'j>(
         &self,
-        target: &Target,
-        body: Result<RequestBody>,
-    ) -> Result<(FileJournal, Result<RequestBody>)> {
-        let path = journal_path(target);
-        let body = match path.symlink_metadata() {
-            Ok(_) => body,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                if target.state()? != download::TargetState::Absent {
-                    let blocker = Blocker::UnknownFile { own: None };
-                    return Err(blocked_error(journal_name(&path), Some(target), blocker));
-                }
-                Ok(body?)
-            }
-            // What cannot be known is an error, never "no".
-            Err(e) => return Err(Error::io(OPERATION, Some(path), "failed to read", e)),
-        };
-        let started = Instant::now();
-        let name = journal_name(&path);
-        let journal = FileJournal::open_or_wait(path, |delay| {
-            let remaining = self.options.timeout.saturating_sub(started.elapsed());
-            if remaining.is_zero() {
-                let busy = Error::journal(&name, "in use by another process");
-                let timed_out = Error::wait_timeout(started.elapsed(), None, Some(busy));
-                return Err(timed_out.with_operation(OPERATION));
-            }
-            match self.context.sleep(delay.min(remaining)) {
-                true => Ok(()),
-                false => Err(Error::cancelled(OPERATION)),
-            }
-        })?;
-        Ok((journal, body))
+        journal: &'j mut dyn Journal,
+        request: RequestFingerprint,
+    ) -> Result<Record<'j>> {
+        Record::open(journal, request, self.request.image().journal_name())
     }
 
     /// Carries out one action after the other, up to a generation to wait for.
@@ -238,7 +169,7 @@ impl DurableRun<'_> {
                 }
                 Action::RecordSaved { id, length } => {
                     // Removes what the killed run may have left next to the video.
-                    let _ = target.map(probe_partial_file);
+                    let _ = target.map_or(Ok(()), probe_partial_file);
                     self.context.emit(&id, EventKind::Reused);
                     let usage = record.usage(&id);
                     record.append(JournalEntry::Saved { id: id.clone(), length, usage })?;
@@ -253,17 +184,16 @@ impl DurableRun<'_> {
                 Action::Recover { client_request_id, id, time } => {
                     self.recover(record, &client_request_id, id, time)?;
                 }
-                Action::Create { rejected, replaces } => match self.adopt(&rejected)? {
-                    Some(id) => {
-                        record.append(JournalEntry::Created { id: id.clone() })?;
-                        self.context.emit(&id, EventKind::Recovered);
-                    }
-                    None => {
+                Action::Create { rejected, replaces } => {
+                    let Some(id) = self.adopt(&rejected)? else {
+                        (self.may_create)()?;
                         let body = body?;
                         target.map_or(Ok(()), probe_partial_file)?;
                         return self.create(record, body, replaces).map(Started::Pending);
-                    }
-                },
+                    };
+                    record.append(JournalEntry::Created { id: id.clone() })?;
+                    self.context.emit(&id, EventKind::Recovered);
+                }
                 Action::Block(blocker) => {
                     return Err(blocked_error(record.name(), target, blocker));
                 }
@@ -285,12 +215,16 @@ impl DurableRun<'_> {
     }
 
     fn wait(&self, pending: &Pending) -> Result<Video> {
-        let initial_delay = match pending.created {
+        let options = self.options.clone().initial_delay(self.initial_delay(pending));
+        self.context.wait(&pending.id, pending.known(), &options)
+    }
+
+    /// Only a generation that has just been created is not polled at once.
+    fn initial_delay(&self, pending: &Pending) -> Duration {
+        match pending.created {
             Some(_) => self.options.initial_delay,
             None => Duration::ZERO,
-        };
-        let options = self.options.clone().initial_delay(initial_delay);
-        self.context.wait(&pending.id, pending.known(), &options)
+        }
     }
 
     /// Records how the wait ended.
@@ -317,79 +251,6 @@ impl DurableRun<'_> {
         }
         waited
     }
-
-    /// Downloads the video to the target.
-    fn save(
-        &self,
-        record: &mut Record<'_>,
-        target: &Target,
-        state: &TargetState,
-        pending: &Pending,
-        video: &Video,
-    ) -> Result<SavedVideo> {
-        let id = &pending.id;
-        let recorded = replaceable_file(record.entries(), pending.replaces.as_ref(), state);
-        let replace = match &recorded {
-            Some((len, hash)) => Replace::Recorded { len: *len, hash: hash.as_deref() },
-            None => Replace::Nothing,
-        };
-        let mut before_publish = |length: u64, hash: &str| {
-            let hash = hash.to_owned();
-            record.append(JournalEntry::Publishing { id: id.clone(), length, hash })
-        };
-        let length = download(self.context, video, target, replace, Some(&mut before_publish))?;
-        let usage = video.usage.or_else(|| record.usage(id));
-        record.append(JournalEntry::Saved { id: id.clone(), length, usage })?;
-        self.context.emit(id, EventKind::Saved { bytes: length });
-        Ok(self.saved(record, target, id.clone(), length, false))
-    }
-
-    fn saved(
-        &self,
-        record: &Record<'_>,
-        target: &Target,
-        id: GenerationId,
-        bytes: u64,
-        reused: bool,
-    ) -> SavedVideo {
-        let usage = record.usage(&id);
-        SavedVideo { path: target.path().to_owned(), bytes, id, reused, usage }
-    }
-}
-
-fn target_state(target: &Target, entries: &[JournalEntry]) -> Result<TargetState> {
-    let download::TargetState::File { len } = target.state()? else {
-        return Ok(TargetState::Absent);
-    };
-    if len == 0 {
-        return Ok(TargetState::Empty);
-    }
-    for entry in entries.iter().rev() {
-        if let JournalEntry::Publishing { id, length, hash } = entry
-            && *length == len
-            && target.is_file_with(len, Some(hash))?
-        {
-            return Ok(TargetState::Video(id.clone()));
-        }
-    }
-    Ok(TargetState::Other)
-}
-
-/// The file that the run may replace: its length and hash.
-fn replaceable_file(
-    entries: &[JournalEntry],
-    replaces: Option<&GenerationId>,
-    state: &TargetState,
-) -> Option<(u64, Option<String>)> {
-    if *state == TargetState::Empty {
-        return Some((0, None));
-    }
-    entries.iter().rev().find_map(|entry| match entry {
-        JournalEntry::Publishing { id, length, hash } if Some(id) == replaces => {
-            Some((*length, Some(hash.clone())))
-        }
-        _ => None,
-    })
 }
 
 fn blocked_error(journal: String, target: Option<&Target>, blocker: Blocker) -> Error {

@@ -99,6 +99,12 @@ pub(crate) struct Session<'a> {
 }
 
 impl Session<'_> {
+    /// The same session, for a part of the call.
+    pub(crate) fn reborrow(&self) -> Session<'_> {
+        let agents = Cow::Borrowed(&*self.agents);
+        Session { config: self.config, agents, token: self.token, _cancel_registration: None }
+    }
+
     /// How long the server may send nothing.
     pub(crate) fn idle_timeout(&self) -> Duration {
         self.config.idle_timeout

@@ -16,6 +16,7 @@ impl Error {
         match self.0.repr {
             E::Config { .. } | E::InvalidRequest { .. } | E::GenerationLimit { .. } => Ok(()),
             E::Connect { .. } | E::Cancelled | E::Journal { .. } | E::Io { .. } => Ok(()),
+            E::NotAttempted { .. } => Ok(()),
             _ => match (self.0.operation, &self.0.id) {
                 (Operation::Create, id) if id.is_none() || self.0.not_created => {
                     f.write_str("creating a generation: ")

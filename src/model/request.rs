@@ -390,6 +390,10 @@ impl ImageToVideo {
         self.to_json("", |_, _| Ok(String::new()))
     }
 
+    pub(crate) fn video_duration(&self) -> Option<VideoDuration> {
+        self.duration
+    }
+
     pub(crate) fn model_id(&self) -> &str {
         &self.model
     }

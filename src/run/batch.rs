@@ -1,0 +1,359 @@
+//! Many durable runs in one call, with a handful of threads.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::context::RequestContext;
+use crate::download::Target;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::EventKind;
+use crate::fs::parent_dir;
+use crate::model::generation::{Generation, GenerationId, Video};
+use crate::model::request::{ImageToVideo, VideoDuration};
+use crate::operation::Operation;
+use crate::poll::{PollQueue, Poller, Step, run_workers};
+
+use super::DurableRun;
+use super::file_run::{FileRun, Opened, SavedVideo};
+
+/// How long a worker sleeps that finds nothing to do.
+const MAX_IDLE: Duration = Duration::from_millis(100);
+
+/// The limits of [`Client::generate_all_to`](crate::Client::generate_all_to).
+///
+/// ```
+/// use kling_video::BatchOptions;
+///
+/// let careful = BatchOptions::new().concurrent_creates(1).max_in_flight(8);
+/// assert_ne!(careful, BatchOptions::default());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchOptions {
+    concurrent_creates: usize,
+    concurrent_downloads: usize,
+    max_in_flight: usize,
+}
+
+impl BatchOptions {
+    /// The default limits.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { concurrent_creates: 3, concurrent_downloads: 3, max_in_flight: 64 }
+    }
+
+    /// How many jobs are started at once: their images hashed and their creates sent. Defaults to 3,
+    /// and is at least 1.
+    #[must_use]
+    pub fn concurrent_creates(mut self, count: usize) -> Self {
+        self.concurrent_creates = count.max(1);
+        self
+    }
+
+    /// How many videos are downloaded at once. Defaults to 3, and is at least 1.
+    #[must_use]
+    pub fn concurrent_downloads(mut self, count: usize) -> Self {
+        self.concurrent_downloads = count.max(1);
+        self
+    }
+
+    /// How many generations are unfinished at once. Defaults to 64, and is at least 1. The journal
+    /// of each is open until its video is saved.
+    #[must_use]
+    pub fn max_in_flight(mut self, count: usize) -> Self {
+        self.max_in_flight = count.max(1);
+        self
+    }
+}
+
+impl Default for BatchOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Runs all jobs; the results are in input order. `run` has what they have in common.
+pub(crate) fn generate_all_to(
+    run: &DurableRun<'_>,
+    jobs: &[(ImageToVideo, PathBuf)],
+    options: &BatchOptions,
+) -> Vec<Result<SavedVideo>> {
+    if let Some(errors) = reject_shared_targets(jobs) {
+        return errors;
+    }
+    let poller = JobPoller { context: run.context, jobs, started: Instant::now() };
+    let state = State {
+        next: 0,
+        starting: 0,
+        in_flight: 0,
+        downloading: 0,
+        waiting: jobs.iter().map(|_| None).collect(),
+        downloads: VecDeque::new(),
+        stops: Vec::new(),
+        results: jobs.iter().map(|_| None).collect(),
+    };
+    let queue = PollQueue::new(run.options, run.context.retry_policy, &poller);
+    let batch = Batch { run, jobs, options, queue, state: Mutex::new(state) };
+    let threads = [run.options.threads, options.concurrent_creates, options.concurrent_downloads];
+    let threads = threads.iter().fold(0_usize, |sum, count| sum.saturating_add(*count));
+    run_workers(threads.min(jobs.len()), &|| batch.work());
+    let state = batch.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let missing = || Err(Error::not_attempted("the batch was interrupted"));
+    state.results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
+}
+
+struct Batch<'a> {
+    run: &'a DurableRun<'a>,
+    jobs: &'a [(ImageToVideo, PathBuf)],
+    options: &'a BatchOptions,
+    queue: PollQueue<'a>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// The next job to start.
+    next: usize,
+    starting: usize,
+    /// The jobs that are started but have no result yet.
+    in_flight: usize,
+    downloading: usize,
+    /// The runs whose generations are in the queue, by job.
+    waiting: Vec<Option<Box<FileRun>>>,
+    downloads: VecDeque<(usize, Box<(FileRun, Video)>)>,
+    stops: Vec<Stop>,
+    results: Vec<Option<Result<SavedVideo>>>,
+}
+
+/// Why no more generations are created.
+struct Stop {
+    /// Only those of this model and duration: without credits for them, others may be possible.
+    only_for: Option<(String, Option<VideoDuration>)>,
+    reason: String,
+}
+
+enum Task {
+    Start(usize),
+    Download(usize, Box<(FileRun, Video)>),
+    Poll,
+    Exit,
+}
+
+impl Batch<'_> {
+    /// A worker. What a task makes possible is done next by the worker that has done the task, so
+    /// that a sleeping one has nothing to miss but polls.
+    fn work(&self) {
+        let _guard = self.queue.abort_on_panic();
+        loop {
+            match self.next_task() {
+                Task::Exit => return,
+                Task::Start(index) => self.start(index),
+                Task::Download(index, completed) => self.save(index, *completed),
+                Task::Poll => match self.queue.step() {
+                    Step::Polled => {}
+                    Step::Done(index, result) => self.settle(index, result),
+                    Step::Idle(delay) => self.queue.sleep(delay.min(MAX_IDLE)),
+                    Step::Empty => self.queue.sleep(MAX_IDLE),
+                },
+            }
+        }
+    }
+
+    /// Downloads go first, since URLs expire. There are more workers than may start and download, so
+    /// that polls are not late.
+    fn next_task(&self) -> Task {
+        let mut state = self.lock();
+        let is_done = state.next == self.jobs.len() && state.in_flight == 0;
+        if is_done || self.queue.is_aborted() {
+            return Task::Exit;
+        }
+        if state.downloading < self.options.concurrent_downloads
+            && let Some((index, completed)) = state.downloads.pop_front()
+        {
+            state.downloading += 1;
+            return Task::Download(index, completed);
+        }
+        if state.next < self.jobs.len()
+            && state.starting < self.options.concurrent_creates
+            && state.in_flight < self.options.max_in_flight
+        {
+            let index = state.next;
+            state.next += 1;
+            state.starting += 1;
+            state.in_flight += 1;
+            return Task::Start(index);
+        }
+        Task::Poll
+    }
+
+    fn start(&self, index: usize) {
+        let opened = self.with_run(index, |run, path| match run.context.is_cancelled() {
+            true => Err(Error::not_attempted("the batch was cancelled")),
+            false => run.open(path),
+        });
+        match opened {
+            Ok(Opened::Saved(saved)) => self.finish(index, Ok(saved)),
+            Ok(Opened::Pending(run)) => {
+                let mut state = self.lock();
+                let id = Cow::Owned(run.pending.id.clone());
+                let initial_delay = self.run.initial_delay(&run.pending);
+                self.queue.push(index, id, run.pending.known(), initial_delay);
+                if let Some(waiting) = state.waiting.get_mut(index) {
+                    *waiting = Some(run);
+                }
+            }
+            Err(error) => self.finish(index, Err(error)),
+        }
+        self.lock().starting -= 1;
+    }
+
+    /// Records how the wait of a job ended.
+    fn settle(&self, index: usize, waited: Result<Video>) {
+        let waiting = self.lock().waiting.get_mut(index).and_then(Option::take);
+        let Some(mut file_run) = waiting else { return };
+        match self.with_run(index, |run, _| run.settle_file(&mut file_run, waited)) {
+            Ok(video) => {
+                let completed = Box::new((*file_run, video));
+                self.lock().downloads.push_back((index, completed));
+            }
+            Err(error) => {
+                drop(file_run);
+                self.finish(index, Err(error));
+            }
+        }
+    }
+
+    fn save(&self, index: usize, (file_run, video): (FileRun, Video)) {
+        let saved = self.with_run(index, |run, _| run.save(file_run, &video));
+        self.finish(index, saved);
+        self.lock().downloading -= 1;
+    }
+
+    fn finish(&self, index: usize, result: Result<SavedVideo>) {
+        let mut state = self.lock();
+        if let Err(error) = &result {
+            state.stops.extend(self.stop(index, error));
+        }
+        if let Some(slot) = state.results.get_mut(index) {
+            *slot = Some(result);
+        }
+        state.in_flight -= 1;
+    }
+
+    /// Whether the error of a create says that others will fail as well: the API itself rejects the
+    /// key or the account, or the client's limit is reached.
+    fn stop(&self, index: usize, error: &Error) -> Option<Stop> {
+        let is_denied = error.operation() == Operation::Create
+            && error.has_vendor_marks()
+            && matches!(error.status(), Some(401 | 403));
+        if !is_denied && error.kind() != ErrorKind::GenerationLimit {
+            return None;
+        }
+        let price = || self.jobs.get(index).map(|(request, _)| price_class(request));
+        let only_for = if error.is_out_of_credits() { price() } else { None };
+        Some(Stop { only_for, reason: error.to_string() })
+    }
+
+    /// Calls `work` with the run of this job.
+    fn with_run<T>(
+        &self,
+        index: usize,
+        work: impl FnOnce(&DurableRun<'_>, &std::path::Path) -> Result<T>,
+    ) -> Result<T> {
+        let Some((request, path)) = self.jobs.get(index) else {
+            return Err(Error::not_attempted("there is no such job"));
+        };
+        let may_create = || {
+            let price = price_class(request);
+            let state = self.lock();
+            let stop = state
+                .stops
+                .iter()
+                .find(|stop| stop.only_for.as_ref().is_none_or(|only_for| *only_for == price));
+            stop.map_or(Ok(()), |stop| Err(Error::not_attempted(stop.reason.as_str())))
+        };
+        let context = self.run.context.for_path(path);
+        let base_url = self.run.base_url.clone();
+        let run = DurableRun {
+            context: &context,
+            request,
+            base_url,
+            may_create: &may_create,
+            ..*self.run
+        };
+        work(&run, path)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a request's price depends on.
+fn price_class(request: &ImageToVideo) -> (String, Option<VideoDuration>) {
+    (request.model_id().to_owned(), request.video_duration())
+}
+
+/// Two jobs with one target would replace each other's video, or wait for each other. Nothing is
+/// sent for any job then.
+fn reject_shared_targets(jobs: &[(ImageToVideo, PathBuf)]) -> Option<Vec<Result<SavedVideo>>> {
+    let destination = |path: &PathBuf| {
+        let target = Target::resolve(path, Operation::GenerateAllTo).ok()?;
+        let dir = parent_dir(target.destination()).canonicalize().ok()?;
+        Some((dir, target.destination().file_name().map(OsStr::to_owned)))
+    };
+    let mut targets: Vec<_> = jobs
+        .iter()
+        .enumerate()
+        .filter_map(|(index, (_, path))| Some((destination(path)?, index)))
+        .collect();
+    targets.sort_unstable();
+    let mut errors: Vec<Option<Error>> = jobs.iter().map(|_| None).collect();
+    let mut is_shared = false;
+    for pair in targets.windows(2) {
+        if let [(first, a), (second, b)] = pair
+            && first == second
+        {
+            is_shared = true;
+            let path = second.0.join(second.1.clone().unwrap_or_default());
+            let message = format!("jobs {a} and {b} have the same target, {}", path.display());
+            for index in [a, b] {
+                if let Some(error) = errors.get_mut(*index) {
+                    *error = Some(Error::invalid_request("path", message.as_str()));
+                }
+            }
+        }
+    }
+    let other = || Error::not_attempted("other jobs of the batch have the same target");
+    is_shared.then(|| errors.into_iter().map(|error| Err(error.unwrap_or_else(other))).collect())
+}
+
+/// Polls of all jobs, whose events carry the job's path.
+struct JobPoller<'a> {
+    context: &'a RequestContext<'a>,
+    jobs: &'a [(ImageToVideo, PathBuf)],
+    started: Instant,
+}
+
+impl Poller for JobPoller<'_> {
+    fn retrieve(&self, id: &GenerationId) -> Result<Generation> {
+        self.context.retrieve_once(id)
+    }
+
+    fn sleep(&self, duration: Duration) -> bool {
+        self.context.sleep(duration)
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn emit(&self, index: usize, id: &GenerationId, kind: EventKind<'_>) {
+        match self.jobs.get(index) {
+            Some((_, path)) => self.context.for_path(path).emit(id, kind),
+            None => self.context.emit(id, kind),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! A durable run whose video goes to a file, with a journal next to it.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::download::{self, Replace, Target, download};
+use crate::error::{Error, Result};
+use crate::event::EventKind;
+use crate::model::generation::{GenerationId, Usage, Video};
+
+use super::file_journal::{FileJournal, journal_name, journal_path};
+use super::fingerprint::RequestFingerprint;
+use super::journal::JournalEntry;
+use super::next::{Blocker, TargetState};
+use super::record::Record;
+use super::{DurableRun, OPERATION, Pending, Started, blocked_error};
+
+/// A video in a file, the result of [`Client::generate_to`](crate::Client::generate_to).
+///
+/// ```no_run
+/// # use kling_video::{Client, Error, ImageToVideo};
+/// # fn example(client: Client, request: ImageToVideo) -> Result<(), Error> {
+/// let saved = client.generate_to(&request, "cat.mp4")?;
+/// println!("{} bytes in {}, generation {}", saved.bytes, saved.path.display(), saved.id);
+/// if let Some(usd) = saved.usage.and_then(|usage| usage.usd_spent) {
+///     println!("{usd} USD");
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct SavedVideo {
+    /// The absolute path of the file.
+    pub path: PathBuf,
+    /// The size of the file in bytes.
+    pub bytes: u64,
+    /// The generation that the video belongs to.
+    pub id: GenerationId,
+    /// Whether the complete file was there already, so that no request was made.
+    pub reused: bool,
+    /// What the generation cost, if the API said so when it was completed.
+    pub usage: Option<Usage>,
+}
+
+/// Where a run has come to before its wait.
+pub(crate) enum Opened {
+    /// The video is at the target.
+    Saved(SavedVideo),
+    Pending(Box<FileRun>),
+}
+
+/// A run that has to wait for its generation.
+pub(crate) struct FileRun {
+    target: Target,
+    state: TargetState,
+    journal: FileJournal,
+    request: RequestFingerprint,
+    pub(crate) pending: Pending,
+}
+
+impl DurableRun<'_> {
+    /// Runs until the video is at the path.
+    pub(crate) fn generate_to(&self, path: &Path) -> Result<SavedVideo> {
+        match self.open(path)? {
+            Opened::Saved(saved) => Ok(saved),
+            Opened::Pending(mut run) => {
+                let waited = self.wait(&run.pending);
+                let video = self.settle_file(&mut run, waited)?;
+                self.save(*run, &video)
+            }
+        }
+    }
+
+    /// Opens the target and its journal, and runs up to a generation to wait for. An invalid call
+    /// leaves no new file behind.
+    pub(crate) fn open(&self, path: &Path) -> Result<Opened> {
+        let target = Target::resolve(path, OPERATION)?;
+        let journal_path = journal_path(&target);
+        let is_new = match journal_path.symlink_metadata() {
+            Ok(_) => false,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
+            // What cannot be known is an error, never "no".
+            Err(e) => return Err(Error::io(OPERATION, Some(journal_path), "failed to read", e)),
+        };
+        if is_new {
+            (self.may_create)()?;
+            if target.state()? != download::TargetState::Absent {
+                let blocker = Blocker::UnknownFile { own: None };
+                return Err(blocked_error(journal_name(&journal_path), Some(&target), blocker));
+            }
+        }
+        let (request, body) = self.prepare()?;
+        let body = if is_new { Ok(body?) } else { body };
+        let mut journal = self.open_journal(journal_path)?;
+        let mut record = self.record(&mut journal, request.clone())?;
+        let state = target_state(&target, record.entries())?;
+        match self.start(&mut record, body, Some(&target), &state)? {
+            Started::Saved { id, length } => {
+                let usage = record.usage(&id);
+                Ok(Opened::Saved(saved(&target, id, length, usage, true)))
+            }
+            Started::Pending(pending) => {
+                Ok(Opened::Pending(Box::new(FileRun { target, state, journal, request, pending })))
+            }
+        }
+    }
+
+    /// Waits for another process with the same target, as long as for a generation.
+    fn open_journal(&self, path: PathBuf) -> Result<FileJournal> {
+        let started = Instant::now();
+        let name = journal_name(&path);
+        FileJournal::open_or_wait(path, |delay| {
+            let remaining = self.options.timeout.saturating_sub(started.elapsed());
+            if remaining.is_zero() {
+                let busy = Error::journal(&name, "in use by another process");
+                let timed_out = Error::wait_timeout(started.elapsed(), None, Some(busy));
+                return Err(timed_out.with_operation(OPERATION));
+            }
+            match self.context.sleep(delay.min(remaining)) {
+                true => Ok(()),
+                false => Err(Error::cancelled(OPERATION)),
+            }
+        })
+    }
+
+    /// Records how the wait ended.
+    pub(crate) fn settle_file(&self, run: &mut FileRun, waited: Result<Video>) -> Result<Video> {
+        let FileRun { journal, request, pending, .. } = run;
+        let settled = self
+            .record(journal, request.clone())
+            .and_then(|mut record| self.settle(&mut record, pending, waited));
+        settled.map_err(|error| pending.explain(error))
+    }
+
+    /// Downloads the video to the target.
+    pub(crate) fn save(&self, mut run: FileRun, video: &Video) -> Result<SavedVideo> {
+        let FileRun { target, state, journal, request, pending } = &mut run;
+        let mut record = self.record(journal, request.clone())?;
+        let saved = self.download(&mut record, target, state, pending, video);
+        saved.map_err(|error| pending.explain(error))
+    }
+
+    fn download(
+        &self,
+        record: &mut Record<'_>,
+        target: &Target,
+        state: &TargetState,
+        pending: &Pending,
+        video: &Video,
+    ) -> Result<SavedVideo> {
+        let id = &pending.id;
+        let recorded = replaceable_file(record.entries(), pending.replaces.as_ref(), state);
+        let replace = match &recorded {
+            Some((len, hash)) => Replace::Recorded { len: *len, hash: hash.as_deref() },
+            None => Replace::Nothing,
+        };
+        let mut before_publish = |length: u64, hash: &str| {
+            let hash = hash.to_owned();
+            record.append(JournalEntry::Publishing { id: id.clone(), length, hash })
+        };
+        let length = download(self.context, video, target, replace, Some(&mut before_publish))?;
+        let usage = video.usage.or_else(|| record.usage(id));
+        record.append(JournalEntry::Saved { id: id.clone(), length, usage })?;
+        self.context.emit(id, EventKind::Saved { bytes: length });
+        Ok(saved(target, id.clone(), length, usage, false))
+    }
+}
+
+fn target_state(target: &Target, entries: &[JournalEntry]) -> Result<TargetState> {
+    let download::TargetState::File { len } = target.state()? else {
+        return Ok(TargetState::Absent);
+    };
+    if len == 0 {
+        return Ok(TargetState::Empty);
+    }
+    for entry in entries.iter().rev() {
+        if let JournalEntry::Publishing { id, length, hash } = entry
+            && *length == len
+            && target.is_file_with(len, Some(hash))?
+        {
+            return Ok(TargetState::Video(id.clone()));
+        }
+    }
+    Ok(TargetState::Other)
+}
+
+/// The file that the run may replace: its length and hash.
+fn replaceable_file(
+    entries: &[JournalEntry],
+    replaces: Option<&GenerationId>,
+    state: &TargetState,
+) -> Option<(u64, Option<String>)> {
+    if *state == TargetState::Empty {
+        return Some((0, None));
+    }
+    entries.iter().rev().find_map(|entry| match entry {
+        JournalEntry::Publishing { id, length, hash } if Some(id) == replaces => {
+            Some((*length, Some(hash.clone())))
+        }
+        _ => None,
+    })
+}
+
+fn saved(
+    target: &Target,
+    id: GenerationId,
+    bytes: u64,
+    usage: Option<Usage>,
+    reused: bool,
+) -> SavedVideo {
+    SavedVideo { path: target.path().to_owned(), bytes, id, reused, usage }
+}
