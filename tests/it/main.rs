@@ -17,6 +17,7 @@ mod sandbox;
 mod wait;
 
 // Nothing is paid for twice, and nothing that was paid for is lost.
+mod batch;
 mod cancel;
 mod create;
 mod create_verdicts;

@@ -85,7 +85,7 @@ impl TestDir {
     }
 }
 
-fn with_suffix(target: &Path, suffix: &str) -> PathBuf {
+pub fn with_suffix(target: &Path, suffix: &str) -> PathBuf {
     let mut name = target.as_os_str().to_owned();
     name.push(suffix);
     name.into()
