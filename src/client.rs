@@ -469,8 +469,8 @@ impl Client {
     ///
     /// # Errors
     /// Each job has its own result, with the errors of [`generate_to`](Self::generate_to). If two
-    /// jobs have the same target, nothing is sent for any job:
-    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) names them.
+    /// jobs have the same target, nothing is sent for any job: the first result is
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) and names them.
     ///
     /// ```
     /// # fn main() -> Result<(), kling_video::Error> {

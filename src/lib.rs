@@ -121,7 +121,8 @@
 //! | `GenerationLimit` | the limit of [`max_generations`](ClientBuilder::max_generations) is reached; nothing was sent | find out why so many were created |
 //! | `GenerationFailed` | the API reported twice that the generation failed, which is not charged, or that it ended in another way, which may be: see [`may_have_been_billed`](Error::may_have_been_billed) | change the request |
 //! | `WaitTimeout`, `Cancelled` | the wait timed out, or the call was cancelled; a generation that was created continues | wait for its id again |
-//! | `Journal` | the journal of [`generate_to`](Client::generate_to) is damaged or belongs to another request, or the file at the path is not its video | do what the message says; [`FileJournal::abandon`] gives up what cannot be finished |
+//! | `Journal` | the journal of a durable run failed, is damaged or belongs to another request, or the file at the path is not its video | do what the message says; [`FileJournal::abandon`] gives up what cannot be finished |
+//! | `NotAttempted` | a job of [`generate_all_to`](Client::generate_all_to) that was not carried out; nothing was sent for it | what the message gives as the reason; then call it again |
 //!
 //! # Never paying twice
 //!
@@ -157,21 +158,24 @@
 //!
 //! # Many at once
 //!
-//! Create one after the other, or from a few threads (a [`Client`] is cheap to clone, and clones
-//! share its connections and limits). Then wait for all of them in one call, which polls each on
-//! its own schedule:
+//! [`generate_all_to`](Client::generate_all_to) does what `generate_to` does, for many jobs and with a
+//! handful of threads. Killed and called again with the same jobs, it pays once for each:
 //!
 //! ```
 //! # fn main() -> kling_video::Result<()> {
 //! # let sandbox = kling_video::sandbox::Sandbox::start()?;
 //! # let client = sandbox.client_builder().build()?;
-//! # let request = kling_video::ImageToVideo::new(kling_video::Image::url("https://example.com/cat.jpg"));
-//! # let requests = [request.clone(), request];
-//! let ids = requests.iter().map(|request| Ok(client.create(request)?.id));
-//! let ids = ids.collect::<kling_video::Result<Vec<_>>>()?; // store each id in case of a kill
-//! for (id, result) in ids.iter().zip(client.wait_all(&ids)) {
+//! # let dir = tempfile::tempdir().unwrap();
+//! use kling_video::{BatchOptions, Image, ImageToVideo};
+//!
+//! let job = |name: &str| {
+//!     let image = Image::url(format!("https://example.com/{name}.jpg"));
+//!     (ImageToVideo::new(image).prompt("it yawns"), dir.path().join(format!("{name}.mp4")))
+//! };
+//! let jobs = ["cat", "dog"].map(job);
+//! for result in client.generate_all_to(&jobs, &BatchOptions::new()) {
 //!     match result {
-//!         Ok(video) => println!("{id}: {}", video.url),
+//!         Ok(saved) => println!("{}", saved.path.display()),
 //!         Err(error) => eprintln!("{error}"),
 //!     }
 //! }
@@ -179,14 +183,14 @@
 //! # }
 //! ```
 //!
-//! One thread is enough for hundreds of generations; [`WaitOptions::threads`] is for thousands. A
-//! response with status 429 delays the polls of all of them.
+//! When the credits run out, it stops creating and fetches what is paid for. Events carry the path
+//! of their job. The example `batch` in the repository is a complete program.
 //!
-//! For programs that may be killed, the simplest way is [`generate_to`](Client::generate_to) with
-//! one file and one thread per concurrent video; the threads are almost always asleep. After the
-//! first error that [`is_out_of_credits`](Error::is_out_of_credits), continue with a client whose
-//! limit is [`max_generations(0)`](ClientBuilder::max_generations): it fetches what is paid for and
-//! creates nothing. The examples `batch` and `resume` in the repository are complete programs.
+//! Programs that store the ids themselves can create one after the other, or from a few threads (a
+//! [`Client`] is cheap to clone, and clones share its connections and limits), and then wait for all
+//! of them in one call of [`wait_all`](Client::wait_all). One thread is enough for hundreds of
+//! generations; [`WaitOptions::threads`] is for thousands. A response with status 429 delays the
+//! polls of all of them.
 //!
 //! # More than one machine
 //!

@@ -1,7 +1,7 @@
 //! Many durable runs in one call, with a handful of threads.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -81,8 +81,11 @@ pub(crate) fn generate_all_to(
     jobs: &[(ImageToVideo, PathBuf)],
     options: &BatchOptions,
 ) -> Vec<Result<SavedVideo>> {
-    if let Some(errors) = reject_shared_targets(jobs) {
-        return errors;
+    if let Err(error) = validate_targets(jobs) {
+        let others = || Error::not_attempted(error.to_string());
+        let mut results: Vec<_> = jobs.iter().skip(1).map(|_| Err(others())).collect();
+        results.insert(0, Err(error));
+        return results;
     }
     let poller = JobPoller { context: run.context, jobs, started: Instant::now() };
     let state = State {
@@ -296,38 +299,22 @@ fn price_class(request: &ImageToVideo) -> (String, Option<VideoDuration>) {
     (request.model_id().to_owned(), request.video_duration())
 }
 
-/// Two jobs with one target would replace each other's video, or wait for each other. Nothing is
-/// sent for any job then.
-fn reject_shared_targets(jobs: &[(ImageToVideo, PathBuf)]) -> Option<Vec<Result<SavedVideo>>> {
-    let destination = |path: &PathBuf| {
-        let target = Target::resolve(path, Operation::GenerateAllTo).ok()?;
-        let dir = parent_dir(target.destination()).canonicalize().ok()?;
-        Some((dir, target.destination().file_name().map(OsStr::to_owned)))
-    };
-    let mut targets: Vec<_> = jobs
-        .iter()
-        .enumerate()
-        .filter_map(|(index, (_, path))| Some((destination(path)?, index)))
-        .collect();
-    targets.sort_unstable();
-    let mut errors: Vec<Option<Error>> = jobs.iter().map(|_| None).collect();
-    let mut is_shared = false;
-    for pair in targets.windows(2) {
-        if let [(first, a), (second, b)] = pair
-            && first == second
-        {
-            is_shared = true;
-            let path = second.0.join(second.1.clone().unwrap_or_default());
-            let message = format!("jobs {a} and {b} have the same target, {}", path.display());
-            for index in [a, b] {
-                if let Some(error) = errors.get_mut(*index) {
-                    *error = Some(Error::invalid_request("path", message.as_str()));
-                }
-            }
+/// Two jobs with one target would replace each other's video, or wait for each other.
+fn validate_targets(jobs: &[(ImageToVideo, PathBuf)]) -> Result<()> {
+    let mut seen = HashMap::new();
+    for (index, (_, path)) in jobs.iter().enumerate() {
+        // A path that is invalid is an error of its job.
+        let Ok(target) = Target::resolve(path, Operation::GenerateAllTo) else { continue };
+        let destination = target.destination();
+        let Ok(dir) = parent_dir(destination).canonicalize() else { continue };
+        let name = destination.file_name().map(OsStr::to_owned);
+        if let Some(first) = seen.insert((dir, name), index) {
+            let path = path.display();
+            let message = format!("jobs {first} and {index} have the same target, {path}");
+            return Err(Error::invalid_request("path", message));
         }
     }
-    let other = || Error::not_attempted("other jobs of the batch have the same target");
-    is_shared.then(|| errors.into_iter().map(|error| Err(error.unwrap_or_else(other))).collect())
+    Ok(())
 }
 
 /// Polls of all jobs, whose events carry the job's path.
