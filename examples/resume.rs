@@ -213,7 +213,6 @@ fn serve() -> Result<()> {
     let (mut request_count, mut last_request) = (0, Instant::now());
     while last_request.elapsed() < IDLE_TIMEOUT {
         std::thread::sleep(Duration::from_millis(50));
-        sandbox.set_balance(INITIAL_BALANCE - PRICE * sandbox.generations().len() as f64);
         let count = sandbox.requests().len();
         if count != request_count {
             (request_count, last_request) = (count, Instant::now());

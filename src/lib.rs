@@ -343,6 +343,7 @@ pub use builder::ClientBuilder;
 pub use cancel::CancelToken;
 pub use client::Client;
 pub use endpoint::Route;
+pub use endpoint::logs::LoggedRequest;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind};
 pub use model::generation::{
@@ -350,6 +351,7 @@ pub use model::generation::{
     Status, Usage, Video,
 };
 pub use model::image::Image;
+pub use model::pricing::{Pricing, Rate};
 pub use model::request::{CameraControl, DynamicMask, ImageToVideo, MODEL, VideoDuration};
 pub use operation::Operation;
 pub use retry::RetryPolicy;

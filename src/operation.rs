@@ -33,6 +33,10 @@ pub enum Operation {
     GenerateTo,
     /// [`Client::find`](crate::Client::find), also on behalf of another call.
     Find,
+    /// [`Client::list`](crate::Client::list).
+    List,
+    /// [`Client::pricing`](crate::Client::pricing).
+    Pricing,
     /// [`Client::balance`](crate::Client::balance).
     Balance,
 }
@@ -48,6 +52,8 @@ impl fmt::Display for Operation {
             Self::Download => "download",
             Self::GenerateTo => "generate_to",
             Self::Find => "find",
+            Self::List => "list",
+            Self::Pricing => "pricing",
             Self::Balance => "balance",
         })
     }
