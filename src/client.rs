@@ -10,7 +10,7 @@ use crate::cancel::CancelToken;
 use crate::context::RequestContext;
 use crate::create::{CreateObserver, CreateQuota, generate_client_request_id, submit};
 use crate::download::{Replace, Target, download};
-use crate::endpoint::logs::{self, LoggedRequest};
+use crate::endpoint::logs::{LoggedRequest, MAX_DAYS};
 use crate::endpoint::{Route, billing, models};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler, EventKind};
@@ -495,7 +495,8 @@ impl Client {
     pub fn find(&self, client_request_id: &str) -> Result<Option<GenerationId>> {
         validate_client_request_id(client_request_id, MAX_CLIENT_REQUEST_ID_LEN)
             .map_err(|error| error.with_operation(Operation::Find))?;
-        Ok(self.context(None).find_attempt(client_request_id)?.map(|found| found.id))
+        let found = self.context(None).search_log(client_request_id, true, MAX_DAYS, None)?;
+        Ok(found.map(|found| found.id))
     }
 
     /// Lists the requests of the API key in the last `period`, newest first, at most `limit` of them:
@@ -521,10 +522,9 @@ impl Client {
     /// # }
     /// ```
     pub fn list(&self, period: Duration, limit: usize) -> Result<Vec<LoggedRequest>> {
-        const HOUR: u64 = 3_600;
-        let period = period.min(Duration::from_secs(logs::MAX_DAYS * 24 * HOUR));
-        let seconds = period.as_secs() + u64::from(period.subsec_nanos() > 0);
-        self.context(None).list(seconds.div_ceil(HOUR).max(1), limit)
+        const HOUR: Duration = Duration::from_secs(3_600);
+        let hours = period.as_nanos().div_ceil(HOUR.as_nanos()).clamp(1, MAX_DAYS as u128 * 24);
+        self.context(None).list(&format!("{hours}h"), limit)
     }
 
     /// Reads the price of a model, by its id or an alias. `None` if the API does not know the model

@@ -118,13 +118,9 @@ impl RequestContext<'_> {
         self.search_log(client_request_id, false, days, deadline)
     }
 
-    /// The logged request of any attempt of the create with this client request id.
-    pub(crate) fn find_attempt(&self, client_request_id: &str) -> Result<Option<FoundRequest>> {
-        self.search_log(client_request_id, true, logs::MAX_DAYS, None)
-    }
-
-    /// The best match in the log, and of several the newest.
-    fn search_log(
+    /// The best match in the log, and of several the newest. With `any_attempt`, that is of any
+    /// attempt of the create with this client request id.
+    pub(crate) fn search_log(
         &self,
         client_request_id: &str,
         any_attempt: bool,
@@ -141,10 +137,10 @@ impl RequestContext<'_> {
         Ok(best.map(|(_, request)| request))
     }
 
-    /// At most `limit` logged requests of the last hours, newest first.
-    pub(crate) fn list(&self, hours: u64, limit: usize) -> Result<Vec<LoggedRequest>> {
+    /// At most `limit` logged requests of a period, newest first.
+    pub(crate) fn list(&self, period: &str, limit: usize) -> Result<Vec<LoggedRequest>> {
         let mut listed: Vec<LoggedRequest> = Vec::new();
-        self.read_log(Operation::List, &format!("{hours}h"), None, &mut |mut entries| {
+        self.read_log(Operation::List, period, None, &mut |mut entries| {
             entries.retain(|entry| !listed.iter().any(|other| entry.is_same_request(other)));
             listed.append(&mut entries);
             listed.len() >= limit
@@ -211,10 +207,7 @@ impl RequestContext<'_> {
             self.emit_with(id, None, kind);
             if !self.sleep(delay) {
                 let error = Error::cancelled(operation).with_attempts(attempt);
-                return Err(match id {
-                    Some(id) => error.with_id(id),
-                    None => error,
-                });
+                return Err(id.into_iter().fold(error, Error::with_id));
             }
             attempt = attempt.saturating_add(1);
         }

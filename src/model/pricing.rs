@@ -133,7 +133,8 @@ impl Pricing {
         let is_certain = self.extra.is_empty()
             && self.models.iter().any(|name| name == model)
             && self.dimensions.iter().chain(conditions).all(|name| fields.contains_key(name));
-        let mut rates = rates.iter().filter(|rate| rate.applies_to(&fields));
+        let holds = |(name, value)| fields.get(name).is_some_and(|field| is_equal(field, value));
+        let mut rates = rates.iter().filter(|rate| rate.when.iter().all(holds));
         match (is_certain, rates.next(), rates.next()) {
             (true, Some(rate), None) => rate.cost(fields.get("duration")),
             _ => None,
@@ -157,10 +158,6 @@ impl Rate {
                 .unwrap_or_default(),
             extra: fields,
         })
-    }
-
-    fn applies_to(&self, fields: &JsonObject) -> bool {
-        self.when.iter().all(|(name, value)| fields.get(name).is_some_and(|f| is_equal(f, value)))
     }
 
     /// The cost of one video of this duration, if that is certain.
