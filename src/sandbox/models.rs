@@ -23,8 +23,8 @@ pub(super) fn catalogue<'a>(
             "id": model, "aliases": [], "type": "video/generations", "tags": [],
             "info": { "name": model, "developer": "Kling AI" },
         });
-        if with_pricing {
-            entry["pricing"] = pricing.clone();
+        if let Some(fields) = entry.as_object_mut().filter(|_| with_pricing) {
+            fields.insert("pricing".to_owned(), pricing.clone());
         }
         entry
     };
