@@ -207,6 +207,7 @@ fn start_sandbox_process() -> Result<String> {
 fn serve() -> Result<()> {
     let sandbox = Sandbox::start()?;
     sandbox.complete_after_polls(13);
+    sandbox.set_price(PRICE / 5.0); // per second of a video of 5 seconds
     sandbox.set_response_delay(Endpoint::Create, Duration::from_secs(2));
     println!("{} {}", sandbox.url(), sandbox.key());
 
