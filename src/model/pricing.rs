@@ -129,16 +129,15 @@ impl Pricing {
             let default = VideoDuration::FiveSeconds.as_secs();
             fields.entry("duration").or_insert_with(|| default.into());
         }
-        let conditions = rates.iter().flat_map(|rate| rate.when.keys());
+        // A rate with a condition that the request leaves open might apply as well.
         let is_certain = self.extra.is_empty()
             && self.models.iter().any(|name| name == model)
-            && self.dimensions.iter().chain(conditions).all(|name| fields.contains_key(name));
+            && rates.iter().flat_map(|rate| rate.when.keys()).all(|name| fields.contains_key(name));
         let holds = |(name, value)| fields.get(name).is_some_and(|field| is_equal(field, value));
         let mut rates = rates.iter().filter(|rate| rate.when.iter().all(holds));
-        match (is_certain, rates.next(), rates.next()) {
-            (true, Some(rate), None) => rate.cost(fields.get("duration")),
-            _ => None,
-        }
+        let (Some(rate), None) = (rates.next(), rates.next()) else { return None };
+        let is_certain = is_certain && self.dimensions.iter().all(|d| rate.when.contains_key(d));
+        rate.cost(fields.get("duration")).filter(|_| is_certain)
     }
 }
 

@@ -66,7 +66,7 @@ fn listen(port: u16) -> io::Result<TcpListener> {
     // Or the connections of an earlier sandbox would block a fixed port for a minute. On Windows it
     // means something else: that several servers may share the port.
     #[cfg(unix)]
-    socket.set_reuse_address(true)?;
+    socket.set_reuse_address(port != 0)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
