@@ -207,13 +207,13 @@ fn start_sandbox_process() -> Result<String> {
 fn serve() -> Result<()> {
     let sandbox = Sandbox::start()?;
     sandbox.complete_after_polls(13);
+    sandbox.set_price(PRICE / 5.0); // per second of a video of 5 seconds
     sandbox.set_response_delay(Endpoint::Create, Duration::from_secs(2));
     println!("{} {}", sandbox.url(), sandbox.key());
 
     let (mut request_count, mut last_request) = (0, Instant::now());
     while last_request.elapsed() < IDLE_TIMEOUT {
         std::thread::sleep(Duration::from_millis(50));
-        sandbox.set_balance(INITIAL_BALANCE - PRICE * sandbox.generations().len() as f64);
         let count = sandbox.requests().len();
         if count != request_count {
             (request_count, last_request) = (count, Instant::now());

@@ -174,7 +174,8 @@ impl ClientBuilder {
     ///
     /// A guard against a bug that spends: at the limit, creates fail with
     /// [`GenerationLimit`](crate::ErrorKind::GenerationLimit) before anything is sent. A create that
-    /// is rejected does not count.
+    /// is rejected does not count. For a limit in money, give the API key a spending limit in the
+    /// vendor's dashboard.
     pub fn max_generations(self, limit: u32) -> Self {
         Self { max_generations: Some(limit), ..self }
     }

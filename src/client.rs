@@ -4,16 +4,19 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cancel::CancelToken;
 use crate::context::RequestContext;
 use crate::create::{CreateObserver, CreateQuota, generate_client_request_id, submit};
 use crate::download::{Replace, Target, download};
-use crate::endpoint::{Route, billing};
+use crate::endpoint::logs::{LoggedRequest, MAX_DAYS};
+use crate::endpoint::{Route, billing, models};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler, EventKind};
 use crate::model::body::RequestBody;
 use crate::model::generation::{Balance, Generation, GenerationId, Video};
+use crate::model::pricing::Pricing;
 use crate::model::request::{
     ImageToVideo, MAX_CLIENT_REQUEST_ID_LEN, attempt_id, validate_client_request_id,
 };
@@ -591,7 +594,60 @@ impl Client {
     pub fn find(&self, client_request_id: &str) -> Result<Option<GenerationId>> {
         validate_client_request_id(client_request_id, MAX_CLIENT_REQUEST_ID_LEN)
             .map_err(|error| error.with_operation(Operation::Find))?;
-        Ok(self.context(None).find_attempt(client_request_id)?.map(|found| found.id))
+        let found = self.context(None).search_log(client_request_id, true, MAX_DAYS, None)?;
+        Ok(found.map(|found| found.id))
+    }
+
+    /// Lists the requests of the API key in the last `period`, newest first, at most `limit` of them:
+    /// what was generated, under which ids, and what it cost.
+    ///
+    /// The period is rounded up to whole hours; the log goes back 92 days, and a longer period means
+    /// all of it. The log lags, and may list a generation only when it has ended.
+    ///
+    /// # Errors
+    /// As [`retrieve`](Self::retrieve).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), kling_video::Error> {
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// # let client = sandbox.client_builder().build()?;
+    /// use std::time::Duration;
+    ///
+    /// let last_week = Duration::from_secs(7 * 86_400);
+    /// for request in client.list(last_week, 100)? {
+    ///     println!("{:?} {} {:?} USD", request.inference_id, request.status, request.usd);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn list(&self, period: Duration, limit: usize) -> Result<Vec<LoggedRequest>> {
+        const HOUR: Duration = Duration::from_secs(3_600);
+        let hours = period.as_nanos().div_ceil(HOUR.as_nanos()).clamp(1, MAX_DAYS as u128 * 24);
+        self.context(None).list(&format!("{hours}h"), limit)
+    }
+
+    /// Reads the price of a model, by its id or an alias. `None` if the API does not know the model
+    /// or lists no price for it.
+    ///
+    /// [`Pricing::estimate`] quotes a request. Prices are public, so the API key is not sent.
+    ///
+    /// # Errors
+    /// As [`retrieve`](Self::retrieve).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), kling_video::Error> {
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// # let client = sandbox.client_builder().build()?;
+    /// # let request = kling_video::ImageToVideo::new(kling_video::Image::url("https://example.com/cat.jpg"));
+    /// if let Some(pricing) = client.pricing(kling_video::MODEL)? {
+    ///     println!("{:?} {}", pricing.estimate(&request), pricing.currency);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pricing(&self, model: &str) -> Result<Option<Pricing>> {
+        let parse_response = |response| models::parse_response(response, model);
+        self.context(None).get(Operation::Pricing, &models::target(model), parse_response)
     }
 
     /// Reads the account's balance.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cancel;
-use crate::endpoint::logs::{FoundRequest, LogEntry, Match};
+use crate::endpoint::logs::{FoundRequest, LoggedRequest, Match};
 use crate::endpoint::{Route, logs, retrieve};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler, EventKind};
@@ -105,7 +105,7 @@ impl RequestContext<'_> {
         &self,
         operation: Operation,
         target: &str,
-        parse_response: fn(Response) -> Result<T>,
+        parse_response: impl Fn(Response) -> Result<T>,
     ) -> Result<T> {
         self.with_retries(operation, None, None, || {
             parse_response(self.session.get(operation, target)?)
@@ -120,49 +120,71 @@ impl RequestContext<'_> {
         days: u64,
         deadline: Option<Instant>,
     ) -> Result<Option<FoundRequest>> {
-        self.search_log(days, deadline, |entry| entry.matches(client_request_id, false))
+        self.search_log(client_request_id, false, days, deadline)
     }
 
-    /// The logged request of any attempt of the create with this client request id.
-    pub(crate) fn find_attempt(&self, client_request_id: &str) -> Result<Option<FoundRequest>> {
-        self.search_log(logs::MAX_DAYS, None, |entry| entry.matches(client_request_id, true))
+    /// The best match in the log, and of several the newest. With `any_attempt`, that is of any
+    /// attempt of the create with this client request id.
+    pub(crate) fn search_log(
+        &self,
+        client_request_id: &str,
+        any_attempt: bool,
+        days: u64,
+        deadline: Option<Instant>,
+    ) -> Result<Option<FoundRequest>> {
+        let period = format!("{}d", days.clamp(1, logs::MAX_DAYS));
+        let mut best = None;
+        self.read_log(Operation::Find, &period, deadline, &mut |entries| {
+            let found = entries.iter().filter_map(|e| e.matches(client_request_id, any_attempt));
+            best = best.take().into_iter().chain(found).min_by_key(|(quality, _)| *quality);
+            matches!(best, Some((Match::Exact, _)))
+        })?;
+        Ok(best.map(|(_, request)| request))
     }
 
-    /// The best match in the log, and of several the newest.
+    /// At most `limit` logged requests of a period, newest first.
+    pub(crate) fn list(&self, period: &str, limit: usize) -> Result<Vec<LoggedRequest>> {
+        let mut listed: Vec<LoggedRequest> = Vec::new();
+        self.read_log(Operation::List, period, None, &mut |mut entries| {
+            entries.retain(|entry| !listed.iter().any(|other| entry.is_same_request(other)));
+            listed.append(&mut entries);
+            listed.len() >= limit
+        })?;
+        listed.truncate(limit);
+        Ok(listed)
+    }
+
+    /// Reads the log, newest entries first, until it ends or `is_enough` of the pages so far.
     ///
     /// New requests shift the entries while they are paged through. Pages overlap, so that an entry
     /// may be read twice but none is skipped.
-    fn search_log(
+    fn read_log(
         &self,
-        days: u64,
+        operation: Operation,
+        period: &str,
         deadline: Option<Instant>,
-        matches: impl Fn(&LogEntry) -> Option<(Match, FoundRequest)>,
-    ) -> Result<Option<FoundRequest>> {
+        is_enough: &mut dyn FnMut(Vec<LoggedRequest>) -> bool,
+    ) -> Result<()> {
         const OVERLAP: u64 = 10;
         const MAX_PAGES: u64 = 10_000;
-        let days = days.clamp(1, logs::MAX_DAYS);
         let limit = deadline.map(|deadline| TimeLimit { started: Instant::now(), deadline });
-        let mut best = None;
         let mut offset = 0;
         for _ in 0..MAX_PAGES {
-            let target = logs::target(days, offset);
-            let page = self.with_retries(Operation::Find, None, limit, || {
-                logs::parse_response(self.session.get(Operation::Find, &target)?)
+            let target = logs::target(period, offset);
+            let page = self.with_retries(operation, None, limit, || {
+                logs::parse_response(self.session.get(operation, &target)?)
             })?;
-            let found = page.entries.iter().filter_map(&matches);
-            best = best.into_iter().chain(found).min_by_key(|(quality, _)| *quality);
             let count = page.entries.len() as u64;
-            let is_last = !page.has_more || count == 0;
-            if is_last || matches!(best, Some((Match::Exact, _))) {
-                return Ok(best.map(|(_, request)| request));
+            if is_enough(page.entries) || !page.has_more || count == 0 {
+                return Ok(());
             }
             if let Some(limit) = limit.filter(|limit| limit.is_over(Duration::ZERO)) {
-                return Err(limit.error(Operation::Find, None));
+                return Err(limit.error(operation, None));
             }
             // By what was received: a server may send fewer entries than requested.
             offset += count - OVERLAP.min(count / 2);
         }
-        Err(Error::decode(Operation::Find, "log pagination did not terminate"))
+        Err(Error::decode(operation, "log pagination did not terminate"))
     }
 
     /// Repeats a read until it succeeds, fails for good, or its retries or its time are used up.
@@ -190,10 +212,7 @@ impl RequestContext<'_> {
             self.emit_with(id, None, kind);
             if !self.sleep(delay) {
                 let error = Error::cancelled(operation).with_attempts(attempt);
-                return Err(match id {
-                    Some(id) => error.with_id(id),
-                    None => error,
-                });
+                return Err(id.into_iter().fold(error, Error::with_id));
             }
             attempt = attempt.saturating_add(1);
         }

@@ -4,6 +4,7 @@
 pub(crate) mod billing;
 pub(crate) mod create;
 pub(crate) mod logs;
+pub(crate) mod models;
 pub(crate) mod retrieve;
 
 /// Which of the API's two equivalent routes to use; requests and responses are the same on both.

@@ -7,10 +7,11 @@
 use std::time::{Duration, SystemTime};
 
 use crate::endpoint::create::Outcome;
-use crate::endpoint::{billing, create, logs, retrieve};
+use crate::endpoint::{billing, create, logs, models, retrieve};
 use crate::model::body::UploadState;
 use crate::model::generation::{Generation, GenerationId};
 use crate::model::image::Image;
+use crate::model::request::ImageToVideo;
 use crate::model::response::{Headers, RESPONSE_HEADERS, Response};
 use crate::model::retry_after::parse_retry_after;
 use crate::operation::Operation;
@@ -63,6 +64,14 @@ pub fn response(data: &[u8]) {
             for entry in &page.entries {
                 let _ = entry.matches("asked-for", true);
             }
+        }
+        Err(error) => check_error(&error),
+    }
+    match models::parse_response(response(), "asked-for") {
+        Ok(pricing) => {
+            let request = ImageToVideo::new(Image::url("https://a.example")).model("asked-for");
+            let cost = pricing.and_then(|pricing| pricing.estimate(&request));
+            assert!(is_success(status) && cost.is_none_or(|cost| cost.is_finite() && cost >= 0.0));
         }
         Err(error) => check_error(&error),
     }

@@ -10,6 +10,7 @@
 //! [Waiting and progress](#waiting-and-progress) ·
 //! [Errors](#errors) ·
 //! [Never paying twice](#never-paying-twice) ·
+//! [What it costs](#what-it-costs) ·
 //! [Many at once](#many-at-once) ·
 //! [More than one machine](#more-than-one-machine) ·
 //! [Testing your own program](#testing-your-own-program) ·
@@ -153,8 +154,48 @@
 //! # }
 //! ```
 //!
-//! [`max_generations`](ClientBuilder::max_generations) guards against a loop that keeps spending,
-//! and [`balance`](Client::balance) returns what is left on the account.
+//! # What it costs
+//!
+//! Creating costs money: [`create`](Client::create), and whatever calls it. All other calls are free.
+//!
+//! - **Before:** [`pricing`](Client::pricing) reads the list price, and [`Pricing::estimate`] quotes a
+//!   request. It returns `None` unless the price is certain.
+//! - **Limits:** [`max_generations`](ClientBuilder::max_generations) limits how many generations a
+//!   client creates, and guards against a loop that keeps spending. The strongest guard is the
+//!   vendor's: each API key can have a daily, weekly or monthly **spending limit**, set in the vendor's
+//!   dashboard, beyond which charges of any program that has the key are blocked.
+//! - **After:** the `usage` of a [`Generation`](Generation::usage) or a [`Video`](Video::usage) is what
+//!   it cost. [`list`](Client::list) lists the key's requests with their ids and costs, and
+//!   [`balance`](Client::balance) returns what is left on the account.
+//!
+//! The log and the balance lag: a charge is recorded only after the generation is reported as
+//! completed, so compare sums some time later. According to the API's documentation, a failed
+//! generation is not charged. One that ended in another way may have been: see
+//! [`may_have_been_billed`](Error::may_have_been_billed).
+//!
+//! ```
+//! # fn main() -> kling_video::Result<()> {
+//! # let sandbox = kling_video::sandbox::Sandbox::start()?;
+//! # let client = sandbox.client_builder().build()?;
+//! # let request = kling_video::ImageToVideo::new(kling_video::Image::url("https://example.com/cat.jpg"));
+//! use std::time::Duration;
+//!
+//! match client.pricing(kling_video::MODEL)?.and_then(|pricing| pricing.estimate(&request)) {
+//!     Some(usd) if usd > 1.0 => return Ok(()), // too expensive
+//!     Some(usd) => println!("will cost {usd:.2} USD"),
+//!     None => println!("the price is not known in advance"),
+//! }
+//! let video = client.generate(&request)?;
+//! if let Some(usd) = video.usage.and_then(|usage| usage.usd_spent) {
+//!     println!("cost {usd:.2} USD");
+//! }
+//! let last_30_days = client.list(Duration::from_secs(30 * 86_400), 10_000)?;
+//! let total: f64 = last_30_days.iter().filter_map(|request| request.usd).sum();
+//! println!("{total:.2} USD in the last 30 days");
+//! # assert_eq!(total, 0.06);
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Many at once
 //!
@@ -281,8 +322,8 @@
 //!   log. The underlying HTTP library logs through the `log` crate, and at level *trace* it logs
 //!   complete headers, including the API key. Where logs are kept, cap the level with one of `log`'s
 //!   `max_level_…` features.
-//! - **No limit on the bill but [`max_generations`](ClientBuilder::max_generations)**: prices are
-//!   set by the vendor.
+//! - **No budget in money**: [`max_generations`](ClientBuilder::max_generations) counts generations.
+//!   For a limit in money, give the API key a [spending limit](#what-it-costs).
 //!
 //! # Features
 //!
@@ -347,6 +388,7 @@ pub use builder::ClientBuilder;
 pub use cancel::CancelToken;
 pub use client::Client;
 pub use endpoint::Route;
+pub use endpoint::logs::LoggedRequest;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind};
 pub use model::generation::{
@@ -354,6 +396,7 @@ pub use model::generation::{
     Status, Usage, Video,
 };
 pub use model::image::Image;
+pub use model::pricing::{Pricing, Rate};
 pub use model::request::{CameraControl, DynamicMask, ImageToVideo, MODEL, VideoDuration};
 pub use operation::Operation;
 pub use retry::RetryPolicy;

@@ -37,6 +37,10 @@ pub enum Operation {
     GenerateRecorded,
     /// [`Client::find`](crate::Client::find), also on behalf of another call.
     Find,
+    /// [`Client::list`](crate::Client::list).
+    List,
+    /// [`Client::pricing`](crate::Client::pricing).
+    Pricing,
     /// [`Client::balance`](crate::Client::balance).
     Balance,
 }
@@ -54,6 +58,8 @@ impl fmt::Display for Operation {
             Self::GenerateAllTo => "generate_all_to",
             Self::GenerateRecorded => "generate_recorded",
             Self::Find => "find",
+            Self::List => "list",
+            Self::Pricing => "pricing",
             Self::Balance => "balance",
         })
     }

@@ -46,6 +46,8 @@ mod video;
 mod api;
 mod generation;
 mod logs;
+mod models;
+mod script;
 
 // Sockets.
 mod connection;
@@ -54,6 +56,9 @@ mod response_writer;
 mod server;
 mod shutdown;
 
+// What programs set.
+mod settings;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -61,9 +66,9 @@ pub use endpoint::Endpoint;
 pub use fault::Fault;
 pub use generation::RecordedGeneration;
 pub use request_log::RecordedRequest;
+pub use script::Script;
 
 use crate::{Client, ClientBuilder, Error, Operation, Result, RetryPolicy, WaitOptions};
-use generation::Failure;
 use server::Server;
 
 /// A running mock server.
@@ -103,7 +108,29 @@ impl Sandbox {
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the server cannot listen on a port or start its
     /// thread.
     pub fn start() -> Result<Sandbox> {
-        let server = Server::start().map_err(|source| {
+        Sandbox::start_on_port(0)
+    }
+
+    /// Starts a server on this port of 127.0.0.1, so that programs can be started before it, or keep
+    /// its address while it is restarted. Port 0 means any free port.
+    ///
+    /// A restarted server knows no generation of its predecessor, and uses none of its ids.
+    ///
+    /// ```no_run
+    /// # fn main() -> kling_video::Result<()> {
+    /// use kling_video::sandbox::Sandbox;
+    ///
+    /// let sandbox = Sandbox::start_on_port(4711)?;
+    /// assert_eq!(sandbox.url(), "http://127.0.0.1:4711");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Sandbox::start); also if the port is in use.
+    pub fn start_on_port(port: u16) -> Result<Sandbox> {
+        let server = Server::start(port).map_err(|source| {
             Error::io(Operation::Build, None, "failed to start the sandbox on 127.0.0.1", source)
         })?;
         Ok(Sandbox { server })
@@ -179,241 +206,6 @@ impl Sandbox {
     #[must_use]
     pub fn default_video(&self) -> &'static [u8] {
         video::DEFAULT_VIDEO
-    }
-
-    /// Sets the bytes that are served as the video of every generation, existing ones included.
-    ///
-    /// Defaults to [`default_video`](Sandbox::default_video).
-    ///
-    /// ```
-    /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
-    /// sandbox.set_video(b"not a video".to_vec());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn set_video(&self, bytes: Vec<u8>) {
-        self.server.api().state().video.replace(bytes);
-    }
-
-    /// Sets how many polls return a pending status before a generation completes.
-    ///
-    /// The first pending poll returns `queued`, later ones `generating`, and the poll after them
-    /// the final status. Applies to generations created from now on, and clears
-    /// [`set_status_sequence`](Sandbox::set_status_sequence).
-    ///
-    /// Defaults to 2: the third poll returns the video.
-    ///
-    /// ```
-    /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
-    /// sandbox.complete_after_polls(0); // the first poll returns the video
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn complete_after_polls(&self, polls: u32) {
-        let plan = &mut self.server.api().state().plan;
-        plan.pending_polls = polls;
-        plan.statuses.clear();
-    }
-
-    /// Sets the statuses that successive polls of a generation return; the last one repeats.
-    ///
-    /// A response with a [`Status::Completed`](crate::Status::Completed) carries the video, one with
-    /// a [`Status::Error`](crate::Status::Error) an error object (see
-    /// [`set_failure`](Sandbox::set_failure)). Applies to generations created from now on.
-    ///
-    /// Defaults to an empty sequence, with which
-    /// [`complete_after_polls`](Sandbox::complete_after_polls) decides.
-    ///
-    /// ```
-    /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
-    /// sandbox.set_status_sequence(["queued", "waiting", "succeeded"]);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn set_status_sequence(&self, statuses: impl IntoIterator<Item = impl Into<String>>) {
-        // Collected first: the caller's iterator must not run while the lock is held.
-        let statuses = statuses.into_iter().map(Into::into).collect();
-        self.server.api().state().plan.statuses = statuses;
-    }
-
-    /// Makes generations fail: the final status is `error`, with this error name and message.
-    ///
-    /// Applies to generations created from now on. They fail after the pending polls set with
-    /// [`complete_after_polls`](Sandbox::complete_after_polls). A generation with a
-    /// [status sequence](Sandbox::set_status_sequence) keeps its statuses and takes only the error
-    /// from here.
-    ///
-    /// Defaults to no failure: generations complete.
-    ///
-    /// ```
-    /// # fn main() -> kling_video::Result<()> {
-    /// use kling_video::sandbox::Sandbox;
-    /// use kling_video::{ErrorKind, Image, ImageToVideo};
-    ///
-    /// let sandbox = Sandbox::start()?;
-    /// sandbox.set_failure("ContentPolicyViolation", "The image was rejected");
-    /// let client = sandbox.client_builder().build()?;
-    /// let request = ImageToVideo::new(Image::url("https://example.com/cat.jpg"));
-    /// let error = client.generate(&request).unwrap_err();
-    /// assert_eq!(error.kind(), ErrorKind::GenerationFailed);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn set_failure(&self, name: &str, message: &str) {
-        self.server.api().state().plan.failure =
-            Some(Failure { name: name.to_owned(), message: message.to_owned() });
-    }
-
-    /// Sets how many polls of a new generation return 404 "Inference not found" at first.
-    ///
-    /// The real API has been seen to do this. These polls do not count towards
-    /// [`complete_after_polls`](Sandbox::complete_after_polls) or
-    /// [`set_status_sequence`](Sandbox::set_status_sequence). Applies to generations created from
-    /// now on.
-    ///
-    /// Defaults to 0.
-    ///
-    /// ```
-    /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
-    /// sandbox.set_not_found_polls(3);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn set_not_found_polls(&self, polls: u32) {
-        self.server.api().state().plan.not_found_polls = polls;
-    }
-
-    /// Sets how long every response of an endpoint is delayed.
-    ///
-    /// The request is processed first, so a delayed create request has already created its
-    /// generation. The delay applies until it is set again.
-    ///
-    /// Defaults to zero.
-    ///
-    /// ```
-    /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
-    /// use std::time::Duration;
-    ///
-    /// use kling_video::sandbox::Endpoint;
-    ///
-    /// sandbox.set_response_delay(Endpoint::Retrieve, Duration::from_millis(50));
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn set_response_delay(&self, endpoint: Endpoint, delay: Duration) {
-        self.server.request_log().response_delays.insert(endpoint, delay);
-    }
-
-    /// Sets how long after its creation a generation appears in the API's log (`GET /v2/logs`).
-    ///
-    /// Applies to existing generations too. With [`Duration::MAX`] they never appear.
-    ///
-    /// Defaults to zero.
-    ///
-    /// ```
-    /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
-    /// sandbox.set_log_delay(std::time::Duration::MAX);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn set_log_delay(&self, delay: Duration) {
-        self.server.api().state().logs.delay = delay;
-    }
-
-    /// Sets the maximum number of entries on one page of the API's log.
-    ///
-    /// It caps the `limit` of a request, so that pagination can be tested without hundreds of
-    /// generations. Values below 1 are treated as 1.
-    ///
-    /// Defaults to 100, which is also the largest `limit` that the API accepts.
-    ///
-    /// ```
-    /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
-    /// sandbox.set_log_page_limit(2);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn set_log_page_limit(&self, entries: usize) {
-        self.server.api().state().logs.page_limit = entries.max(1);
-    }
-
-    /// Adds an entry to the API's log, dated now and not subject to the log delay.
-    #[doc(hidden)]
-    pub fn add_log_entry(&self, client_request_id: &str, inference_id: &str, status: &str) {
-        let mut state = self.server.api().state();
-        state.add_log_entry(client_request_id, inference_id, status);
-    }
-
-    /// Expires all video URLs issued so far: requests for them return 403.
-    ///
-    /// Retrieving the generation again issues a new URL.
-    ///
-    /// ```
-    /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
-    /// sandbox.expire_video_urls();
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn expire_video_urls(&self) {
-        self.server.api().state().video.expire_urls();
-    }
-
-    /// Sets the account balance that the server reports, in US dollars.
-    ///
-    /// Generations do not reduce it, and create requests are accepted whatever it is. Use
-    /// `Fault::status(403)` to simulate an account without credits.
-    ///
-    /// Defaults to 100.
-    ///
-    /// ```
-    /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
-    /// sandbox.set_balance(0.25);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn set_balance(&self, usd: f64) {
-        self.server.api().state().balance = usd;
-    }
-
-    /// Allows create requests to use this model, in addition to those already allowed.
-    ///
-    /// Defaults to `kling-video/v2.1/pro/image-to-video` only.
-    ///
-    /// ```
-    /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
-    /// sandbox.allow_model("kling-video/v2.1/standard/image-to-video");
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn allow_model(&self, model: impl Into<String>) {
-        let model = model.into();
-        self.server.api().state().extensions.models.insert(model);
-    }
-
-    /// Allows a top-level field of this name in the body of create requests, with any value.
-    ///
-    /// Defaults to the documented fields only.
-    ///
-    /// ```
-    /// # fn main() -> kling_video::Result<()> {
-    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
-    /// sandbox.allow_field("tail_image_url");
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn allow_field(&self, name: impl Into<String>) {
-        let name = name.into();
-        self.server.api().state().extensions.fields.insert(name);
     }
 
     /// Queues a fault for the next `times` requests to an endpoint.

@@ -250,6 +250,10 @@ impl Session<'_> {
                 .with_operation(operation)
         })?;
         *request.headers_mut() = self.config.headers.clone();
+        // Prices are public, and the key is sent only where it is needed.
+        if operation == Operation::Pricing {
+            request.headers_mut().remove(header::AUTHORIZATION);
+        }
         Ok(request)
     }
 

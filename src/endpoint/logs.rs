@@ -1,6 +1,8 @@
 //! `GET /v2/logs`: the API key's requests, newest first. It is the only way to find a generation
 //! whose create request got no response.
 
+use std::time::{Duration, SystemTime};
+
 use serde_json::Value;
 
 use crate::error::Result;
@@ -15,24 +17,54 @@ pub(crate) const PAGE_SIZE: u64 = 100;
 /// How far back the log can be queried.
 pub(crate) const MAX_DAYS: u64 = 92;
 
-pub(crate) fn target(days: u64, offset: u64) -> String {
-    format!("/v2/logs?period={days}d&limit={PAGE_SIZE}&offset={offset}")
+/// `period` is a number of hours or days, as `24h` or `7d`.
+pub(crate) fn target(period: &str, offset: u64) -> String {
+    format!("/v2/logs?period={period}&limit={PAGE_SIZE}&offset={offset}")
 }
 
 /// One page of the log.
 pub(crate) struct Page {
-    pub(crate) entries: Vec<LogEntry>,
+    pub(crate) entries: Vec<LoggedRequest>,
     pub(crate) has_more: bool,
 }
 
-/// The fields of a logged request that are needed to recover its generation.
-#[derive(Debug, PartialEq)]
-pub(crate) struct LogEntry {
-    /// In seconds since 1970.
-    created: Option<u64>,
-    failed: bool,
-    inference_id: Option<GenerationId>,
-    client_request_id: Option<String>,
+/// A request in the API's log, with what it was charged.
+///
+/// Returned by [`Client::list`](crate::Client::list). A field that the log does not have, or has in
+/// a form that is not documented, is empty.
+///
+/// ```
+/// # fn main() -> kling_video::Result<()> {
+/// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+/// # let client = sandbox.client_builder().build()?;
+/// # client.create(&kling_video::ImageToVideo::new(kling_video::Image::url("https://example.com/cat.jpg")))?;
+/// let requests = client.list(std::time::Duration::from_secs(86_400), 1_000)?;
+/// let spent: f64 = requests.iter().filter_map(|request| request.usd).sum();
+/// println!("{} requests for {spent:.2} USD", requests.len());
+/// # assert_eq!(spent, 0.06);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LoggedRequest {
+    /// When the request was made, to the second.
+    pub created: Option<SystemTime>,
+    /// `succeeded` or `failed`. That a generation failed is proved only by
+    /// [`wait`](crate::Client::wait).
+    pub status: String,
+    /// The model. The key's requests to all models are logged.
+    pub model: String,
+    /// For a video, the generation's id.
+    pub inference_id: Option<GenerationId>,
+    /// The `X-Client-Request-Id` that the request was sent with.
+    pub client_request_id: Option<String>,
+    /// The server's id of the request, for the vendor's support.
+    pub request_id: Option<String>,
+    /// What was charged, in US dollars.
+    pub usd: Option<f64>,
+    /// What was charged, in credits.
+    pub credits: Option<f64>,
 }
 
 /// The generation of a logged request.
@@ -55,19 +87,29 @@ pub(crate) enum Match {
     Failed,
 }
 
-impl LogEntry {
+impl LoggedRequest {
     fn from_value(entry: &Value) -> Self {
-        let string = |field| entry.get(field).and_then(Value::as_str);
-        // Failed requests are never charged.
-        let is_charged = ["/cost/usd", "/cost/credits"]
-            .iter()
-            .any(|cost| entry.pointer(cost).and_then(Value::as_f64).is_some_and(|cost| cost > 0.0));
+        let string = |field| entry.get(field).and_then(Value::as_str).map(str::to_owned);
+        let cost = |field| entry.get("cost")?.get(field)?.as_f64();
+        let created = entry.get("created").and_then(Value::as_str).and_then(parse_timestamp);
         Self {
-            created: string("created").and_then(parse_timestamp),
-            failed: string("status") == Some("failed") && !is_charged,
+            created: created.map(|time| SystemTime::UNIX_EPOCH + Duration::from_secs(time)),
+            status: string("status").unwrap_or_default(),
+            model: string("model").unwrap_or_default(),
             inference_id: entry.get("inference_id").and_then(GenerationId::from_value),
-            client_request_id: string("client_request_id").map(str::to_owned),
+            client_request_id: string("client_request_id"),
+            request_id: string("request_id"),
+            usd: cost("usd"),
+            credits: cost("credits"),
         }
+    }
+
+    /// Whether the two are one request, read twice. Its status and its cost may have changed.
+    pub(crate) fn is_same_request(&self, other: &Self) -> bool {
+        self.created == other.created
+            && self.inference_id == other.inference_id
+            && self.client_request_id == other.client_request_id
+            && self.request_id == other.request_id
     }
 
     /// Whether the entry is of the create with this client request id; with `any_attempt`, also of
@@ -78,30 +120,29 @@ impl LogEntry {
         any_attempt: bool,
     ) -> Option<(Match, FoundRequest)> {
         let own = self.client_request_id.as_deref()?;
+        // Failed requests are never charged.
+        let is_charged = [self.usd, self.credits].into_iter().flatten().any(|cost| cost > 0.0);
+        let failed = self.status == "failed" && !is_charged;
         let quality = match own == client_request_id {
+            false if !any_attempt || !is_attempt_of(own, client_request_id) => return None,
+            _ if failed => Match::Failed,
             true => Match::Exact,
-            false if any_attempt && is_attempt_of(own, client_request_id) => Match::Attempt,
-            false => return None,
+            false => Match::Attempt,
         };
-        let quality = if self.failed { Match::Failed } else { quality };
-        let Self { created, failed, inference_id, .. } = self;
-        let id = inference_id.clone()?;
-        Some((quality, FoundRequest { id, failed: *failed, created: *created }))
+        let since_1970 = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok();
+        let created = self.created.and_then(since_1970).map(|time| time.as_secs());
+        Some((quality, FoundRequest { id: self.inference_id.clone()?, failed, created }))
     }
 }
 
 pub(crate) fn parse_response(mut response: Response) -> Result<Page> {
-    let mut fields = response.parse_json()?;
-    let Some(Value::Array(data)) = fields.remove("data") else {
-        return Err(response.invalid_response("response has no `data` array"));
-    };
-    let has_more = fields
-        .get("pagination")
-        .and_then(|pagination| pagination.get("has_more"))
-        .and_then(Value::as_bool)
+    let (data, fields) = response.parse_list()?;
+    let has_more = fields.get("pagination").and_then(|p| p.get("has_more")?.as_bool());
+    Ok(Page {
         // If the server does not say, assume that a full page is followed by another.
-        .unwrap_or(data.len() as u64 >= PAGE_SIZE);
-    Ok(Page { entries: data.iter().map(LogEntry::from_value).collect(), has_more })
+        has_more: has_more.unwrap_or(data.len() as u64 >= PAGE_SIZE),
+        entries: data.iter().map(LoggedRequest::from_value).collect(),
+    })
 }
 
 #[cfg(test)]

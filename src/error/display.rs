@@ -26,6 +26,8 @@ impl Error {
                 (Operation::Wait, Some(id)) => write!(f, "waiting for generation `{id}`: "),
                 (Operation::Download, Some(id)) => write!(f, "downloading generation `{id}`: "),
                 (Operation::Find, _) => f.write_str("searching the request log: "),
+                (Operation::List, _) => f.write_str("reading the request log: "),
+                (Operation::Pricing, _) => f.write_str("reading the price: "),
                 (Operation::Balance, _) => f.write_str("reading the balance: "),
                 (operation, Some(id)) => write!(f, "{operation}, generation `{id}`: "),
                 (operation, None) => write!(f, "{operation}: "),

@@ -86,6 +86,15 @@ impl Response {
         self.json().map_err(|e| self.invalid_json(e))
     }
 
+    /// The `data` array of a successful response that lists things, and its other fields.
+    pub(crate) fn parse_list(&mut self) -> Result<(Vec<Value>, JsonObject)> {
+        let mut fields = self.parse_json()?;
+        match fields.remove("data") {
+            Some(Value::Array(data)) => Ok((data, fields)),
+            _ => Err(self.invalid_response("response has no `data` array")),
+        }
+    }
+
     fn json<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         // Validating UTF-8 once for the complete body is cheaper than for each string in it.
         serde_json::from_str(std::str::from_utf8(&self.body).map_err(serde_json::Error::custom)?)

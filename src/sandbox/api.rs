@@ -1,19 +1,21 @@
 //! The API's behavior without I/O: takes a parsed request and returns a [`Response`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::endpoint::Endpoint;
 use super::fault::VideoOptions;
-use super::generation::{Generation, Plan, PollResponse, RecordedGeneration, credits, usd};
+use super::generation::{Generation, PollResponse, RecordedGeneration, usd};
 use super::http::{MAX_BODY, RequestHead, Response};
 use super::logs::{ApiLog, LogEntry};
+use super::models::{catalogue, fixed_price};
 use super::query::Query;
 use super::responses::{ApiError, client_request_id, json_response, storage_error};
 use super::schema::{MODEL, SchemaExtensions, ValidCreate, parse_create};
+use super::script::Script;
 use super::time::now;
 use super::video::{StoredVideo, generation_id_of};
 
@@ -25,11 +27,21 @@ pub(super) struct Api {
     state: Mutex<ApiState>,
 }
 
+/// Decides how a new generation proceeds.
+pub(super) type ScriptOf = dyn Fn(&RecordedGeneration) -> Option<Script> + Send + Sync;
+
 /// What the API stores, and the settings for later requests.
 pub(super) struct ApiState {
-    pub(super) plan: Plan,
+    /// For generations that `script_of` has none for.
+    pub(super) script: Script,
+    pub(super) script_of: Option<Arc<ScriptOf>>,
     pub(super) extensions: SchemaExtensions,
+    /// Without what was charged since it was set.
     pub(super) balance: f64,
+    pub(super) charged_credits: u64,
+    pub(super) credits_per_second: u64,
+    /// What is listed instead of the price per second.
+    pub(super) pricing: Option<Value>,
     pub(super) video: StoredVideo,
     pub(super) logs: ApiLog,
     generations: Vec<Generation>,
@@ -91,6 +103,7 @@ impl Api {
             Endpoint::Retrieve => self.retrieve(head),
             Endpoint::Logs => self.logs(head),
             Endpoint::Billing => Ok(self.billing(head)),
+            Endpoint::Models => Ok(self.models(head)),
             Endpoint::Video => Ok(self.state().serve_video(head, video)),
         }
     }
@@ -99,7 +112,14 @@ impl Api {
         // Decoding a large image takes a while, so the lock is not held meanwhile.
         let extensions = self.state().extensions.clone();
         let create = parse_create(body, &extensions).map_err(ApiError::invalid)?;
-        let id = self.state().accept(create, client_request_id(head), self.next_request_id());
+        let ValidCreate { model, seconds, request, image } = create;
+        let (id, script_of) = self.state().next_generation();
+        let client_request_id = client_request_id(head).map(str::to_owned);
+        let record =
+            RecordedGeneration { id: id.clone(), client_request_id, request, image, polls: 0 };
+        // The caller's function must not run while the lock is held.
+        let script = script_of.and_then(|script_of| script_of(&record));
+        self.state().accept(record, model, seconds, script, self.next_request_id());
         let body = json!({
             "id": id, "status": "queued", "video": null, "duration": null,
             "error": null, "meta": null,
@@ -114,7 +134,7 @@ impl Api {
             return Err(ApiError::invalid(vec![message.to_owned()]));
         };
         let poll = self.state().poll(id, &self.origin);
-        let PollResponse { body, credits } = poll.ok_or_else(|| ApiError::documented(404))?;
+        let PollResponse { body, credits, .. } = poll.ok_or_else(|| ApiError::documented(404))?;
         let response = json_response(200, &body, head);
         Ok(match credits {
             Some(credits) => response
@@ -131,8 +151,17 @@ impl Api {
     }
 
     fn billing(&self, head: &RequestHead) -> Response {
-        let balance = self.state().balance;
+        let balance = self.state().current_balance();
         json_response(200, &json!({ "current_balance": balance, "currency": "USD" }), head)
+    }
+
+    fn models(&self, head: &RequestHead) -> Response {
+        let state = self.state();
+        let price = || fixed_price(usd(state.credits_per_second));
+        let pricing = state.pricing.clone().unwrap_or_else(price);
+        let models = state.extensions.models.iter().map(String::as_str);
+        let models = std::iter::once(MODEL).chain(models);
+        json_response(200, &catalogue(models, &pricing, &Query::parse(head.raw_query())), head)
     }
 
     fn next_request_id(&self) -> String {
@@ -154,7 +183,7 @@ fn validate_head(head: &RequestHead) -> Result<Endpoint, ApiError> {
                 "Only one auth mechanism allowed: the URL is signed, do not send Authorization";
             Err(ApiError::new(400, message))
         }
-        Endpoint::Video => Ok(endpoint),
+        Endpoint::Video | Endpoint::Models => Ok(endpoint),
         _ if !has_valid_key(head) => {
             let message = format!("Invalid API key provided. The sandbox accepts `{API_KEY}`");
             Err(ApiError::new(401, message))
@@ -193,15 +222,22 @@ fn is_json(content_type: &str) -> bool {
 impl ApiState {
     fn new(port: u16) -> ApiState {
         ApiState {
-            plan: Plan::default(),
+            script: Script::new(),
+            script_of: None,
             extensions: SchemaExtensions::default(),
             balance: 100.0,
+            charged_credits: 0,
+            credits_per_second: 24_000,
+            pricing: None,
             video: StoredVideo::new(),
             logs: ApiLog::new(),
             generations: Vec::new(),
             // Like the vendor's ids, these have 18 digits and exceed 2^53. No two sandboxes share
-            // an id, so that a test that mixes up servers cannot pass by accident.
-            next_id: 789_392_067_490_349_060 + u64::from(port) * 1_000_000_000,
+            // an id, at the same time or one after the other on the same port, so that a test that
+            // mixes up servers cannot pass by accident.
+            next_id: 789_000_000_000_000_000
+                + u64::from(port) * 1_000_000_000_000
+                + now().unsigned_abs() % 1_000_000_000 * 1_000,
         }
     }
 
@@ -228,39 +264,51 @@ impl ApiState {
         });
     }
 
-    fn accept(
-        &mut self,
-        create: ValidCreate,
-        client_request_id: Option<&str>,
-        request_id: String,
-    ) -> String {
+    fn current_balance(&self) -> f64 {
+        self.balance - usd(self.charged_credits)
+    }
+
+    /// Returns the id of a new generation, and what decides how it proceeds.
+    fn next_generation(&mut self) -> (String, Option<Arc<ScriptOf>>) {
         let id = self.next_id.to_string();
         self.next_id += 1;
-        let client_request_id = client_request_id.map(str::to_owned);
-        let plan = self.plan.clone();
-        let (status, credits) = match plan.will_fail() {
+        (id, self.script_of.clone())
+    }
+
+    fn accept(
+        &mut self,
+        record: RecordedGeneration,
+        model: String,
+        seconds: u64,
+        script: Option<Script>,
+        request_id: String,
+    ) {
+        let script = script.unwrap_or_else(|| self.script.clone());
+        let (status, credits) = match script.will_fail() {
             true => ("failed", 0),
-            false => ("succeeded", credits(create.seconds)),
+            false => ("succeeded", self.credits_per_second.saturating_mul(seconds)),
         };
         self.logs.add(LogEntry {
             created: now(),
             accepted: Some(Instant::now()),
             status: status.to_owned(),
-            model: create.model.clone(),
+            model,
             request_id: Some(request_id),
-            inference_id: id.clone(),
-            client_request_id: client_request_id.clone(),
+            inference_id: record.id.clone(),
+            client_request_id: record.client_request_id.clone(),
             credits,
         });
-        self.generations.push(Generation::new(id.clone(), client_request_id, create, plan));
-        id
+        let credits = self.credits_per_second.saturating_mul(seconds);
+        self.generations.push(Generation { record, script, seconds, credits, is_charged: false });
     }
 
     /// Returns `None` if the generation does not exist or is not found yet.
     fn poll(&mut self, id: &str, origin: &str) -> Option<PollResponse> {
         let url = self.video.url(origin, id);
         let generation = self.generations.iter_mut().find(|g| g.record.id == id)?;
-        generation.poll(&url, self.video.length())
+        let poll = generation.poll(&url, self.video.length())?;
+        self.charged_credits = self.charged_credits.saturating_add(poll.new_charge);
+        Some(poll)
     }
 
     fn serve_video(&self, head: &RequestHead, options: &VideoOptions) -> Response {

@@ -9,7 +9,7 @@ use socket2::SockRef;
 
 use super::api::Api;
 use super::endpoint::Endpoint;
-use super::fault::{Fault, RequestRead, ResponseOverride};
+use super::fault::{Fault, RequestRead, ResponseOverride, Throttle};
 use super::http::{MAX_BODY, ParsedHead, RequestHead, Response, find_header, parse_head};
 use super::request_log::RequestLog;
 use super::response_writer::ResponseWriter;
@@ -283,10 +283,15 @@ impl Connection<'_> {
     /// not stored.
     fn read_body(&mut self, cycle: &RequestCycle) -> io::Result<Option<Vec<u8>>> {
         let total = cycle.bytes_to_read();
+        let throttle = match cycle.fault.request_read {
+            RequestRead::Throttled(throttle) => Some(throttle),
+            _ => None,
+        };
+        let max_read = throttle.map_or(usize::MAX, |throttle| throttle.bytes);
         let (mut body, mut received) = (Vec::new(), 0);
         self.record_body_bytes(cycle, received);
         while received < total {
-            let remaining = usize::try_from(total - received).unwrap_or(usize::MAX);
+            let remaining = usize::try_from(total - received).unwrap_or(usize::MAX).min(max_read);
             let chunk = self.fill_buffer()?;
             let chunk = chunk.get(..remaining).unwrap_or(chunk);
             if chunk.is_empty() {
@@ -299,6 +304,9 @@ impl Connection<'_> {
             self.reader.consume(read);
             received += read as u64;
             self.record_body_bytes(cycle, received);
+            if let Some(Throttle { interval, .. }) = throttle {
+                self.server.shutdown.sleep(interval)?;
+            }
         }
         Ok(Some(body))
     }

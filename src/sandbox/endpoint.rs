@@ -6,6 +6,7 @@ const KLING_ROUTE: &str = "/v2/generate/video/kling/generation";
 const UNIVERSAL_ROUTE: &str = "/v2/video/generations";
 const LOGS: &str = "/v2/logs";
 const BILLING: &str = "/v2/billing";
+const MODELS: &str = "/v1/models";
 pub(super) const VIDEOS: &str = "/videos/";
 
 /// An endpoint of the API, or the host that serves the videos.
@@ -33,6 +34,8 @@ pub enum Endpoint {
     Logs,
     /// `GET /v2/billing`: returns the account balance.
     Billing,
+    /// `GET /v1/models`: lists models and prices, and needs no key.
+    Models,
     /// `GET /videos/…`: serves the video of a generation.
     Video,
 }
@@ -44,6 +47,7 @@ impl Endpoint {
             KLING_ROUTE | UNIVERSAL_ROUTE => (Endpoint::Retrieve, Some(Endpoint::Create)),
             LOGS => (Endpoint::Logs, None),
             BILLING => (Endpoint::Billing, None),
+            MODELS => (Endpoint::Models, None),
             path if path.starts_with(VIDEOS) => (Endpoint::Video, None),
             _ => return Err(404),
         };

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::http::reason_phrase;
+
 /// A failure to inject into the handling of a request, queued with
 /// [`Sandbox::fault`](super::Sandbox::fault).
 ///
@@ -44,6 +46,24 @@ pub(super) enum RequestRead {
     IgnoreExpect,
     /// Sends a `100 Continue` that carries a header.
     ContinueWithHeader,
+    /// Reads the body slowly.
+    Throttled(Throttle),
+}
+
+/// A transfer of so many bytes at a time, with a pause after each part.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Throttle {
+    pub(super) bytes: usize,
+    pub(super) interval: Duration,
+}
+
+impl Throttle {
+    fn bandwidth(bytes_per_second: u32) -> Throttle {
+        let bytes_per_second = bytes_per_second.max(1);
+        let bytes = (bytes_per_second / 100).max(1);
+        let interval = Duration::from_secs(bytes.into()) / bytes_per_second;
+        Throttle { bytes: bytes as usize, interval }
+    }
 }
 
 /// What is sent instead of the API's response.
@@ -75,9 +95,8 @@ pub(super) enum ResponseOverride {
 pub(super) struct ResponseDelivery {
     pub(super) delay: Duration,
     pub(super) truncate_after: Option<usize>,
-    /// If set, the response is sent one byte at a time, at this interval.
-    pub(super) byte_interval: Option<Duration>,
-    /// How many bytes are sent at once before the first interval.
+    pub(super) throttle: Option<Throttle>,
+    /// How many bytes are sent at once before throttling starts.
     pub(super) unthrottled_bytes: usize,
     /// The difference between the announced `Content-Length` and the actual length.
     pub(super) content_length_offset: i64,
@@ -165,6 +184,123 @@ impl Fault {
         self
     }
 
+    /// Responds with this status and an HTML page, as a gateway, proxy or CDN in front of the API does.
+    ///
+    /// Like [`gateway_json`](Fault::gateway_json), it lacks what only the API writes into its error
+    /// responses, so that it proves nothing about what happened behind the gateway.
+    ///
+    /// ```
+    /// use kling_video::sandbox::Fault;
+    ///
+    /// let maybe_created = Fault::gateway(502).after_accepting();
+    /// ```
+    #[must_use]
+    pub fn gateway(status: u16) -> Fault {
+        let reason = reason_phrase(status);
+        let page = format!(
+            "<html>\r\n<head><title>{status} {reason}</title></head>\r\n<body>\r\n\
+             <center><h1>{status} {reason}</h1></center>\r\n</body>\r\n</html>\r\n"
+        );
+        Fault::response(status, page).header("Content-Type", "text/html")
+    }
+
+    /// Responds with this status and a JSON object with a `message`, as API gateways do.
+    ///
+    /// ```
+    /// use kling_video::sandbox::Fault;
+    ///
+    /// let maybe_created = Fault::gateway_json(503).after_accepting();
+    /// ```
+    #[must_use]
+    pub fn gateway_json(status: u16) -> Fault {
+        let body = format!("{{\"message\":\"{}\"}}", reason_phrase(status));
+        Fault::response(status, body).header("Content-Type", "application/json")
+    }
+
+    /// Sends the first `n` bytes of the API's response at once, head included, then closes the
+    /// connection.
+    ///
+    /// ```
+    /// use kling_video::sandbox::Fault;
+    ///
+    /// let interrupted_download = Fault::truncate(10_000);
+    /// ```
+    #[must_use]
+    pub fn truncate(n: usize) -> Fault {
+        Fault::default().truncate_after(n)
+    }
+
+    /// Like [`truncate`](Fault::truncate), for any response.
+    ///
+    /// ```
+    /// use kling_video::sandbox::Fault;
+    ///
+    /// let interrupted_error = Fault::status(500).truncate_after(40);
+    /// ```
+    #[must_use]
+    pub fn truncate_after(mut self, n: usize) -> Fault {
+        self.delivery.truncate_after = Some(n);
+        self
+    }
+
+    /// Sends the API's response one byte at a time, at this interval.
+    ///
+    /// ```
+    /// use kling_video::sandbox::Fault;
+    /// use std::time::Duration;
+    ///
+    /// let drip = Fault::throttle(Duration::from_millis(100));
+    /// ```
+    #[must_use]
+    pub fn throttle(interval: Duration) -> Fault {
+        Fault::default().throttle_after(0, interval)
+    }
+
+    /// Like [`throttle`](Fault::throttle), for any response and only after its first `n` bytes,
+    /// head included.
+    ///
+    /// ```
+    /// use kling_video::sandbox::Fault;
+    /// use std::time::Duration;
+    ///
+    /// let stalled_download = Fault::default().throttle_after(10_000, Duration::from_secs(60));
+    /// ```
+    #[must_use]
+    pub fn throttle_after(mut self, n: usize, interval: Duration) -> Fault {
+        self.delivery.unthrottled_bytes = n;
+        self.delivery.throttle = Some(Throttle { bytes: 1, interval });
+        self
+    }
+
+    /// Sends the response steadily at this rate, whether that is the API's or the fault's.
+    ///
+    /// ```
+    /// use kling_video::sandbox::Fault;
+    ///
+    /// let slow_download = Fault::default().bandwidth(50_000);
+    /// ```
+    #[must_use]
+    pub fn bandwidth(mut self, bytes_per_second: u32) -> Fault {
+        self.delivery.throttle = Some(Throttle::bandwidth(bytes_per_second));
+        self
+    }
+
+    /// Reads the body of the request at this rate.
+    ///
+    /// The client's and the server's kernel buffer up to a few megabytes, which the client can send
+    /// at once.
+    ///
+    /// ```
+    /// use kling_video::sandbox::Fault;
+    ///
+    /// let slow_upload = Fault::default().upload_bandwidth(500_000);
+    /// ```
+    #[must_use]
+    pub fn upload_bandwidth(mut self, bytes_per_second: u32) -> Fault {
+        self.request_read = RequestRead::Throttled(Throttle::bandwidth(bytes_per_second));
+        self
+    }
+
     /// Accepts a valid create request first, so that the fault replaces only its response.
     ///
     /// The generation then exists, although the client may not learn of it. A create request that
@@ -216,33 +352,6 @@ impl Fault {
     #[must_use]
     pub fn reset_before_response() -> Fault {
         Fault::with_override(ResponseOverride::Reset)
-    }
-
-    /// Truncates the API's response after `n` bytes, head included, and closes the connection.
-    #[must_use]
-    pub fn truncate(n: usize) -> Fault {
-        Fault::default().truncate_after(n)
-    }
-
-    /// Like [`truncate`](Fault::truncate), for any response.
-    #[must_use]
-    pub fn truncate_after(mut self, n: usize) -> Fault {
-        self.delivery.truncate_after = Some(n);
-        self
-    }
-
-    /// Sends the API's response one byte at a time, at this interval.
-    #[must_use]
-    pub fn throttle(interval: Duration) -> Fault {
-        Fault::default().throttle_after(0, interval)
-    }
-
-    /// Like [`throttle`](Fault::throttle), for any response and only after its first `n` bytes,
-    /// head included.
-    #[must_use]
-    pub fn throttle_after(mut self, n: usize, interval: Duration) -> Fault {
-        (self.delivery.unthrottled_bytes, self.delivery.byte_interval) = (n, Some(interval));
-        self
     }
 
     /// Sends `head`, then repeats `chunk` up to `total` bytes of body, then closes the connection.
@@ -360,6 +469,7 @@ mod tests {
         let without_override = [
             Fault::truncate(3),
             Fault::throttle(Duration::ZERO),
+            Fault::default().bandwidth(1).upload_bandwidth(1),
             Fault::close_after_response(),
             Fault::ignore_expect(),
             Fault::continue_with_header(),
@@ -368,6 +478,8 @@ mod tests {
         ];
         let with_override = [
             Fault::status(500),
+            Fault::gateway(502),
+            Fault::gateway_json(503),
             Fault::close_connection(),
             Fault::no_response(),
             Fault::raw("x"),

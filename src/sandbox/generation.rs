@@ -1,12 +1,9 @@
-//! A generation: its create request, its planned statuses, and the JSON that each poll returns.
+//! A generation: its create request, its script, and the JSON that each poll returns.
 
 use serde_json::{Value, json};
 
-use super::schema::ValidCreate;
+use super::script::{Script, is_completed, is_failed};
 
-use crate::Status;
-
-const CREDITS_PER_SECOND: u64 = 24_000;
 const CREDITS_PER_USD: f64 = 2_000_000.0;
 
 /// A generation that the sandbox created, and that the real API would have billed.
@@ -35,68 +32,13 @@ pub struct RecordedGeneration {
     pub polls: u32,
 }
 
-/// The statuses that a generation goes through.
-#[derive(Clone, Debug)]
-pub(super) struct Plan {
-    pub(super) pending_polls: u32,
-    pub(super) statuses: Vec<String>,
-    pub(super) failure: Option<Failure>,
-    pub(super) not_found_polls: u32,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Failure {
-    pub(super) name: String,
-    pub(super) message: String,
-}
-
-impl Default for Plan {
-    fn default() -> Plan {
-        Plan { pending_polls: 2, statuses: Vec::new(), failure: None, not_found_polls: 0 }
-    }
-}
-
-impl Plan {
-    /// Returns the status for the poll with this index, which does not count not-found polls.
-    fn status_at(&self, poll: u32) -> &str {
-        let scripted = self.statuses.get(poll as usize).or(self.statuses.last());
-        match scripted {
-            Some(status) => status,
-            None if poll >= self.pending_polls => self.default_final_status(),
-            None if poll == 0 => "queued",
-            None => "generating",
-        }
-    }
-
-    fn default_final_status(&self) -> &str {
-        if self.failure.is_some() { "error" } else { "completed" }
-    }
-
-    pub(super) fn will_fail(&self) -> bool {
-        let last = self.statuses.last().map_or(self.default_final_status(), |last| last);
-        is_failed(last)
-    }
-
-    fn error(&self) -> Value {
-        match &self.failure {
-            Some(Failure { name, message }) => json!({ "name": name, "message": message }),
-            None => json!({ "name": "GenerationError", "message": "The generation failed" }),
-        }
-    }
-}
-
-fn is_completed(status: &str) -> bool {
-    Status::from(status) == Status::Completed
-}
-
-fn is_failed(status: &str) -> bool {
-    Status::from(status) == Status::Error
-}
-
 pub(super) struct Generation {
     pub(super) record: RecordedGeneration,
-    plan: Plan,
-    seconds: u64,
+    pub(super) script: Script,
+    pub(super) seconds: u64,
+    /// What it costs.
+    pub(super) credits: u64,
+    pub(super) is_charged: bool,
 }
 
 /// The response to a poll.
@@ -104,29 +46,21 @@ pub(super) struct PollResponse {
     pub(super) body: Value,
     /// Only for a completed generation, which is when the vendor charges.
     pub(super) credits: Option<u64>,
+    /// Credits to charge now: all, the first time that the generation is reported as completed.
+    pub(super) new_charge: u64,
 }
 
 impl Generation {
-    pub(super) fn new(
-        id: String,
-        client_request_id: Option<String>,
-        create: ValidCreate,
-        plan: Plan,
-    ) -> Generation {
-        let ValidCreate { seconds, request, image, .. } = create;
-        let record = RecordedGeneration { id, client_request_id, request, image, polls: 0 };
-        Generation { record, plan, seconds }
-    }
-
     /// Counts a poll and returns the response to it, with this URL and size of the video.
     ///
-    /// Returns `None` for the first polls if the plan says that they do not find the generation.
+    /// Returns `None` for the first polls if the script says that they do not find the generation.
     pub(super) fn poll(&mut self, url: &str, file_size: usize) -> Option<PollResponse> {
         self.record.polls = self.record.polls.saturating_add(1);
-        let found_polls = self.record.polls.checked_sub(self.plan.not_found_polls)?;
-        let status = self.plan.status_at(found_polls.checked_sub(1)?);
-        let seconds = is_completed(status).then_some(self.seconds);
-        let credits = seconds.map(credits);
+        let found_polls = self.record.polls.checked_sub(self.script.not_found_polls)?;
+        let status = self.script.status_at(found_polls.checked_sub(1)?);
+        let is_completed = is_completed(status);
+        let seconds = is_completed.then_some(self.seconds);
+        let credits = is_completed.then_some(self.credits);
         let video = seconds.map(|seconds| {
             json!({
                 "url": url, "duration": seconds, "content_type": "video/mp4",
@@ -136,20 +70,22 @@ impl Generation {
         let usage = |credits| json!({ "credits_used": credits, "usd_spent": usd(credits) });
         let body = json!({
             "id": self.record.id, "status": status, "video": video, "duration": seconds,
-            "error": is_failed(status).then(|| self.plan.error()),
+            "error": is_failed(status).then(|| self.script.error()),
             "meta": credits.map(|credits| json!({ "usage": usage(credits) })),
         });
-        Some(PollResponse { body, credits })
+        let new_charge = credits.filter(|_| !self.is_charged).unwrap_or_default();
+        self.is_charged |= is_completed;
+        Some(PollResponse { body, credits, new_charge })
     }
-}
-
-/// Returns the price of a video of this duration.
-pub(super) fn credits(seconds: u64) -> u64 {
-    seconds * CREDITS_PER_SECOND
 }
 
 pub(super) fn usd(credits: u64) -> f64 {
     credits as f64 / CREDITS_PER_USD
+}
+
+/// Negative amounts are treated as zero.
+pub(super) fn credits_of(usd: f64) -> u64 {
+    (usd * CREDITS_PER_USD).round() as u64
 }
 
 #[cfg(test)]
@@ -157,27 +93,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn generation_follows_its_plan() {
-        let statuses = |plan: &Plan| -> Vec<String> {
-            (0..4).map(|poll| plan.status_at(poll).to_owned()).collect()
+    fn not_found_polls_come_before_the_scripted_statuses() {
+        let (id, request) = ("1".to_owned(), Value::Null);
+        let mut generation = Generation {
+            record: RecordedGeneration {
+                id,
+                client_request_id: None,
+                request,
+                image: None,
+                polls: 0,
+            },
+            script: Script::new().not_found_polls(2),
+            seconds: 5,
+            credits: 0,
+            is_charged: false,
         };
-        let mut plan = Plan::default();
-        assert_eq!(statuses(&plan), ["queued", "generating", "completed", "completed"]);
-        plan.failure = Some(Failure { name: String::new(), message: String::new() });
-        plan.pending_polls = 0;
-        assert_eq!(statuses(&plan), ["error"; 4]);
-        assert!(plan.will_fail());
-        plan.statuses = vec!["waiting".to_owned(), "succeeded".to_owned()];
-        assert_eq!(statuses(&plan), ["waiting", "succeeded", "succeeded", "succeeded"]);
-        assert!(!plan.will_fail());
-    }
-
-    #[test]
-    fn not_found_polls_come_before_the_planned_statuses() {
-        let plan = Plan { not_found_polls: 2, ..Plan::default() };
-        let (model, request) = (String::new(), Value::Null);
-        let create = ValidCreate { model, seconds: 5, request, image: None };
-        let mut generation = Generation::new("1".to_owned(), None, create, plan);
         let mut poll = || {
             let poll = generation.poll("http://a", 0)?;
             Some(poll.body["status"].as_str()?.to_owned())

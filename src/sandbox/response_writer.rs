@@ -2,9 +2,8 @@
 
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
-use super::fault::ResponseDelivery;
+use super::fault::{ResponseDelivery, Throttle};
 use super::shutdown::ShutdownSignal;
 
 pub(super) struct ResponseWriter<'a> {
@@ -20,27 +19,29 @@ impl ResponseWriter<'_> {
         delivery: &ResponseDelivery,
     ) -> io::Result<()> {
         let (head, body) = truncate(head, body, delivery.truncate_after);
-        match delivery.byte_interval {
-            Some(interval) => {
-                self.write_throttled(head, body, delivery.unthrottled_bytes, interval)
+        match delivery.throttle {
+            Some(throttle) => {
+                self.write_throttled(head, body, delivery.unthrottled_bytes, throttle)
             }
             None => self.write(head, body),
         }
     }
 
-    /// Writes the first `unthrottled_bytes` at once and the others one at a time.
+    /// Writes the first `unthrottled_bytes` at once and the others in parts.
     fn write_throttled(
         &self,
         head: &[u8],
         body: &[u8],
         unthrottled_bytes: usize,
-        interval: Duration,
+        throttle: Throttle,
     ) -> io::Result<()> {
         let (first_head, first_body) = truncate(head, body, Some(unthrottled_bytes));
         self.write(first_head, first_body)?;
-        for byte in head.iter().chain(body).skip(unthrottled_bytes) {
-            self.write(std::slice::from_ref(byte), b"")?;
-            self.shutdown.sleep(interval)?;
+        let rest = |part: &[u8], written: usize| part.get(written..).unwrap_or_default().to_vec();
+        let rest = [rest(head, first_head.len()), rest(body, first_body.len())].concat();
+        for part in rest.chunks(throttle.bytes) {
+            self.write(part, b"")?;
+            self.shutdown.sleep(throttle.interval)?;
         }
         Ok(())
     }

@@ -21,8 +21,8 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn start() -> io::Result<Server> {
-        let listener = listen()?;
+    pub(super) fn start(port: u16) -> io::Result<Server> {
+        let listener = listen(port)?;
         let address = listener.local_addr()?;
         let state = Arc::new(ServerState::new(Api::new(address.port())));
         let acceptor = thread::Builder::new().name("sandbox".to_owned()).spawn({
@@ -61,9 +61,13 @@ impl Drop for Server {
 }
 
 /// Listens with a larger backlog than std's 128, which is too small for hundreds of clients.
-fn listen() -> io::Result<TcpListener> {
+fn listen(port: u16) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    // Or the connections of an earlier sandbox would block a fixed port for a minute. On Windows it
+    // means something else: that several servers may share the port.
+    #[cfg(unix)]
+    socket.set_reuse_address(port != 0)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

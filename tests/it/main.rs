@@ -11,9 +11,12 @@ mod client;
 mod download;
 mod errors;
 mod images;
+mod list;
+mod pricing;
 mod requests;
 mod responses;
 mod sandbox;
+mod sandbox_money;
 mod wait;
 
 // Nothing is paid for twice, and nothing that was paid for is lost.

@@ -78,7 +78,7 @@ fn root_certificates_are_trusted() {
             let saved = client.generate_to(&request(), &target).unwrap();
             assert_eq!(saved.bytes, sandbox.default_video().len() as u64, "{host} {version:?}");
             assert_eq!(client.find("unknown").unwrap(), None);
-            assert_eq!(client.balance().unwrap().amount, 100.0);
+            assert!(client.balance().unwrap().amount < 100.0);
         }
     }
     assert_eq!(sandbox.generations().len(), 4);

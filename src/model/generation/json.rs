@@ -209,7 +209,7 @@ impl Usage {
 }
 
 /// Removes a field if it can be parsed, and leaves it in place otherwise.
-fn take_parsed<T>(
+pub(crate) fn take_parsed<T>(
     fields: &mut JsonObject,
     field: &str,
     parse: impl FnOnce(&Value) -> Option<T>,
