@@ -108,6 +108,8 @@ pub struct Error(Box<Inner>);
 struct Inner {
     repr: ErrorRepr,
     operation: Operation,
+    /// Why a request was made that belongs to another step, if it has failed.
+    reason: Option<String>,
     id: Option<GenerationId>,
     generation: Option<Box<Generation>>,
     client_request_id: Option<String>,
@@ -184,6 +186,7 @@ impl Error {
         Self(Box::new(Inner {
             repr,
             operation,
+            reason: None,
             id: None,
             generation: None,
             client_request_id: None,
@@ -315,6 +318,12 @@ impl Error {
 
     pub(crate) fn with_operation(mut self, operation: Operation) -> Self {
         self.0.operation = operation;
+        self
+    }
+
+    /// `reason` says why the request was made, and precedes the message.
+    pub(crate) fn with_reason(mut self, reason: String) -> Self {
+        self.0.reason = Some(reason);
         self
     }
 

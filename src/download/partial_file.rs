@@ -2,7 +2,7 @@
 //! always either complete or untouched.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -12,6 +12,8 @@ use crate::operation::Operation;
 
 use super::mp4;
 use super::target::{Replace, Target};
+
+const READ_BACK: &str = "failed to read back the partial file";
 
 /// A locked file next to the target, `.cat.mp4.kling.part` for `cat.mp4`.
 #[derive(Debug)]
@@ -85,41 +87,45 @@ impl PartialFile {
 
     pub(crate) fn truncate(&mut self) -> Result<()> {
         let truncated = self.file.set_len(0).and_then(|()| self.file.rewind());
-        truncated.map_err(|e| io_error(&self.path, "failed to truncate the partial file", e))?;
+        self.io("failed to truncate the partial file", truncated)?;
         self.disposable = true;
         Ok(())
     }
 
     pub(crate) fn append(&mut self, data: &[u8]) -> Result<()> {
-        self.file
-            .write_all(data)
-            .map_err(|e| io_error(&self.path, "failed to write the partial file", e))
+        let written = self.file.write_all(data);
+        self.io("failed to write the partial file", written)
     }
 
-    /// Returns why the file is not a complete MP4 of this length, or `None` if it is one.
-    pub(crate) fn validate(&mut self, length: u64) -> Result<Option<&'static str>> {
-        let problem = mp4::validate(&mut self.file, length)
-            .and_then(|problem| self.file.seek(SeekFrom::Start(length)).map(|_| problem));
-        problem.map_err(|e| io_error(&self.path, "failed to read back the partial file", e))
+    /// Returns why the file, of this length, is not a complete MP4, or `None` if it is one.
+    pub(crate) fn validate(
+        &mut self,
+        length: u64,
+        is_length_announced: bool,
+    ) -> Result<Option<&'static str>> {
+        let problem = mp4::validate(&mut self.file, length, is_length_announced);
+        self.io(READ_BACK, problem)
     }
 
-    /// Whether the file starts like an HTML page, which servers send with status 200 in place of a
-    /// video, for example to ask for a login.
-    pub(crate) fn is_html(&mut self) -> Result<bool> {
+    /// The start of the file, enough for an error message.
+    pub(crate) fn start(&mut self) -> Result<Vec<u8>> {
         let mut start = Vec::new();
-        let read = self.file.rewind().and_then(|()| (&self.file).take(512).read_to_end(&mut start));
-        read.map_err(|e| io_error(&self.path, "failed to read back the partial file", e))?;
-        Ok(starts_like_html(&start))
+        let read = self.file.rewind();
+        let read = read.and_then(|()| (&self.file).take(16 * 1024).read_to_end(&mut start));
+        self.io(READ_BACK, read).map(|_| start)
     }
 
     pub(crate) fn sync(&self) -> Result<()> {
-        let synced = self.file.sync_all();
-        synced.map_err(|e| io_error(&self.path, "failed to sync the partial file", e))
+        self.io("failed to sync the partial file", self.file.sync_all())
     }
 
     pub(crate) fn hash(&mut self) -> Result<String> {
         let hash = self.file.rewind().and_then(|()| hash_reader(&mut self.file));
-        hash.map_err(|e| io_error(&self.path, "failed to read back the partial file", e))
+        self.io(READ_BACK, hash)
+    }
+
+    fn io<T>(&self, message: &'static str, result: io::Result<T>) -> Result<T> {
+        result.map_err(|e| io_error(&self.path, message, e))
     }
 
     /// Moves the complete file to the target. If that fails, the file is kept and the error names
@@ -198,13 +204,6 @@ fn require_regular_file(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-fn starts_like_html(start: &[u8]) -> bool {
-    let start = start.trim_ascii_start();
-    [&b"<!doctype html"[..], b"<html", b"<head", b"<body"]
-        .iter()
-        .any(|tag| start.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag)))
 }
 
 fn io_error(path: &Path, message: &'static str, e: impl Into<io::Error>) -> Error {

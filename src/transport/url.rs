@@ -59,6 +59,37 @@ pub(super) fn is_loopback(host: &str) -> bool {
         || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// Whether a host is this machine or on its link: no video is there, but maybe services that trust
+/// whoever can reach them.
+pub(super) fn is_local(host: &str) -> bool {
+    // Without an IPv6 zone and the root's dot.
+    let host = strip_brackets(host).split('%').next().unwrap_or_default().trim_end_matches('.');
+    let Ok(address) = host.parse::<IpAddr>() else {
+        // No top-level domain starts with a digit: this is another notation of an IPv4 address,
+        // such as `127.1`, which system resolvers accept.
+        let label = host.rsplit('.').next().unwrap_or_default();
+        return label.eq_ignore_ascii_case("localhost")
+            || label.starts_with(|c: char| c.is_ascii_digit());
+    };
+    match address.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
+    }
+}
+
+/// Trims a URL and percent-encodes the bytes that a URI must not contain, as browsers and curl do.
+/// All others stay as they are, since the URL may be signed.
+pub(super) fn encode_url(url: &[u8]) -> String {
+    let mut encoded = String::with_capacity(url.len());
+    for &byte in url.trim_ascii() {
+        match byte {
+            b'!'..=b'~' if !br#""<>\^`{|}"#.contains(&byte) => encoded.push(byte.into()),
+            _ => encoded += &format!("%{byte:02X}"),
+        }
+    }
+    encoded
+}
+
 /// For an invalid port ureq uses the default one, and would send the request to another server.
 pub(super) fn has_invalid_port(authority: &Authority) -> bool {
     let host_and_port = authority.as_str().rsplit('@').next().unwrap_or_default();

@@ -5,10 +5,12 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kling_video::sandbox::{Endpoint, Fault, RecordedRequest};
+use kling_video::sandbox::{Endpoint, Fault};
 use kling_video::{ErrorKind, EventKind, Operation, RetryPolicy};
 
-use crate::download::{LENGTH, assert_fails_cleanly, assert_saved, finished, video_requests};
+use crate::download::{
+    LENGTH, assert_fails_cleanly, assert_saved, finished, range_start, video_requests,
+};
 use crate::helpers::clients::{
     IDLE_TIMEOUT, no_retry_client, quick_retry, short_idle_timeout, test_client,
 };
@@ -16,12 +18,6 @@ use crate::helpers::events::record_events;
 use crate::helpers::files::TestDir;
 use crate::helpers::media::{TINY_MP4, mp4};
 use crate::helpers::tcp_server::{RawServer, idle_for};
-
-/// The first byte that a request asks for, if it has a `Range`.
-fn range_start(request: &RecordedRequest) -> Option<usize> {
-    let range = request.header("range")?;
-    Some(range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().unwrap())
-}
 
 // ---------------------------------------------------------------- interruptions
 

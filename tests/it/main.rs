@@ -11,9 +11,11 @@ mod client;
 mod download;
 mod errors;
 mod images;
+mod media;
 mod requests;
 mod responses;
 mod sandbox;
+mod video_hosts;
 mod wait;
 
 // Nothing is paid for twice, and nothing that was paid for is lost.
