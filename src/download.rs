@@ -5,6 +5,7 @@ mod mp4;
 mod partial_file;
 mod target;
 
+use std::mem;
 use std::time::Instant;
 
 use crate::context::RequestContext;
@@ -16,12 +17,13 @@ use crate::random::random;
 use crate::transport::{DOWNLOAD_TIMEOUT, DownloadResponse, ResumeRange};
 
 use self::partial_file::PartialFile;
-pub(crate) use self::target::{Replace, Target, TargetState};
+pub(crate) use self::target::{Replace, Target};
 
 const OPERATION: Operation = Operation::Download;
 
 /// No video comes close to this size, so a larger response is not one.
 const MAX_BYTES: u64 = 1024 * 1024 * 1024;
+const TOO_LARGE: &str = "video exceeds the 1 GiB limit";
 
 /// A server that sends less than this within the idle timeout counts as idle, and an attempt that
 /// receives less counts as one without progress.
@@ -97,10 +99,10 @@ struct Download<'a> {
     failures: u32,
 }
 
-/// What the next attempt must do after one that did not complete the video.
+/// What the next attempt must do.
 enum Recovery {
-    /// Nothing: another attempt would fail in the same way.
-    None,
+    /// There is none: it would fail in the same way.
+    GiveUp,
     /// Resume at the first missing byte.
     Resume,
     /// Start from the beginning: the received bytes are unusable.
@@ -116,7 +118,7 @@ struct AttemptError(Error, Recovery);
 
 impl From<Error> for AttemptError {
     fn from(error: Error) -> Self {
-        let recovery = if error.is_transient() { Recovery::Resume } else { Recovery::None };
+        let recovery = if error.is_transient() { Recovery::Resume } else { Recovery::GiveUp };
         Self(error, recovery)
     }
 }
@@ -140,14 +142,10 @@ impl Download<'_> {
             let elapsed = self.started_at.elapsed();
             let mut delay = policy.next_delay(attempt, &error, random());
             match recovery {
-                Recovery::None => return Err(error),
+                Recovery::GiveUp => return Err(error),
                 Recovery::Resume => {}
-                Recovery::Restart => self.restart()?,
-                Recovery::Repeat if self.is_repeated => return Err(error),
-                Recovery::Repeat => {
-                    self.is_repeated = true;
-                    self.restart()?;
-                }
+                Recovery::Repeat if mem::replace(&mut self.is_repeated, true) => return Err(error),
+                Recovery::Restart | Recovery::Repeat => self.restart()?,
                 Recovery::RefreshUrl if !self.is_url_refreshed => {
                     self.refresh_url(&error)?;
                     continue;
@@ -173,8 +171,8 @@ impl Download<'_> {
         self.max_received >= previous_max.saturating_add(MIN_PROGRESS)
     }
 
-    /// Requests and receives the missing bytes. Returns false if the server sent only some of them,
-    /// and the next attempt is to request the rest at once.
+    /// Requests and receives the missing bytes. Returns false if the server sent only some of them:
+    /// the next attempt requests the rest at once.
     fn attempt(&mut self) -> Result<bool, AttemptError> {
         let previous_max = self.max_received;
         let can_resume = self.received > 0 && (self.in_parts || self.validator.is_some());
@@ -189,37 +187,33 @@ impl Download<'_> {
         match self.total {
             Some(total) if self.received < total && self.has_progressed(previous_max) => Ok(false),
             Some(total) if self.received < total => {
-                let message = "the server sent less of the video than requested";
-                Err(AttemptError(Error::decode(OPERATION, message), Recovery::Resume))
+                Err(invalid("the server sent less of the video than requested", Recovery::Resume))
             }
             Some(total) if self.received > total => {
-                let message = "video length does not match Content-Length";
-                Err(AttemptError(Error::decode(OPERATION, message), Recovery::Restart))
+                Err(invalid("video length does not match Content-Length", Recovery::Restart))
             }
             _ => self.validate(&response).map(|()| true),
         }
     }
 
-    /// Checks that the body of the response continues the received bytes, or is the start of the
-    /// file, and then starts over.
+    /// Checks that the body of the response continues what was received. If it starts with the
+    /// first byte, what was received is discarded.
     fn accept(&mut self, response: &DownloadResponse, resuming: bool) -> Result<(), AttemptError> {
         let from_start = response.status == 200 || !resuming;
-        let expected = if from_start { 0 } else { self.received };
-        let content_range = response.headers.get("content-range").and_then(parse_content_range);
-        let total = match (response.status, content_range) {
-            (200, _) => response.length,
-            (206, Some((from, total)))
-                if from == expected && (from_start || total == self.total) =>
-            {
-                total
-            }
+        let range = match response.status {
+            200 => Some((0, response.length)),
+            _ => response.headers.get("content-range").and_then(parse_content_range),
+        };
+        let total = match range {
+            Some((0, total)) if from_start => total,
+            Some(range) if !from_start && range == (self.received, self.total) => self.total,
             _ => {
                 let message = "Content-Range does not match the requested range";
-                return Err(AttemptError(Error::decode(OPERATION, message), Recovery::Restart));
+                return Err(invalid(message, Recovery::Restart));
             }
         };
         if total.is_some_and(|total| total > MAX_BYTES) {
-            return Err(too_large());
+            return Err(invalid(TOO_LARGE, Recovery::GiveUp));
         }
         if from_start {
             self.restart()?;
@@ -253,7 +247,7 @@ impl Download<'_> {
             let read = response.read(&mut buf)?;
             let Some(data) = buf.get(..read).filter(|data| !data.is_empty()) else { return Ok(()) };
             if self.received + read as u64 > MAX_BYTES {
-                return Err(too_large());
+                return Err(invalid(TOO_LARGE, Recovery::GiveUp));
             }
             self.partial_file.append(data)?;
             self.received += read as u64;
@@ -263,7 +257,7 @@ impl Download<'_> {
             window_bytes += read as u64;
             if self.started_at.elapsed() > DOWNLOAD_TIMEOUT {
                 let error = timeout("download took longer than an hour");
-                return Err(AttemptError(error, Recovery::None));
+                return Err(AttemptError(error, Recovery::GiveUp));
             }
             if window_start.elapsed() >= idle {
                 if window_bytes < MIN_PROGRESS {
@@ -283,16 +277,15 @@ impl Download<'_> {
     /// Retrieves the generation to get a fresh URL after this error response to the first one.
     fn refresh_url(&mut self, error: &Error) -> Result<()> {
         (self.is_url_refreshed, self.failures) = (true, 0);
-        let generation = self.context.retrieve(&self.video.id).and_then(|mut generation| {
-            let message = "the generation has no video URL anymore";
-            let url = generation.video.take().map(|video| video.url);
-            url.ok_or_else(|| {
+        let retrieved = self.context.retrieve(&self.video.id).and_then(|mut generation| {
+            generation.video.take().ok_or_else(|| {
+                let message = "the generation has no video URL anymore";
                 Error::decode(OPERATION, message).with_generation(Box::new(generation))
             })
         });
         let status = error.status().unwrap_or_default();
         let reason = format!("the video's host returned HTTP {status}; retrieving a fresh URL");
-        self.url = generation.map_err(|error| error.with_reason(reason))?;
+        self.url = retrieved.map_err(|error| error.with_reason(reason))?.url;
         Ok(())
     }
 }
@@ -301,11 +294,11 @@ fn classify_status(response: DownloadResponse, resuming: bool) -> AttemptError {
     let status = response.status;
     let error = response.into_response().api_error();
     match status {
+        // Hosts differ in what they return for a signature that is no longer valid.
         400 | 401 | 403 | 404 | 410 => AttemptError(error, Recovery::RefreshUrl),
         // The file ends at or before the requested byte, although Content-Length went beyond it.
         416 if resuming => {
-            let message = "range not satisfiable: file is shorter than announced";
-            AttemptError(Error::decode(OPERATION, message), Recovery::Restart)
+            invalid("range not satisfiable: file is shorter than announced", Recovery::Restart)
         }
         _ => error.into(),
     }
@@ -318,8 +311,8 @@ fn starts_like_html(start: &[u8]) -> bool {
         .any(|tag| start.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag)))
 }
 
-fn too_large() -> AttemptError {
-    Error::decode(OPERATION, "video exceeds the 1 GiB limit").into()
+fn invalid(message: &str, recovery: Recovery) -> AttemptError {
+    AttemptError(Error::decode(OPERATION, message), recovery)
 }
 
 fn timeout(message: &'static str) -> Error {

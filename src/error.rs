@@ -108,7 +108,7 @@ pub struct Error(Box<Inner>);
 struct Inner {
     repr: ErrorRepr,
     operation: Operation,
-    /// Why a request was made that belongs to another step, if it has failed.
+    /// Why the request was made, if it was only needed to continue another step.
     reason: Option<String>,
     id: Option<GenerationId>,
     generation: Option<Box<Generation>>,
@@ -318,12 +318,6 @@ impl Error {
 
     pub(crate) fn with_operation(mut self, operation: Operation) -> Self {
         self.0.operation = operation;
-        self
-    }
-
-    /// `reason` says why the request was made, and precedes the message.
-    pub(crate) fn with_reason(mut self, reason: String) -> Self {
-        self.0.reason = Some(reason);
         self
     }
 

@@ -63,6 +63,9 @@ impl RetryPolicy {
     /// If the server requests a longer delay with `Retry-After`, the request is not retried: the
     /// error is returned, with [`retry_after`](crate::Error::retry_after). Calls that wait for a
     /// generation do not fail then: they poll again after the requested delay.
+    ///
+    /// A download whose video host returns 404 is repeated for three times this delay, at most 60 s,
+    /// however many retries that takes.
     pub fn max_delay(self, delay: Duration) -> Self {
         Self { max_delay: delay, ..self }
     }

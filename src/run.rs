@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::context::RequestContext;
 use crate::create::{CreateObserver, CreateQuota, generate_client_request_id, submit};
-use crate::download::{self, Replace, Target, download, probe_partial_file};
+use crate::download::{Replace, Target, download, probe_partial_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::hash::hash_reader;
@@ -80,7 +80,7 @@ impl DurableRun<'_> {
         let fingerprint = Fingerprint::new(self.request, image, self.base_url, route)?;
         // Checked before a journal is created, so that an invalid call leaves no file behind.
         let is_new = !exists(&journal_path(&target))?;
-        if is_new && target.state()? != download::TargetState::Absent {
+        if is_new && target.file_len()?.is_some() {
             return Err(Error::journal(
                 journal_path(&target),
                 format!(
@@ -371,7 +371,7 @@ fn exists(path: &Path) -> Result<bool> {
 }
 
 fn target_state(target: &Target, entries: &[Entry]) -> Result<TargetState> {
-    let download::TargetState::File { len } = target.state()? else {
+    let Some(len) = target.file_len()? else {
         return Ok(TargetState::Absent);
     };
     if len == 0 {

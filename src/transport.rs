@@ -185,7 +185,7 @@ impl Session<'_> {
             allow_http = uri.scheme() == Some(&Scheme::HTTP);
             let response = self.send_download(&uri, range)?;
             match location(&response) {
-                Some(location) => url = resolve_redirect(&url, &location),
+                Some(location) => url = resolve_redirect(&uri, &location),
                 None => return Ok(DownloadResponse::new(response, &self.config.key, self.token)),
             }
         }

@@ -5,9 +5,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 /// Returns why the first `length` bytes of the file are not a complete MP4, or `None` if they are:
 /// `ftyp` in front, and complete `moov` and `mdat` boxes.
 ///
-/// If the server announced the length, the file ends where it should: other bytes may follow the
-/// last box, as some phones and muxers append them, and an `mdat` may have no size. If not, the
-/// connection may have been lost, and every box must end where it says.
+/// If the server announced the length, the file ends where it should: any bytes may follow the last
+/// box, as phones and servers append them, and the `mdat` box may be the one without a size, which
+/// extends to the end of the file. Otherwise the connection may have been lost at any byte, so every
+/// box must end where it says.
 pub(crate) fn validate(
     file: &mut (impl Read + Seek),
     length: u64,
@@ -26,16 +27,17 @@ pub(crate) fn validate(
             return Ok(Some("missing `ftyp` box"));
         }
         let (size, header) = match start >> 96 {
-            0 if is_length_announced => (length - at, 8),
+            0 => (length - at, 8),
             1 => (start as u64, 16),
             size => (size as u64, 8),
         };
-        if !(header..=length - at).contains(&size) {
-            match kind {
-                b"moov" | b"moof" | b"mdat" => return Ok(Some("truncated box")),
-                _ if is_length_announced => break,
-                _ => return Ok(Some("truncated box")),
+        let is_essential = matches!(kind, b"moov" | b"moof" | b"mdat");
+        let has_end = start >> 96 != 0 || !is_essential || is_length_announced;
+        if !has_end || !(header..=length - at).contains(&size) {
+            if is_essential || !is_length_announced {
+                return Ok(Some("truncated box"));
             }
+            break;
         }
         match kind {
             b"moov" => has_moov = true,

@@ -62,8 +62,7 @@ impl PartialFile {
             partial_file.disposable = false;
             return Err(error);
         }
-        let metadata = file.metadata();
-        let metadata = metadata.map_err(|e| io_error(path, "failed to read the metadata", e))?;
+        let metadata = partial_file.io("failed to read the metadata", file.metadata())?;
         #[cfg(unix)]
         let links = std::os::unix::fs::MetadataExt::nlink(&metadata);
         #[cfg(not(unix))]
@@ -72,8 +71,7 @@ impl PartialFile {
             0 | 1 => {}
             // A process was killed between linking the video to the target and removing this name.
             2 if is_same_file(file, target.destination()) => {
-                let removed = fs::remove_file(path);
-                removed.map_err(|e| io_error(path, "failed to remove the partial file", e))?;
+                partial_file.io("failed to remove the partial file", fs::remove_file(path))?;
                 return Self::open_with(target, try_lock);
             }
             _ => {
@@ -97,13 +95,10 @@ impl PartialFile {
         self.io("failed to write the partial file", written)
     }
 
-    /// Returns why the file, of this length, is not a complete MP4, or `None` if it is one.
-    pub(crate) fn validate(
-        &mut self,
-        length: u64,
-        is_length_announced: bool,
-    ) -> Result<Option<&'static str>> {
-        let problem = mp4::validate(&mut self.file, length, is_length_announced);
+    /// Returns why the file, of this length, which the server announced or not, is not a complete
+    /// MP4, or `None` if it is one.
+    pub(crate) fn validate(&mut self, len: u64, announced: bool) -> Result<Option<&'static str>> {
+        let problem = mp4::validate(&mut self.file, len, announced);
         self.io(READ_BACK, problem)
     }
 
@@ -136,24 +131,22 @@ impl PartialFile {
             return Err(io_error(&self.path, "the partial file was removed or replaced", e));
         }
         self.disposable = false;
-        self.move_to(target, replace).map_err(|error| {
+        // As late as possible: nothing can be done about a file that appears after this check.
+        let moved = replace.check(target).and_then(|replaces| {
+            let (from, to) = (&self.path, target.destination());
+            let moved = match replaces {
+                true => fs::rename(from, to),
+                false => move_to_new(from, to, |from, to| fs::hard_link(from, to)),
+            };
+            moved.map_err(|e| target.error("failed to move the video to the target", e))
+        });
+        moved.map_err(|error| {
             let path = self.path.display();
             let message = format!("{error}; the complete video was kept as {path}");
             Error::io(Operation::Download, None, message, io::Error::other(error))
         })?;
         fsync_parent_dir(target.destination())
             .map_err(|e| target.error("saved, but failed to sync the directory", e))
-    }
-
-    fn move_to(&self, target: &Target, replace: Replace<'_>) -> Result<()> {
-        // As late as possible: nothing can be done about a file that appears after this check.
-        let moved = match replace.check(target)? {
-            true => fs::rename(&self.path, target.destination()),
-            false => {
-                move_to_new(&self.path, target.destination(), |from, to| fs::hard_link(from, to))
-            }
-        };
-        moved.map_err(|e| target.error("failed to move the video to the target", e))
     }
 
     /// Whether the file is still the one at its path, which must not be a symlink to it.

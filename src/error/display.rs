@@ -10,6 +10,12 @@ use crate::redact::sanitize;
 use super::{ApiError, Error, ErrorKind, ErrorRepr};
 
 impl Error {
+    /// Says in front of the message why the request was made.
+    pub(crate) fn with_reason(mut self, reason: String) -> Self {
+        self.0.reason = Some(reason);
+        self
+    }
+
     /// What was being done, where the rest of the message does not imply it.
     fn write_activity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use ErrorRepr as E;

@@ -55,13 +55,9 @@ impl DownloadResponse {
 
     /// The error for a body that is not a video. `start` is the start of the body.
     pub(crate) fn not_a_video(&self, problem: &str, start: Vec<u8>) -> Error {
-        let header =
-            |(label, name)| Some(format!("{label}: {}", sanitize(self.headers.get(name)?)));
-        let labels = [("Content-Type", "content-type"), ("Content-Encoding", "content-encoding")];
-        let message = match labels.into_iter().filter_map(header).collect::<Vec<_>>().join(", ") {
-            headers if headers.is_empty() => problem.to_owned(),
-            headers => format!("{problem} ({headers})"),
-        };
+        let header = |name| sanitize(self.headers.get(name).unwrap_or("none"));
+        let (kind, encoding) = (header("content-type"), header("content-encoding"));
+        let message = format!("{problem} (Content-Type: {kind}, Content-Encoding: {encoding})");
         let body = snippet(&self.key.redact_json(start));
         Error::invalid_response(Operation::Download, message, self.status, body, None)
     }

