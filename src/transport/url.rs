@@ -152,6 +152,19 @@ mod tests {
     }
 
     #[test]
+    fn hosts_elsewhere_are_not_local() {
+        for host in ["cdn.aimlapi.com", "1.2.3.4.example.com", "10.0.0.1", "169.253.1.1", "[::2]"] {
+            assert!(!is_local(host), "{host}");
+        }
+        for host in ["[fec0::1]", "[::ffff:10.0.0.1]", "localhost.example.com.", "x.xn--p1ai"] {
+            assert!(!is_local(host), "{host}");
+        }
+        for host in ["a.localhost", "127.0.0.1.", "[::ffff:169.254.1.1]", "[fe80::1%eth0]", "0"] {
+            assert!(is_local(host), "{host}");
+        }
+    }
+
+    #[test]
     fn base_url_is_https_or_loopback_without_credentials_and_query() {
         let key = ApiKey::new("api-key-of-the-test".to_owned()).unwrap();
         for valid in [
