@@ -348,14 +348,27 @@ impl Client {
     ///
     /// The video is written to a temporary file next to `path` (`.cat.mp4.kling.part` for
     /// `cat.mp4`), resumed when the connection is lost, checked to be a complete MP4, and then
-    /// renamed. **An existing regular file is replaced**; nothing else is. Symlinks are followed. If
-    /// the URL has expired, a fresh one is retrieved, once.
+    /// renamed. **An existing regular file is replaced**; nothing else is. Symlinks are followed.
+    ///
+    /// | Video host | Result |
+    /// |---|---|
+    /// | 400, 401, 403, 404 or 410 | a fresh URL is retrieved, once |
+    /// | then 404 | requested again for three times the policy's [`max_delay`](crate::RetryPolicy::max_delay), at most and by default 60 s: the video may not be there yet |
+    /// | connection lost, timeout, 408, 425, 429, 5xx | resumed or repeated as the retry policy says |
+    /// | 206 without having been asked for a range | accepted if it is the complete file, else continued |
+    /// | a complete response that is not a complete MP4 | requested once more, then `Decode`, with the start of the body in [`Error::body`] |
+    ///
+    /// A complete MP4 has complete `ftyp` and `moov` boxes and complete media data. Bytes behind its
+    /// last box are accepted if the server announced the length. Characters that a URL must not
+    /// contain are percent-encoded. A URL with a loopback or link-local host is rejected, unless the
+    /// API has a loopback host, too.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) with the path, also while another download writes to the same
-    /// path; [`Decode`](crate::ErrorKind::Decode) if the server does not send a complete MP4;
-    /// otherwise as [`retrieve`](Self::retrieve). A file at `path` is then unchanged. If only the
-    /// rename fails, the temporary file is kept, and the message names it.
+    /// path; [`Decode`](crate::ErrorKind::Decode) if the server does not send a complete MP4, or if
+    /// the URL is invalid or rejected, which the message then contains; otherwise as
+    /// [`retrieve`](Self::retrieve). A file at `path` is then unchanged. If only the rename fails, the
+    /// temporary file is kept, and the message names it.
     ///
     /// ```
     /// # fn main() -> Result<(), kling_video::Error> {

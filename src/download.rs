@@ -5,6 +5,7 @@ mod mp4;
 mod partial_file;
 mod target;
 
+use std::mem;
 use std::time::Instant;
 
 use crate::context::RequestContext;
@@ -16,12 +17,13 @@ use crate::random::random;
 use crate::transport::{DOWNLOAD_TIMEOUT, DownloadResponse, ResumeRange};
 
 use self::partial_file::PartialFile;
-pub(crate) use self::target::{Replace, Target, TargetState};
+pub(crate) use self::target::{Replace, Target};
 
 const OPERATION: Operation = Operation::Download;
 
 /// No video comes close to this size, so a larger response is not one.
 const MAX_BYTES: u64 = 1024 * 1024 * 1024;
+const TOO_LARGE: &str = "video exceeds the 1 GiB limit";
 
 /// A server that sends less than this within the idle timeout counts as idle, and an attempt that
 /// receives less counts as one without progress.
@@ -49,11 +51,13 @@ pub(crate) fn download(
         video,
         partial_file,
         url: video.url.clone(),
-        url_refreshed: false,
+        is_url_refreshed: false,
+        is_repeated: false,
         received: 0,
         max_received: 0,
         total: None,
         validator: None,
+        in_parts: false,
         started_at: Instant::now(),
         failures: 0,
     };
@@ -78,112 +82,161 @@ struct Download<'a> {
     video: &'a Video,
     partial_file: PartialFile,
     url: String,
-    url_refreshed: bool,
+    is_url_refreshed: bool,
+    /// Whether a complete response was not a video, and was requested again.
+    is_repeated: bool,
     received: u64,
     /// The high-water mark of `received` across restarts. Only bytes beyond it count as progress.
     max_received: u64,
     total: Option<u64>,
     /// The validator for `If-Range`, from which the server sees whether the file has changed.
     validator: Option<String>,
+    /// The server sent a part of the file although all of it was requested. There is no way to the
+    /// rest but to request it, even without a validator.
+    in_parts: bool,
     started_at: Instant,
     /// The number of failed attempts since the last one with progress, which counts as well.
     failures: u32,
 }
 
-/// Why an attempt did not complete the video.
-enum AttemptError {
-    /// Another attempt would fail in the same way.
-    Permanent(Error),
-    /// The next attempt can resume at the first missing byte.
-    Interrupted(Error),
-    /// The received bytes are unusable: the next attempt must start from the beginning.
-    RestartRequired(Error),
-    /// The URL has expired: the next attempt needs a fresh one.
-    UrlExpired(Error),
+/// What the next attempt must do.
+enum Recovery {
+    /// There is none: it would fail in the same way.
+    GiveUp,
+    /// Resume at the first missing byte.
+    Resume,
+    /// Start from the beginning: the received bytes are unusable.
+    Restart,
+    /// The same, but only once: the response is complete, so the next one will hardly differ.
+    Repeat,
+    /// Use a fresh URL: this one has expired, or is not valid yet.
+    RefreshUrl,
 }
+
+/// Why an attempt did not complete the video.
+struct AttemptError(Error, Recovery);
 
 impl From<Error> for AttemptError {
     fn from(error: Error) -> Self {
-        match error.is_transient() {
-            true => Self::Interrupted(error),
-            false => Self::Permanent(error),
-        }
+        let recovery = if error.is_transient() { Recovery::Resume } else { Recovery::GiveUp };
+        Self(error, recovery)
     }
 }
 
 impl Download<'_> {
     fn run(&mut self) -> Result<()> {
+        let policy = self.context.retry_policy;
         loop {
             let previous_max = self.max_received;
-            match self.attempt() {
-                Ok(()) => return Ok(()),
-                Err(AttemptError::Permanent(error)) => return Err(error),
-                Err(AttemptError::UrlExpired(error)) if self.url_refreshed => return Err(error),
-                Err(AttemptError::UrlExpired(_)) => self.refresh_url()?,
-                Err(AttemptError::Interrupted(error)) => self.back_off(error, previous_max)?,
-                Err(AttemptError::RestartRequired(error)) => {
-                    self.restart()?;
-                    self.back_off(error, previous_max)?;
+            let AttemptError(error, recovery) = match self.attempt() {
+                Ok(true) => return Ok(()),
+                Ok(false) => continue,
+                Err(failure) => failure,
+            };
+            self.failures = match self.has_progressed(previous_max) {
+                true => 1,
+                false => self.failures.saturating_add(1),
+            };
+            let attempt = self.failures;
+            let error = error.with_attempts(attempt);
+            let elapsed = self.started_at.elapsed();
+            let mut delay = policy.next_delay(attempt, &error, random());
+            match recovery {
+                Recovery::GiveUp => return Err(error),
+                Recovery::Resume => {}
+                Recovery::Repeat if mem::replace(&mut self.is_repeated, true) => return Err(error),
+                Recovery::Restart | Recovery::Repeat => self.restart()?,
+                Recovery::RefreshUrl if !self.is_url_refreshed => {
+                    self.refresh_url(&error)?;
+                    continue;
                 }
+                // Some hosts have the video only a while after the generation is completed.
+                Recovery::RefreshUrl if error.status() == Some(404) => {
+                    delay = policy.next_delay_in_grace(elapsed, attempt, &error, random());
+                }
+                Recovery::RefreshUrl => return Err(error),
+            }
+            let delay = delay.filter(|_| elapsed <= DOWNLOAD_TIMEOUT);
+            let Some(delay) = delay else { return Err(error) };
+            let operation = OPERATION;
+            let kind = EventKind::Retrying { operation, attempt, delay, error: &error };
+            self.context.emit(&self.video.id, kind);
+            if !self.context.sleep(delay) {
+                return Err(Error::cancelled(OPERATION));
             }
         }
     }
 
-    fn attempt(&mut self) -> Result<(), AttemptError> {
-        let range = match &self.validator {
-            Some(validator) if self.received > 0 => {
-                Some(ResumeRange { from: self.received, validator: validator.clone() })
-            }
-            _ => None,
-        };
+    fn has_progressed(&self, previous_max: u64) -> bool {
+        self.max_received >= previous_max.saturating_add(MIN_PROGRESS)
+    }
+
+    /// Requests and receives the missing bytes. Returns false if the server sent only some of them:
+    /// the next attempt requests the rest at once.
+    fn attempt(&mut self) -> Result<bool, AttemptError> {
+        let previous_max = self.max_received;
+        let can_resume = self.received > 0 && (self.in_parts || self.validator.is_some());
+        let range = can_resume
+            .then(|| ResumeRange { from: self.received, validator: self.validator.clone() });
         let mut response = self.context.session.download(&self.url, range.as_ref())?;
-        match (response.status, range) {
-            (200, _) => self.restart()?,
-            (206, Some(range)) => self.check_range(&response, &range)?,
-            (_, range) => return Err(classify_status(response, range.is_some())),
+        if !matches!(response.status, 200 | 206) {
+            return Err(classify_status(response, range.is_some()));
         }
-        self.record_length(&response)?;
+        self.accept(&response, range.is_some())?;
         self.receive(&mut response)?;
-        if self.total.is_some_and(|total| total != self.received) {
-            let error = Error::decode(OPERATION, "video length does not match Content-Length");
-            return Err(AttemptError::RestartRequired(error));
+        match self.total {
+            Some(total) if self.received < total && self.has_progressed(previous_max) => Ok(false),
+            Some(total) if self.received < total => {
+                Err(invalid("the server sent less of the video than requested", Recovery::Resume))
+            }
+            Some(total) if self.received > total => {
+                Err(invalid("video length does not match Content-Length", Recovery::Restart))
+            }
+            _ => self.validate(&response).map(|()| true),
         }
-        let Some(problem) = self.partial_file.validate(self.received)? else { return Ok(()) };
-        let message = match self.partial_file.is_html()? {
-            true => "the URL served HTML, not a video".to_owned(),
-            false => format!("not a complete MP4: {problem}"),
-        };
-        Err(AttemptError::RestartRequired(Error::decode(OPERATION, message)))
     }
 
-    /// Checks that the response starts at the requested byte and is part of a file of the same
-    /// length.
-    fn check_range(
-        &self,
-        response: &DownloadResponse,
-        range: &ResumeRange,
-    ) -> Result<(), AttemptError> {
-        let content_range = response.headers.get("content-range").and_then(parse_content_range);
-        match content_range {
-            Some((from, total)) if from == range.from && total == self.total => Ok(()),
+    /// Checks that the body of the response continues what was received. If it starts with the
+    /// first byte, what was received is discarded.
+    fn accept(&mut self, response: &DownloadResponse, resuming: bool) -> Result<(), AttemptError> {
+        let from_start = response.status == 200 || !resuming;
+        let range = match response.status {
+            200 => Some((0, response.length)),
+            _ => response.headers.get("content-range").and_then(parse_content_range),
+        };
+        let total = match range {
+            Some((0, total)) if from_start => total,
+            Some(range) if !from_start && range == (self.received, self.total) => self.total,
             _ => {
                 let message = "Content-Range does not match the requested range";
-                Err(AttemptError::RestartRequired(Error::decode(OPERATION, message)))
+                return Err(invalid(message, Recovery::Restart));
             }
+        };
+        if total.is_some_and(|total| total > MAX_BYTES) {
+            return Err(invalid(TOO_LARGE, Recovery::GiveUp));
         }
+        if from_start {
+            self.restart()?;
+            (self.total, self.validator) = (total, validator(response));
+            self.in_parts = response.status == 206;
+        }
+        Ok(())
     }
 
-    /// Records the length and the validator of a complete response, and rejects a file over the
-    /// limit.
-    fn record_length(&mut self, response: &DownloadResponse) -> Result<(), AttemptError> {
-        if response.status == 200 {
-            self.total = response.length;
-            self.validator = validator(response);
-        }
-        match self.total {
-            Some(total) if total > MAX_BYTES => Err(AttemptError::Permanent(too_large())),
-            _ => Ok(()),
-        }
+    /// Checks that what was received is a video.
+    fn validate(&mut self, response: &DownloadResponse) -> Result<(), AttemptError> {
+        let problem = self.partial_file.validate(self.received, self.total.is_some())?;
+        let Some(problem) = problem else { return Ok(()) };
+        let start = self.partial_file.start()?;
+        let problem = match problem {
+            _ if start.is_empty() => "empty response body".to_owned(),
+            _ if starts_like_html(&start) => "the URL served HTML, not a video".to_owned(),
+            problem => format!("not a complete MP4: {problem}"),
+        };
+        // Without a length, this may be a video whose connection was lost.
+        let is_cut = self.total.is_none() && start.get(4..8) == Some(b"ftyp");
+        let recovery = if is_cut { Recovery::Restart } else { Recovery::Repeat };
+        Err(AttemptError(response.not_a_video(&problem, start), recovery))
     }
 
     fn receive(&mut self, response: &mut DownloadResponse) -> Result<(), AttemptError> {
@@ -194,7 +247,7 @@ impl Download<'_> {
             let read = response.read(&mut buf)?;
             let Some(data) = buf.get(..read).filter(|data| !data.is_empty()) else { return Ok(()) };
             if self.received + read as u64 > MAX_BYTES {
-                return Err(AttemptError::Permanent(too_large()));
+                return Err(invalid(TOO_LARGE, Recovery::GiveUp));
             }
             self.partial_file.append(data)?;
             self.received += read as u64;
@@ -204,7 +257,7 @@ impl Download<'_> {
             window_bytes += read as u64;
             if self.started_at.elapsed() > DOWNLOAD_TIMEOUT {
                 let error = timeout("download took longer than an hour");
-                return Err(AttemptError::Permanent(error));
+                return Err(AttemptError(error, Recovery::GiveUp));
             }
             if window_start.elapsed() >= idle {
                 if window_bytes < MIN_PROGRESS {
@@ -217,45 +270,23 @@ impl Download<'_> {
     }
 
     fn restart(&mut self) -> Result<()> {
-        (self.received, self.validator, self.total) = (0, None, None);
+        (self.received, self.total, self.validator, self.in_parts) = (0, None, None, false);
         self.partial_file.truncate()
     }
 
-    /// Retrieves the generation to get a fresh URL after the first one expired.
-    fn refresh_url(&mut self) -> Result<()> {
-        self.url_refreshed = true;
-        let generation = self.context.retrieve(&self.video.id)?;
-        match generation.video {
-            Some(video) => {
-                self.url = video.url;
-                Ok(())
-            }
-            None => {
-                let message = "URL expired and no new URL is available";
-                Err(Error::decode(OPERATION, message).with_generation(Box::new(generation)))
-            }
-        }
-    }
-
-    /// Sleeps before the next attempt, or returns the error after too many without progress.
-    /// `previous_max` is `max_received` before the failed attempt.
-    fn back_off(&mut self, error: Error, previous_max: u64) -> Result<()> {
-        self.failures = match self.max_received >= previous_max.saturating_add(MIN_PROGRESS) {
-            true => 1,
-            false => self.failures.saturating_add(1),
-        };
-        let error = error.with_attempts(self.failures);
-        let timed_out = self.started_at.elapsed() > DOWNLOAD_TIMEOUT;
-        let attempt = self.failures;
-        let delay = self.context.retry_policy.next_delay(attempt, &error, random());
-        let Some(delay) = delay.filter(|_| !timed_out) else { return Err(error) };
-        let operation = OPERATION;
-        let kind = EventKind::Retrying { operation, attempt, delay, error: &error };
-        self.context.emit(&self.video.id, kind);
-        match self.context.sleep(delay) {
-            true => Ok(()),
-            false => Err(Error::cancelled(OPERATION)),
-        }
+    /// Retrieves the generation to get a fresh URL after this error response to the first one.
+    fn refresh_url(&mut self, error: &Error) -> Result<()> {
+        (self.is_url_refreshed, self.failures) = (true, 0);
+        let retrieved = self.context.retrieve(&self.video.id).and_then(|mut generation| {
+            generation.video.take().ok_or_else(|| {
+                let message = "the generation has no video URL anymore";
+                Error::decode(OPERATION, message).with_generation(Box::new(generation))
+            })
+        });
+        let status = error.status().unwrap_or_default();
+        let reason = format!("the video's host returned HTTP {status}; retrieving a fresh URL");
+        self.url = retrieved.map_err(|error| error.with_reason(reason))?.url;
+        Ok(())
     }
 }
 
@@ -263,19 +294,25 @@ fn classify_status(response: DownloadResponse, resuming: bool) -> AttemptError {
     let status = response.status;
     let error = response.into_response().api_error();
     match status {
-        403 | 404 | 410 => AttemptError::UrlExpired(error),
+        // Hosts differ in what they return for a signature that is no longer valid.
+        400 | 401 | 403 | 404 | 410 => AttemptError(error, Recovery::RefreshUrl),
         // The file ends at or before the requested byte, although Content-Length went beyond it.
-        416 if resuming => AttemptError::RestartRequired(Error::decode(
-            OPERATION,
-            "range not satisfiable: file is shorter than announced",
-        )),
-        _ if error.is_transient() => AttemptError::Interrupted(error),
-        _ => AttemptError::Permanent(error),
+        416 if resuming => {
+            invalid("range not satisfiable: file is shorter than announced", Recovery::Restart)
+        }
+        _ => error.into(),
     }
 }
 
-fn too_large() -> Error {
-    Error::decode(OPERATION, "video exceeds the 1 GiB limit")
+fn starts_like_html(start: &[u8]) -> bool {
+    let start = start.trim_ascii_start();
+    [&b"<!doctype html"[..], b"<html", b"<head", b"<body"]
+        .iter()
+        .any(|tag| start.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag)))
+}
+
+fn invalid(message: &str, recovery: Recovery) -> AttemptError {
+    AttemptError(Error::decode(OPERATION, message), recovery)
 }
 
 fn timeout(message: &'static str) -> Error {

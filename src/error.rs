@@ -113,6 +113,8 @@ pub struct Error(Box<Inner>);
 struct Inner {
     repr: ErrorRepr,
     operation: Operation,
+    /// Why the request was made, if it was only needed to continue another step.
+    reason: Option<String>,
     id: Option<GenerationId>,
     generation: Option<Box<Generation>>,
     client_request_id: Option<String>,
@@ -191,6 +193,7 @@ impl Error {
         Self(Box::new(Inner {
             repr,
             operation,
+            reason: None,
             id: None,
             generation: None,
             client_request_id: None,

@@ -63,6 +63,9 @@ impl RetryPolicy {
     /// If the server requests a longer delay with `Retry-After`, the request is not retried: the
     /// error is returned, with [`retry_after`](crate::Error::retry_after). Calls that wait for a
     /// generation do not fail then: they poll again after the requested delay.
+    ///
+    /// A download whose video host returns 404 is repeated for three times this delay, at most 60 s,
+    /// however many retries that takes.
     pub fn max_delay(self, delay: Duration) -> Self {
         Self { max_delay: delay, ..self }
     }
@@ -82,6 +85,21 @@ impl RetryPolicy {
             Some(retry_after) => (retry_after <= self.max_delay).then_some(retry_after),
             None => Some(self.backoff(attempt, random)),
         }
+    }
+
+    /// Like [`next_delay`](Self::next_delay), for what will soon be there: however many attempts have
+    /// failed, until three times `max_delay` has passed, which is a minute by default and at most.
+    pub(crate) fn next_delay_in_grace(
+        &self,
+        elapsed: Duration,
+        attempt: u32,
+        error: &Error,
+        random: u64,
+    ) -> Option<Duration> {
+        const MAX_GRACE: Duration = Duration::from_secs(60);
+        let grace = self.max_delay.saturating_mul(3).min(MAX_GRACE);
+        let attempt = attempt.min(self.max_retries.max(1));
+        self.next_delay(attempt, error, random).filter(|_| elapsed < grace)
     }
 
     fn backoff(&self, attempt: u32, random: u64) -> Duration {
@@ -113,6 +131,25 @@ mod tests {
         assert_eq!(policy.backoff(u32::MAX, u64::MAX / 2).as_secs(), 10);
         let unbounded = RetryPolicy::new().base_delay(Duration::MAX).max_delay(Duration::MAX);
         assert_eq!(unbounded.backoff(3, u64::MAX), Duration::MAX);
+    }
+
+    #[test]
+    fn grace_is_a_minute_unless_the_delays_are_short_or_there_are_no_retries() {
+        let not_found = ApiError { status: 404, ..ApiError::default() };
+        let error = Error::api(Operation::Download, not_found);
+        let delay = |policy: RetryPolicy, elapsed, attempt| {
+            policy.next_delay_in_grace(Duration::from_millis(elapsed), attempt, &error, u64::MAX)
+        };
+        let secs = |secs| Some(Duration::from_secs(secs));
+        assert_eq!(delay(RetryPolicy::new(), 0, 3), secs(2));
+        assert_eq!(delay(RetryPolicy::new(), 59_999, 99), secs(8));
+        assert_eq!(delay(RetryPolicy::new(), 60_000, 1), None);
+        let long = RetryPolicy::new().max_delay(Duration::MAX);
+        assert_eq!(delay(long, 60_000, 1), None);
+        let short = RetryPolicy::new().max_delay(Duration::from_millis(20));
+        assert_eq!(delay(short.clone(), 59, 9), Some(Duration::from_millis(20)));
+        assert_eq!(delay(short, 60, 9), None);
+        assert_eq!(delay(RetryPolicy::none(), 0, 1), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod url;
 use std::borrow::Cow;
 use std::time::Duration;
 
-use ureq::http::uri::{self, PathAndQuery, Uri};
+use ureq::http::uri::{self, PathAndQuery, Scheme, Uri};
 use ureq::http::{HeaderName, HeaderValue, Method, Request, header};
 use ureq::{Agent, SendBody};
 
@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::model::body::{BodyReader, UploadState};
 use crate::model::response::Response;
 use crate::operation::Operation;
+use crate::redact::sanitize;
 
 pub(crate) use self::config::{DOWNLOAD_TIMEOUT, TransportConfig};
 pub(crate) use self::proxy::ProxyChoice;
@@ -33,7 +34,7 @@ pub(crate) use self::tls::RootCertificates;
 use self::config::{Agents, SMALL_BUFFER, UPLOAD_BUFFER, ValidConfig};
 use self::error::send_error;
 use self::response::{HttpResponse, location, read_response};
-use self::url::{is_loopback, resolve_redirect};
+use self::url::{encode_url, is_local, is_loopback, resolve_redirect};
 
 /// A create whose body is larger is sent with `Expect: 100-continue`, so that a rejection costs no
 /// upload and its response is not lost.
@@ -182,57 +183,65 @@ impl Session<'_> {
         url: &str,
         range: Option<&ResumeRange>,
     ) -> Result<DownloadResponse> {
-        let mut url = url.to_owned();
-        // Redirects must not leave https.
-        let allow_http = !url.starts_with("https:");
+        let mut url = encode_url(url.as_bytes());
+        let mut allow_http = true;
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.send_download(&url, allow_http, range)?;
+            let uri = self.video_uri(&url, allow_http).map_err(|e| self.url_error(&e, &url))?;
+            // Redirects must not leave https.
+            allow_http = uri.scheme() == Some(&Scheme::HTTP);
+            let response = self.send_download(&uri, range)?;
             match location(&response) {
-                Some(location) => url = resolve_redirect(&url, &location),
+                Some(location) => url = resolve_redirect(&uri, &location),
                 None => return Ok(DownloadResponse::new(response, &self.config.key, self.token)),
             }
         }
         let message = format!("video URL redirects more than {MAX_REDIRECTS} times");
-        Err(Error::decode(Operation::Download, message))
+        Err(self.url_error(&message, &url))
     }
 
-    fn send_download(
-        &self,
-        url: &str,
-        allow_http: bool,
-        range: Option<&ResumeRange>,
-    ) -> Result<HttpResponse> {
-        let operation = Operation::Download;
-        let invalid = |message: &str| Error::decode(operation, message);
-        let uri: Uri = url.parse().map_err(|_| invalid("invalid video URL"))?;
-        let loopback = is_loopback(uri.host().unwrap_or_default());
-        match uri.scheme_str() {
-            Some("https") => {
-                self.config.tls.ensure_enabled().map_err(|e| invalid(&e.to_string()))?;
-            }
-            Some("http") if loopback && allow_http => {}
-            _ => return Err(invalid("video URL must start with https://")),
+    /// Parses the URL of a video, which the server chooses: it must not lead to what only this
+    /// machine can reach.
+    fn video_uri(&self, url: &str, allow_http: bool) -> Result<Uri, String> {
+        let uri: Uri = url.parse().map_err(|_| "invalid video URL")?;
+        let host = uri.host().unwrap_or_default();
+        let api_host = self.config.base_uri.host().unwrap_or_default();
+        if is_local(host) && !is_loopback(api_host) {
+            return Err("video URL must not have a loopback or link-local host".into());
         }
-        let mut request = Request::get(uri)
+        match uri.scheme_str() {
+            Some("https") => self.config.tls.ensure_enabled().map_err(|e| e.to_string())?,
+            Some("http") if is_loopback(host) && allow_http => {}
+            _ => return Err("video URL must start with https://".into()),
+        }
+        Ok(uri)
+    }
+
+    fn url_error(&self, message: &str, url: &str) -> Error {
+        let url = self.config.key.redact(url.as_bytes().to_vec());
+        let url = sanitize(&String::from_utf8_lossy(&url));
+        Error::decode(Operation::Download, format!("{message}: {url}"))
+    }
+
+    fn send_download(&self, uri: &Uri, range: Option<&ResumeRange>) -> Result<HttpResponse> {
+        let operation = Operation::Download;
+        let mut request = Request::get(uri.clone())
             // Byte ranges of a compressed representation would not fit together.
             .header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        if let Some(range) = range {
-            request = request
-                .header(header::RANGE, format!("bytes={}-", range.from))
-                .header(header::IF_RANGE, &range.validator);
+        if let Some(ResumeRange { from, validator }) = range {
+            request = request.header(header::RANGE, format!("bytes={from}-"));
+            if let Some(validator) = validator {
+                request = request.header(header::IF_RANGE, validator);
+            }
         }
-        let mut request = request.body(()).map_err(|_| invalid("invalid video URL"))?;
+        let invalid = |_| Error::decode(operation, "the video's validator is not a header value");
+        let mut request = request.body(()).map_err(invalid)?;
         let agent: &Agent = &self.agents.downloads;
-        if loopback {
+        if is_loopback(uri.host().unwrap_or_default()) {
             request = agent.configure_request(request).proxy(None).timeout_resolve(None).build();
         }
         match agent.run(request) {
             _ if is_cancelled(self.token) => Err(Error::cancelled(operation)),
-            // The URL is parsed again so that successful requests need no copy of `uri`.
-            result => result.map_err(|e| {
-                let uri = url.parse().unwrap_or_default();
-                send_error(e, operation, self.config.peer(&uri))
-            }),
+            result => result.map_err(|e| send_error(e, operation, self.config.peer(uri))),
         }
     }
 
@@ -268,8 +277,9 @@ impl Session<'_> {
     }
 }
 
-/// The rest of a file from a byte offset, provided that the file's validator still matches.
+/// The rest of a file from a byte offset, provided that the file's validator, if it has one, still
+/// matches.
 pub(crate) struct ResumeRange {
     pub(crate) from: u64,
-    pub(crate) validator: String,
+    pub(crate) validator: Option<String>,
 }

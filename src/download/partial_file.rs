@@ -2,7 +2,7 @@
 //! always either complete or untouched.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -12,6 +12,8 @@ use crate::operation::Operation;
 
 use super::mp4;
 use super::target::{Replace, Target};
+
+const READ_BACK: &str = "failed to read back the partial file";
 
 /// A locked file next to the target, `.cat.mp4.kling.part` for `cat.mp4`.
 #[derive(Debug)]
@@ -60,8 +62,7 @@ impl PartialFile {
             partial_file.disposable = false;
             return Err(error);
         }
-        let metadata = file.metadata();
-        let metadata = metadata.map_err(|e| io_error(path, "failed to read the metadata", e))?;
+        let metadata = partial_file.io("failed to read the metadata", file.metadata())?;
         #[cfg(unix)]
         let links = std::os::unix::fs::MetadataExt::nlink(&metadata);
         #[cfg(not(unix))]
@@ -70,8 +71,7 @@ impl PartialFile {
             0 | 1 => {}
             // A process was killed between linking the video to the target and removing this name.
             2 if is_same_file(file, target.destination()) => {
-                let removed = fs::remove_file(path);
-                removed.map_err(|e| io_error(path, "failed to remove the partial file", e))?;
+                partial_file.io("failed to remove the partial file", fs::remove_file(path))?;
                 return Self::open_with(target, try_lock);
             }
             _ => {
@@ -85,41 +85,42 @@ impl PartialFile {
 
     pub(crate) fn truncate(&mut self) -> Result<()> {
         let truncated = self.file.set_len(0).and_then(|()| self.file.rewind());
-        truncated.map_err(|e| io_error(&self.path, "failed to truncate the partial file", e))?;
+        self.io("failed to truncate the partial file", truncated)?;
         self.disposable = true;
         Ok(())
     }
 
     pub(crate) fn append(&mut self, data: &[u8]) -> Result<()> {
-        self.file
-            .write_all(data)
-            .map_err(|e| io_error(&self.path, "failed to write the partial file", e))
+        let written = self.file.write_all(data);
+        self.io("failed to write the partial file", written)
     }
 
-    /// Returns why the file is not a complete MP4 of this length, or `None` if it is one.
-    pub(crate) fn validate(&mut self, length: u64) -> Result<Option<&'static str>> {
-        let problem = mp4::validate(&mut self.file, length)
-            .and_then(|problem| self.file.seek(SeekFrom::Start(length)).map(|_| problem));
-        problem.map_err(|e| io_error(&self.path, "failed to read back the partial file", e))
+    /// Returns why the file, of this length, which the server announced or not, is not a complete
+    /// MP4, or `None` if it is one.
+    pub(crate) fn validate(&mut self, len: u64, announced: bool) -> Result<Option<&'static str>> {
+        let problem = mp4::validate(&mut self.file, len, announced);
+        self.io(READ_BACK, problem)
     }
 
-    /// Whether the file starts like an HTML page, which servers send with status 200 in place of a
-    /// video, for example to ask for a login.
-    pub(crate) fn is_html(&mut self) -> Result<bool> {
+    /// The start of the file, enough for an error message.
+    pub(crate) fn start(&mut self) -> Result<Vec<u8>> {
         let mut start = Vec::new();
-        let read = self.file.rewind().and_then(|()| (&self.file).take(512).read_to_end(&mut start));
-        read.map_err(|e| io_error(&self.path, "failed to read back the partial file", e))?;
-        Ok(starts_like_html(&start))
+        let read = self.file.rewind();
+        let read = read.and_then(|()| (&self.file).take(16 * 1024).read_to_end(&mut start));
+        self.io(READ_BACK, read).map(|_| start)
     }
 
     pub(crate) fn sync(&self) -> Result<()> {
-        let synced = self.file.sync_all();
-        synced.map_err(|e| io_error(&self.path, "failed to sync the partial file", e))
+        self.io("failed to sync the partial file", self.file.sync_all())
     }
 
     pub(crate) fn hash(&mut self) -> Result<String> {
         let hash = self.file.rewind().and_then(|()| hash_reader(&mut self.file));
-        hash.map_err(|e| io_error(&self.path, "failed to read back the partial file", e))
+        self.io(READ_BACK, hash)
+    }
+
+    fn io<T>(&self, message: &'static str, result: io::Result<T>) -> Result<T> {
+        result.map_err(|e| io_error(&self.path, message, e))
     }
 
     /// Moves the complete file to the target. If that fails, the file is kept and the error names
@@ -130,24 +131,22 @@ impl PartialFile {
             return Err(io_error(&self.path, "the partial file was removed or replaced", e));
         }
         self.disposable = false;
-        self.move_to(target, replace).map_err(|error| {
+        // As late as possible: nothing can be done about a file that appears after this check.
+        let moved = replace.check(target).and_then(|replaces| {
+            let (from, to) = (&self.path, target.destination());
+            let moved = match replaces {
+                true => fs::rename(from, to),
+                false => move_to_new(from, to, |from, to| fs::hard_link(from, to)),
+            };
+            moved.map_err(|e| target.error("failed to move the video to the target", e))
+        });
+        moved.map_err(|error| {
             let path = self.path.display();
             let message = format!("{error}; the complete video was kept as {path}");
             Error::io(Operation::Download, None, message, io::Error::other(error))
         })?;
         fsync_parent_dir(target.destination())
             .map_err(|e| target.error("saved, but failed to sync the directory", e))
-    }
-
-    fn move_to(&self, target: &Target, replace: Replace<'_>) -> Result<()> {
-        // As late as possible: nothing can be done about a file that appears after this check.
-        let moved = match replace.check(target)? {
-            true => fs::rename(&self.path, target.destination()),
-            false => {
-                move_to_new(&self.path, target.destination(), |from, to| fs::hard_link(from, to))
-            }
-        };
-        moved.map_err(|e| target.error("failed to move the video to the target", e))
     }
 
     /// Whether the file is still the one at its path, which must not be a symlink to it.
@@ -198,13 +197,6 @@ fn require_regular_file(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-fn starts_like_html(start: &[u8]) -> bool {
-    let start = start.trim_ascii_start();
-    [&b"<!doctype html"[..], b"<html", b"<head", b"<body"]
-        .iter()
-        .any(|tag| start.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag)))
 }
 
 fn io_error(path: &Path, message: &'static str, e: impl Into<io::Error>) -> Error {

@@ -18,13 +18,6 @@ pub(crate) struct Target {
     operation: Operation,
 }
 
-/// What is at a target's destination. Anything but a regular file is an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TargetState {
-    Absent,
-    File { len: u64 },
-}
-
 /// What may be at the destination when a video is published: nothing, any regular file, or the one
 /// that was recorded with this length and hash. In each case there may also be nothing.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +56,7 @@ impl Target {
             target.destination.push(link);
             target.validate_name()?;
         }
-        if target.state()? == TargetState::Absent {
+        if target.file_len()?.is_none() {
             let dir = parent_dir(&target.destination);
             dir.metadata().map_err(|e| {
                 let message = format!("directory {} does not exist", dir.display());
@@ -105,22 +98,23 @@ impl Target {
         self.destination.with_file_name(name)
     }
 
-    /// What is at the destination now.
-    pub(crate) fn state(&self) -> Result<TargetState> {
+    /// The length of the file at the destination, or `None` if there is nothing. Anything but a
+    /// regular file is an error.
+    pub(crate) fn file_len(&self) -> Result<Option<u64>> {
         match self.destination.symlink_metadata() {
-            Ok(file) if file.is_file() => Ok(TargetState::File { len: file.len() }),
+            Ok(file) if file.is_file() => Ok(Some(file.len())),
             Ok(file) if file.is_dir() => {
                 Err(self.error("target is not a file path", io::ErrorKind::IsADirectory))
             }
             Ok(_) => Err(self.error("target is not a regular file", io::ErrorKind::InvalidInput)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(TargetState::Absent),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(self.error("failed to read the target's metadata", e)),
         }
     }
 
     /// Whether a file of this length is at the destination, with this hash if one is given.
     pub(crate) fn is_file_with(&self, len: u64, hash: Option<&str>) -> Result<bool> {
-        let same_len = self.state()? == TargetState::File { len };
+        let same_len = self.file_len()? == Some(len);
         let (true, Some(hash)) = (same_len, hash) else { return Ok(same_len) };
         let actual = File::open(&self.destination).and_then(|mut file| hash_reader(&mut file));
         Ok(actual.map_err(|e| self.error("failed to read the file at the target", e))? == hash)
@@ -134,18 +128,16 @@ impl Target {
 impl Replace<'_> {
     /// Whether there is a file to replace. A file that must not be replaced is an error.
     pub(super) fn check(self, target: &Target) -> Result<bool> {
-        let may_replace = match (target.state()?, self) {
-            (TargetState::Absent, _) => return Ok(false),
+        let may_replace = match (target.file_len()?, self) {
+            (None, _) => return Ok(false),
             (_, Self::Nothing) => false,
             (_, Self::RegularFile) => true,
             (_, Self::Recorded { len, hash }) => target.is_file_with(len, hash)?,
         };
-        match may_replace {
-            true => Ok(true),
-            false => {
-                Err(target.error("another file is at the target", io::ErrorKind::AlreadyExists))
-            }
+        if may_replace {
+            return Ok(true);
         }
+        Err(target.error("another file is at the target", io::ErrorKind::AlreadyExists))
     }
 }
 
@@ -181,11 +173,11 @@ mod tests {
         };
         let all = || [Replace::Nothing, Replace::RegularFile, recorded(5, Some(&hash))];
         assert_eq!(all().map(replaces), [Some(false); 3]);
-        assert_eq!(target.state().unwrap(), TargetState::Absent);
+        assert_eq!(target.file_len().unwrap(), None);
 
         fs::write(target.destination(), "video").unwrap();
         assert_eq!(all().map(replaces), [None, Some(true), Some(true)]);
-        assert_eq!(target.state().unwrap(), TargetState::File { len: 5 });
+        assert_eq!(target.file_len().unwrap(), Some(5));
         assert_eq!(replaces(recorded(5, None)), Some(true));
         assert_eq!(replaces(recorded(4, None)), None);
         assert_eq!(replaces(recorded(5, Some("another"))), None);
@@ -199,7 +191,7 @@ mod tests {
             let error = replace.check(&target).unwrap_err();
             assert!(error.to_string().contains("target is not a file path"), "{error}");
         }
-        assert!(target.state().is_err() && target.is_file_with(0, None).is_err());
+        assert!(target.file_len().is_err() && target.is_file_with(0, None).is_err());
     }
 
     #[cfg(unix)]

@@ -10,6 +10,12 @@ use crate::redact::sanitize;
 use super::{ApiError, Error, ErrorKind, ErrorRepr};
 
 impl Error {
+    /// Says in front of the message why the request was made.
+    pub(crate) fn with_reason(mut self, reason: String) -> Self {
+        self.0.reason = Some(reason);
+        self
+    }
+
     /// What was being done, where the rest of the message does not imply it.
     fn write_activity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use ErrorRepr as E;
@@ -60,7 +66,10 @@ impl Error {
         };
         match (&self.0.repr, &self.0.id) {
             (ErrorRepr::Api(error), _) => {
-                if error.status == 401 && self.0.operation != Operation::Download {
+                // The host of the video never sees the key; only the API gives a fresh URL.
+                let is_from_api =
+                    self.0.operation != Operation::Download || self.0.reason.is_some();
+                if error.status == 401 && is_from_api {
                     f.write_str("; check the API key")?;
                 } else if error.is_out_of_credits() {
                     f.write_str("; top up the account")?;
@@ -107,6 +116,9 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write_activity(f)?;
+        if let Some(reason) = &self.0.reason {
+            write!(f, "{reason}: ")?;
+        }
         let message = self.0.repr.to_string();
         f.write_str(&message)?;
         self.write_attempts(f)?;

@@ -12,14 +12,15 @@ use crate::operation::Operation;
 use crate::redact::{sanitize, snippet};
 
 /// The response headers that this crate reads.
-pub(crate) const RESPONSE_HEADERS: [&str; 10] = [
+pub(crate) const RESPONSE_HEADERS: [&str; 11] = [
     "x-inference-id",
     "x-client-request-id",
     "x-request-id",
     "x-aimlapi-credits-used",
     "x-aimlapi-usd-spent",
     "retry-after",
-    "location",
+    "content-type",
+    "content-encoding",
     "content-range",
     "etag",
     "last-modified",

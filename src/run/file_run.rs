@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::download::{self, Replace, Target, download};
+use crate::download::{Replace, Target, download};
 use crate::error::{Error, Result};
 use crate::event::EventKind;
 use crate::model::generation::{GenerationId, Usage, Video};
@@ -85,7 +85,7 @@ impl DurableRun<'_> {
         };
         if is_new {
             (self.may_create)()?;
-            if target.state()? != download::TargetState::Absent {
+            if target.file_len()?.is_some() {
                 let blocker = Blocker::UnknownFile { own: None };
                 return Err(blocked_error(journal_name(&journal_path), Some(&target), blocker));
             }
@@ -168,7 +168,7 @@ impl DurableRun<'_> {
 }
 
 fn target_state(target: &Target, entries: &[JournalEntry]) -> Result<TargetState> {
-    let download::TargetState::File { len } = target.state()? else {
+    let Some(len) = target.file_len()? else {
         return Ok(TargetState::Absent);
     };
     if len == 0 {

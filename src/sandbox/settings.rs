@@ -24,6 +24,34 @@ impl Sandbox {
         self.server.api().state().video.replace(bytes);
     }
 
+    /// Sets the file name at the end of the video URLs' path, which is not percent-encoded.
+    ///
+    /// It may contain blanks, quotes and other characters that a URL must not contain, as those of
+    /// some hosts do, but not `?` or `#`. Applies to the URLs in later responses; earlier URLs stay
+    /// valid. Other oddities of video hosts are faults of [`Endpoint::Video`]:
+    ///
+    /// | Host | Setting |
+    /// |---|---|
+    /// | has the video only a while later | `Fault::status(404)`, a few times |
+    /// | responds with a page | `Fault::response(200, "<html>…").header("Content-Type", "text/html")` |
+    /// | compresses the video | `Fault::response(200, compressed).header("Content-Encoding", "gzip")` |
+    /// | sends only a part | `Fault::response(206, part).header("Content-Range", "bytes 0-8999/18218")` |
+    /// | appends bytes | [`set_video`](Sandbox::set_video) with these bytes |
+    ///
+    /// Defaults to `output.mp4`.
+    ///
+    /// ```
+    /// # fn main() -> kling_video::Result<()> {
+    /// # let sandbox = kling_video::sandbox::Sandbox::start()?;
+    /// sandbox.set_video_file_name("my vidéo (1).mp4");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_video_file_name(&self, name: impl Into<String>) {
+        let name = name.into();
+        self.server.api().state().video.url_file_name = name;
+    }
+
     /// Sets how many polls return a pending status before a generation completes.
     ///
     /// The first pending poll returns `queued`, later ones `generating`, and the poll after them

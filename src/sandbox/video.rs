@@ -17,11 +17,14 @@ pub(super) struct StoredVideo {
     /// How often the bytes were replaced, so that different videos have different ETags.
     version: u32,
     url_epoch: u64,
+    /// The last segment of the path of URLs.
+    pub(super) url_file_name: String,
 }
 
 impl StoredVideo {
     pub(super) fn new() -> StoredVideo {
-        StoredVideo { bytes: Arc::new(DEFAULT_VIDEO.to_vec()), version: 0, url_epoch: 0 }
+        let bytes = Arc::new(DEFAULT_VIDEO.to_vec());
+        StoredVideo { bytes, version: 0, url_epoch: 0, url_file_name: "output.mp4".to_owned() }
     }
 
     pub(super) fn replace(&mut self, bytes: Vec<u8>) {
@@ -38,7 +41,8 @@ impl StoredVideo {
     }
 
     pub(super) fn url(&self, origin: &str, id: &str) -> String {
-        format!("{origin}{VIDEOS}{id}.mp4?{}", signed_query(id, self.url_epoch))
+        let (name, query) = (&self.url_file_name, signed_query(id, self.url_epoch));
+        format!("{origin}{VIDEOS}{id}/{name}?{query}")
     }
 
     /// Responds to a request for the video of this generation.
@@ -83,9 +87,9 @@ impl StoredVideo {
     }
 }
 
-/// Returns the generation id in the path of a video URL.
+/// Returns the generation id in the path of a video URL. The file name after it does not matter.
 pub(super) fn generation_id_of(path: &str) -> Option<&str> {
-    path.strip_prefix(VIDEOS)?.strip_suffix(".mp4")
+    path.strip_prefix(VIDEOS)?.split('/').next()
 }
 
 /// Returns the query of a signed URL, in the style of cloud storage.

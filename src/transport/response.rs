@@ -9,8 +9,10 @@ use crate::cancel::{CancelToken, is_cancelled};
 use crate::error::{Error, Result};
 use crate::model::response::{Headers, RESPONSE_HEADERS, Response};
 use crate::operation::Operation;
+use crate::redact::{sanitize, snippet};
 
 use super::error::body_error;
+use super::url::encode_url;
 
 /// A larger API response is rejected.
 const MAX_RESPONSE_BODY: u64 = 1024 * 1024;
@@ -49,6 +51,15 @@ impl DownloadResponse {
             return Err(Error::cancelled(Operation::Download));
         }
         read.map_err(|e| body_error(e, Operation::Download))
+    }
+
+    /// The error for a body that is not a video. `start` is the start of the body.
+    pub(crate) fn not_a_video(&self, problem: &str, start: Vec<u8>) -> Error {
+        let header = |name| sanitize(self.headers.get(name).unwrap_or("none"));
+        let (kind, encoding) = (header("content-type"), header("content-encoding"));
+        let message = format!("{problem} (Content-Type: {kind}, Content-Encoding: {encoding})");
+        let body = snippet(&self.key.redact_json(start));
+        Error::invalid_response(Operation::Download, message, self.status, body, None)
     }
 
     /// Reads the body of an error response, to its end or as far as possible.
@@ -116,12 +127,9 @@ fn filter_headers(headers: &HeaderMap, key: &ApiKey) -> Headers {
     Headers(found.collect())
 }
 
-/// The target of a redirect.
+/// The target of a redirect, which servers also send as raw UTF-8.
 pub(super) fn location(response: &HttpResponse) -> Option<String> {
-    match response.status().as_u16() {
-        301 | 302 | 303 | 307 | 308 => {
-            response.headers().get(header::LOCATION)?.to_str().ok().map(str::to_owned)
-        }
-        _ => None,
-    }
+    let is_redirect = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+    let location = response.headers().get(header::LOCATION).filter(|_| is_redirect)?;
+    Some(encode_url(location.as_bytes()))
 }

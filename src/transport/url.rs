@@ -59,6 +59,37 @@ pub(super) fn is_loopback(host: &str) -> bool {
         || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// Whether a host is this machine or on its link: no video is there, but maybe services that trust
+/// whoever can reach them.
+pub(super) fn is_local(host: &str) -> bool {
+    // Without an IPv6 zone and the root's dot.
+    let host = strip_brackets(host).split('%').next().unwrap_or_default().trim_end_matches('.');
+    let Ok(address) = host.parse::<IpAddr>() else {
+        // No top-level domain starts with a digit: this is another notation of an IPv4 address,
+        // such as `127.1`, which system resolvers accept.
+        let label = host.rsplit('.').next().unwrap_or_default();
+        return label.eq_ignore_ascii_case("localhost")
+            || label.starts_with(|c: char| c.is_ascii_digit());
+    };
+    match address.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
+    }
+}
+
+/// Trims a URL and percent-encodes the bytes that a URI must not contain, as browsers and curl do.
+/// All others stay as they are, since the URL may be signed.
+pub(super) fn encode_url(url: &[u8]) -> String {
+    let mut encoded = String::with_capacity(url.len());
+    for &byte in url.trim_ascii() {
+        match byte {
+            b'!'..=b'~' if !br#""<>\^`{|}"#.contains(&byte) => encoded.push(byte.into()),
+            _ => encoded += &format!("%{byte:02X}"),
+        }
+    }
+    encoded
+}
+
 /// For an invalid port ureq uses the default one, and would send the request to another server.
 pub(super) fn has_invalid_port(authority: &Authority) -> bool {
     let host_and_port = authority.as_str().rsplit('@').next().unwrap_or_default();
@@ -68,30 +99,19 @@ pub(super) fn has_invalid_port(authority: &Authority) -> bool {
 
 /// Resolves a redirect's `Location`, which may be relative (RFC 3986, but without `.` and `..`,
 /// which servers do not send).
-pub(super) fn resolve_redirect(base: &str, location: &str) -> String {
-    let scheme_end = base.find("://").map_or(0, |at| at + 3);
-    let authority_end = base
-        .get(scheme_end..)
-        .and_then(|rest| rest.find(['/', '?', '#']))
-        .map_or(base.len(), |at| scheme_end + at);
-    let up_to = |end: usize| base.get(..end).unwrap_or(base);
-    let location = location.split('#').next().unwrap_or_default();
-    let has_scheme = location.split(['/', '?']).next().is_some_and(|start| start.contains(':'));
-    if has_scheme {
-        location.to_owned()
-    } else if location.starts_with("//") {
-        format!("{}{location}", up_to(scheme_end.saturating_sub(2)))
-    } else if location.starts_with('/') {
-        format!("{}{location}", up_to(authority_end))
-    } else {
-        let path_end = base.find(['?', '#']).unwrap_or(base.len());
-        let path = up_to(path_end);
-        if location.starts_with('?') {
-            format!("{path}{location}")
-        } else {
-            let last_slash = path.rfind('/').filter(|&at| at >= authority_end);
-            format!("{}/{location}", path.get(..last_slash.unwrap_or(path.len())).unwrap_or(path))
+pub(super) fn resolve_redirect(base: &Uri, location: &str) -> String {
+    let scheme = base.scheme_str().unwrap_or_default();
+    let authority = base.authority().map_or("", Authority::as_str);
+    let path = base.path();
+    let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
+    match location {
+        _ if location.split(['/', '?', '#']).next().is_some_and(|start| start.contains(':')) => {
+            location.to_owned()
         }
+        _ if location.starts_with("//") => format!("{scheme}:{location}"),
+        _ if location.starts_with('/') => format!("{scheme}://{authority}{location}"),
+        _ if location.starts_with('?') => format!("{scheme}://{authority}{path}{location}"),
+        _ => format!("{scheme}://{authority}{dir}/{location}"),
     }
 }
 
@@ -101,9 +121,10 @@ mod tests {
 
     #[test]
     fn redirect_may_be_relative() {
+        let resolve = |base: &str, location| resolve_redirect(&base.parse().unwrap(), location);
         let base = "https://cdn.example/a/b.mp4?sig=1/2";
         for (location, resolved) in [
-            ("https://other.example/x?y#z", "https://other.example/x?y"),
+            ("https://other.example/x?y#z", "https://other.example/x?y#z"),
             ("file:///etc/passwd", "file:///etc/passwd"),
             ("//other.example/x", "https://other.example/x"),
             ("/x/y", "https://cdn.example/x/y"),
@@ -111,13 +132,11 @@ mod tests {
             ("c.mp4?to=https://x", "https://cdn.example/a/c.mp4?to=https://x"),
             ("?sig=2", "https://cdn.example/a/b.mp4?sig=2"),
         ] {
-            assert_eq!(resolve_redirect(base, location), resolved, "{location}");
+            assert_eq!(resolve(base, location), resolved, "{location}");
         }
-        assert_eq!(resolve_redirect("https://cdn.example", "c.mp4"), "https://cdn.example/c.mp4");
-        assert_eq!(
-            resolve_redirect("https://cdn.example?x", "/c.mp4"),
-            "https://cdn.example/c.mp4"
-        );
+        assert_eq!(resolve("https://cdn.example", "c.mp4"), "https://cdn.example/c.mp4");
+        assert_eq!(resolve("https://cdn.example?x", "/c.mp4"), "https://cdn.example/c.mp4");
+        assert_eq!(resolve("https://cdn.example?x", "c.mp4"), "https://cdn.example/c.mp4");
     }
 
     #[test]
@@ -129,6 +148,19 @@ mod tests {
             ["", "localhost.example.com", "128.0.0.1", "127.0.0.1.nip.io", "[::2]", "0.0.0.0"]
         {
             assert!(!is_loopback(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn hosts_elsewhere_are_not_local() {
+        for host in ["cdn.aimlapi.com", "1.2.3.4.example.com", "10.0.0.1", "169.253.1.1", "[::2]"] {
+            assert!(!is_local(host), "{host}");
+        }
+        for host in ["[fec0::1]", "[::ffff:10.0.0.1]", "localhost.example.com.", "x.xn--p1ai"] {
+            assert!(!is_local(host), "{host}");
+        }
+        for host in ["a.localhost", "127.0.0.1.", "[::ffff:169.254.1.1]", "[fe80::1%eth0]", "0"] {
+            assert!(is_local(host), "{host}");
         }
     }
 

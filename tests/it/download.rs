@@ -34,6 +34,12 @@ pub fn video_requests(sandbox: &Sandbox) -> Vec<RecordedRequest> {
     requests.filter(|request| request.endpoint == Some(Endpoint::Video)).collect()
 }
 
+/// The first byte that a request asks for, if it has a `Range`.
+pub fn range_start(request: &RecordedRequest) -> Option<usize> {
+    let range = request.header("range")?;
+    Some(range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().unwrap())
+}
+
 #[track_caller]
 pub fn assert_saved(dir: &TestDir, video: &[u8]) {
     assert!(fs::read(&dir.target).unwrap() == video, "the file differs from the video");

@@ -12,11 +12,14 @@ mod download;
 mod errors;
 mod images;
 mod list;
+mod media;
+mod media;
 mod pricing;
 mod requests;
 mod responses;
 mod sandbox;
 mod sandbox_money;
+mod video_hosts;
 mod wait;
 
 // Nothing is paid for twice, and nothing that was paid for is lost.

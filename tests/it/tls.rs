@@ -213,18 +213,13 @@ fn generate_to_succeeds_after_the_certificate_is_fixed() {
     let target = directory.path().join("cat.mp4");
     let run = |identity: Identity| {
         let server = TlsServer::start(&identity, sandbox_addr(&sandbox));
-        let proxy = ConnectProxy::tunnel_to(server.address());
-        let client = tls_client_builder(&sandbox, &ca.pem())
-            .base_url(API)
-            .proxy(proxy.url())
-            .build()
-            .unwrap();
-        client.generate_to(&request(), &target)
+        let builder = tls_client_builder(&sandbox, &ca.pem()).base_url(server.url("localhost"));
+        builder.build().unwrap().generate_to(&request(), &target)
     };
-    assert_not_connected(&run(Identity::self_signed("api.test")).unwrap_err(), "self-signed");
+    assert_not_connected(&run(Identity::self_signed("localhost")).unwrap_err(), "self-signed");
     let journal = std::fs::read_to_string(directory.path().join("cat.mp4.kling.jsonl")).unwrap();
     assert!(!journal.contains("sending"), "{journal}");
-    assert!(!run(ca.issue_certificate("api.test")).unwrap().reused);
+    assert!(!run(ca.issue_certificate("localhost")).unwrap().reused);
     assert_eq!(sandbox.generations().len(), 1);
 }
 
@@ -423,9 +418,10 @@ fn proxy_tunnels_all_requests_and_sees_only_host_names() {
     let mut video = client.generate(&request()).unwrap();
     assert_eq!(server.handshakes(2), [Full, Full]);
     let directory = tempfile::tempdir().unwrap();
-    // The sandbox's own URLs are on loopback and bypass the proxy.
-    client.download(&video, directory.path().join("direct.mp4")).unwrap();
+    // The sandbox's own URLs are on the loopback, and this API is not.
+    client.download(&video, directory.path().join("local.mp4")).unwrap_err();
     assert_eq!(proxy.request_lines(), ["CONNECT api.test:443 HTTP/1.1"; 2]);
+    assert_eq!(sandbox.request_count(Endpoint::Video), 0);
     video.url = video.url.replace(&sandbox.url(), API);
     client.download(&video, directory.path().join("proxied.mp4")).unwrap();
     assert_eq!(proxy.request_lines(), ["CONNECT api.test:443 HTTP/1.1"; 3]);

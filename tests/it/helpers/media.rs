@@ -48,11 +48,31 @@ pub fn jpeg(width: u16, height: u16) -> Vec<u8> {
 
 // ---------------------------------------------------------------- MP4
 
-/// The smallest file that passes for a complete MP4: its `ftyp` and `moov` boxes.
-pub const TINY_MP4: &[u8] = b"\0\0\0\x0cftypisom\0\0\0\x08moov";
+/// The boxes in front of the media data: `ftyp` and `moov`. Not a complete MP4.
+pub const MP4_START: &[u8] = b"\0\0\0\x0cftypisom\0\0\0\x08moov";
+
+/// The smallest file that passes for a complete MP4.
+pub const TINY_MP4: &[u8] = b"\0\0\0\x0cftypisom\0\0\0\x08moov\0\0\0\x09mdat.";
 
 /// A file of `len` bytes that passes for a complete MP4.
 pub fn mp4(len: usize) -> Vec<u8> {
-    let media_box_len = u32::try_from(len - TINY_MP4.len()).unwrap();
-    pad([TINY_MP4, &media_box_len.to_be_bytes(), b"mdat"].concat(), len)
+    let media_box_len = u32::try_from(len - MP4_START.len()).unwrap();
+    pad([MP4_START, &media_box_len.to_be_bytes(), b"mdat"].concat(), len)
+}
+
+/// A box of an MP4.
+pub fn mp4_box(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(8 + data.len()).unwrap().to_be_bytes();
+    [&size[..], kind, data].concat()
+}
+
+/// A box with the 64-bit form of its size.
+pub fn mp4_box_64(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let size = (16 + data.len() as u64).to_be_bytes();
+    [&1u32.to_be_bytes()[..], kind, &size, data].concat()
+}
+
+/// A box that reaches to the end of the file.
+pub fn mp4_open_box(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    [&[0; 4][..], kind, data].concat()
 }

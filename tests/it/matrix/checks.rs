@@ -289,7 +289,7 @@ pub(crate) fn expected_creates(case: &FaultCase, call: ClientCall) -> usize {
 /// How many requests a download makes: the URL is refreshed once if it has expired.
 pub(crate) fn expected_downloads(case: &FaultCase) -> usize {
     match case.download_effect.unwrap_or(case.effect) {
-        FaultEffect::ErrorStatus { status: 403 | 404 | 410, .. } => 2,
+        FaultEffect::ErrorStatus { status: 400 | 401 | 403 | 404 | 410, .. } => 2,
         _ => case.download_requests,
     }
 }
