@@ -13,7 +13,6 @@ mod errors;
 mod images;
 mod list;
 mod media;
-mod media;
 mod pricing;
 mod requests;
 mod responses;
