@@ -58,12 +58,11 @@ pub(crate) struct DurableRun<'a> {
 }
 
 /// Where a run has come to before its wait.
-#[expect(clippy::large_enum_variant, reason = "moved once")]
 enum Started {
     /// The video is at the target.
     Saved { id: GenerationId, length: u64 },
     /// The generation exists.
-    Pending(Pending),
+    Pending(Box<Pending>),
 }
 
 /// A generation to wait for.
@@ -179,7 +178,7 @@ impl DurableRun<'_> {
                     let completed = record.is_completed(&id);
                     let (created, unrecorded) = (None, None);
                     let pending = Pending { id, created, completed, replaces, unrecorded };
-                    return Ok(Started::Pending(pending));
+                    return Ok(Started::Pending(Box::new(pending)));
                 }
                 Action::Recover { client_request_id, id, time } => {
                     self.recover(record, &client_request_id, id, time)?;
@@ -189,7 +188,8 @@ impl DurableRun<'_> {
                         (self.may_create)()?;
                         let body = body?;
                         target.map_or(Ok(()), probe_partial_file)?;
-                        return self.create(record, body, replaces).map(Started::Pending);
+                        let pending = self.create(record, body, replaces)?;
+                        return Ok(Started::Pending(Box::new(pending)));
                     };
                     record.append(JournalEntry::Created { id: id.clone() })?;
                     self.context.emit(&id, EventKind::Recovered);

@@ -56,7 +56,7 @@ pub(crate) struct FileRun {
     state: TargetState,
     journal: FileJournal,
     request: RequestFingerprint,
-    pub(crate) pending: Pending,
+    pub(crate) pending: Box<Pending>,
 }
 
 impl DurableRun<'_> {
