@@ -139,7 +139,13 @@ enum ErrorRepr {
     #[error("{}", DisplayApiError(.0))]
     Api(Box<ApiError>),
     #[error("{message}")]
-    Decode { message: String, status: Option<u16>, body: String, source: Option<Source> },
+    Decode {
+        message: String,
+        server_message: Option<String>,
+        status: Option<u16>,
+        body: String,
+        source: Option<Source>,
+    },
     #[error("no usable response was received; the generation may exist and be billed")]
     CreateUnknown { source: Error },
     #[error("the generation failed and is not charged: {message}")]
@@ -208,7 +214,7 @@ impl Error {
     }
 
     /// `message` is a complete sentence: it names the thing, what is wrong, and what is allowed.
-    pub(crate) fn invalid_request(field: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn invalid_request(field: &str, message: impl Into<String>) -> Self {
         let (field, message) = (field.into(), message.into());
         Self::new(Operation::Validate, ErrorRepr::InvalidRequest { field, message })
     }
@@ -243,11 +249,7 @@ impl Error {
     }
 
     pub(crate) fn decode(operation: Operation, message: impl Into<String>) -> Self {
-        let message = message.into();
-        Self::new(
-            operation,
-            ErrorRepr::Decode { message, status: None, body: String::new(), source: None },
-        )
+        Self::new_decode(operation, message.into(), None, String::new(), None)
     }
 
     /// A response that cannot be used, with the start of its body.
@@ -259,8 +261,32 @@ impl Error {
         source: Option<serde_json::Error>,
     ) -> Self {
         let source = source.map(Source::from);
-        let (message, status) = (message.into(), Some(status));
-        Self::new(operation, ErrorRepr::Decode { message, status, body, source })
+        Self::new_decode(operation, message.into(), Some(status), body, source)
+    }
+
+    fn new_decode(
+        operation: Operation,
+        message: String,
+        status: Option<u16>,
+        body: String,
+        source: Option<Source>,
+    ) -> Self {
+        let server_message = None;
+        Self::new(operation, ErrorRepr::Decode { message, server_message, status, body, source })
+    }
+
+    /// What the server says in a response that cannot be used. Appended to the message, unless that
+    /// contains it.
+    pub(crate) fn with_server_message(mut self, words: Option<String>) -> Self {
+        if let (ErrorRepr::Decode { message, server_message, .. }, Some(words)) =
+            (&mut self.0.repr, words)
+        {
+            if !message.contains(&words) {
+                *message = format!("{message}: {words}");
+            }
+            *server_message = Some(words);
+        }
+        self
     }
 
     pub(crate) fn create_unknown(source: Error) -> Self {
@@ -446,10 +472,13 @@ impl Error {
         }
     }
 
-    /// The server's message, or the reason it gives for a failed generation.
+    /// The server's message, or the reason it gives for a failed generation. With
+    /// [`WaitTimeout`](ErrorKind::WaitTimeout), what its last response says, if that is an error.
     pub fn server_message(&self) -> Option<&str> {
         match self.response() {
             Some(ErrorRepr::Api(error)) => error.message.as_deref(),
+            Some(ErrorRepr::Decode { server_message, .. }) => server_message.as_deref(),
+            Some(ErrorRepr::WaitTimeout { source, .. }) => source.as_ref()?.server_message(),
             Some(
                 ErrorRepr::GenerationFailed { message } | ErrorRepr::GenerationEnded { message },
             ) => Some(message),

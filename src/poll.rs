@@ -22,8 +22,8 @@ const NOT_FOUND_GRACE: Duration = Duration::from_secs(60);
 /// How long a completed generation may lack its URL.
 const MISSING_URL_GRACE: Duration = Duration::from_secs(60);
 
-/// A second response is requested after the poll interval, but no later than this, when the first
-/// one says that the generation has failed.
+/// A second response is requested no later than this when the first one says that the generation has
+/// failed.
 const MAX_CONFIRM_DELAY: Duration = Duration::from_secs(10);
 
 /// One of several workers sleeps no longer than this before it checks whether another one has been
@@ -84,16 +84,20 @@ struct PollQueue<'a> {
     retry_policy: &'a RetryPolicy,
     poller: &'a dyn Poller,
     max_sleep: Duration,
-    state: Mutex<QueueState<'a>>,
+    /// The delay before a failure is confirmed.
+    confirm_delay: Duration,
+    /// Each is locked by the worker that polls it.
+    entries: Vec<Mutex<Entry<'a>>>,
+    state: Mutex<QueueState>,
 }
 
-struct QueueState<'a> {
-    waiting: BinaryHeap<Reverse<Entry<'a>>>,
+struct QueueState {
+    /// When each waiting entry is due, and its index.
+    due: BinaryHeap<Reverse<(Duration, usize)>>,
     /// No polls before this time: a 429 slows down all generations.
     throttled_until: Duration,
     /// A worker has panicked; the others exit, so that the panic is propagated at once.
     aborted: bool,
-    results: Vec<(usize, Result<Video>)>,
 }
 
 impl<'a> PollQueue<'a> {
@@ -104,35 +108,38 @@ impl<'a> PollQueue<'a> {
         retry_policy: &'a RetryPolicy,
         poller: &'a dyn Poller,
     ) -> Self {
-        let entry = |(index, id)| Reverse(Entry::new(index, id, known, options));
-        let state = Mutex::new(QueueState {
-            waiting: ids.iter().enumerate().map(entry).collect(),
-            throttled_until: Duration::ZERO,
-            aborted: false,
-            results: Vec::with_capacity(ids.len()),
-        });
+        // No sooner than a retry: two responses at almost the same time prove no more than one.
+        let confirm_delay = options.interval.max(retry_policy.base_delay).min(MAX_CONFIRM_DELAY);
+        let mut due = BinaryHeap::with_capacity(ids.len());
+        let mut entries = Vec::with_capacity(ids.len());
+        for (index, id) in ids.iter().enumerate() {
+            let entry = Entry::new(id, known, options, confirm_delay);
+            due.push(Reverse((entry.next_poll_at, index)));
+            entries.push(Mutex::new(entry));
+        }
+        let state = Mutex::new(QueueState { due, throttled_until: Duration::ZERO, aborted: false });
         // A single worker has nobody to watch.
         let max_sleep = if options.threads > 1 { MAX_SLEEP } else { Duration::MAX };
-        Self { options, retry_policy, poller, max_sleep, state }
+        Self { options, retry_policy, poller, max_sleep, confirm_delay, entries, state }
     }
 
-    /// Pops the entry due first, polls it and pushes it back. A worker exits when the queue is
-    /// empty; the entries that are being polled then return to the workers that hold them.
+    /// Polls the entry due first and puts it back. A worker exits when the queue is empty; the
+    /// entries that are being polled then return to the workers that hold them.
     fn run_worker(&self) {
         let _guard = AbortOnPanic(self);
-        while let Some(Reverse(mut entry)) = self.pop() {
-            let outcome = self.poll_when_due(&mut entry);
-            let mut state = self.lock();
-            match outcome {
-                Some(result) => state.results.push((entry.index, result)),
-                None => state.waiting.push(Reverse(entry)),
+        while let Some(index) = self.pop() {
+            let Some(entry) = self.entries.get(index) else { return };
+            let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+            entry.outcome = self.poll_when_due(&mut entry);
+            if entry.outcome.is_none() {
+                self.lock().due.push(Reverse((entry.next_poll_at, index)));
             }
         }
     }
 
-    fn pop(&self) -> Option<Reverse<Entry<'a>>> {
+    fn pop(&self) -> Option<usize> {
         let mut state = self.lock();
-        if state.aborted { None } else { state.waiting.pop() }
+        if state.aborted { None } else { state.due.pop().map(|Reverse((_, index))| index) }
     }
 
     /// Sleeps until the entry is due and polls it. The outcome of its wait, or `None` to go on.
@@ -208,11 +215,13 @@ impl<'a> PollQueue<'a> {
         entry.not_found_since = None;
         // Not an error yet, but if there is no other end, it says why.
         entry.last_error = reason(&generation).map(|reason| {
-            let message = format!("status `{}` with an error: {reason}", generation.status);
-            Error::decode(Operation::Retrieve, sanitize(&message)).with_id(entry.id)
+            let status = sanitize(generation.status.as_str());
+            Error::decode(Operation::Retrieve, format!("status `{status}` with an error"))
+                .with_server_message(Some(reason))
+                .with_id(entry.id)
         });
         entry.next_poll_at = entry.next_poll_at.saturating_add(options.interval).max(now);
-        let verdict = entry.evaluate(&generation, now, options);
+        let verdict = entry.evaluate(&generation, now, self.confirm_delay);
         let is_last = !matches!(verdict, Verdict::Pending) || now >= entry.deadline;
         let next_poll =
             (!is_last).then(|| entry.next_poll_at.min(entry.deadline).saturating_sub(now));
@@ -229,13 +238,13 @@ impl<'a> PollQueue<'a> {
     }
 
     fn into_results(self) -> Vec<Result<Video>> {
-        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let mut results = state.results;
-        results.sort_unstable_by_key(|(index, _)| *index);
-        results.into_iter().map(|(_, result)| result).collect()
+        let entries = self.entries.into_iter();
+        entries
+            .filter_map(|entry| entry.into_inner().unwrap_or_else(PoisonError::into_inner).outcome)
+            .collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, QueueState<'a>> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -252,7 +261,6 @@ impl Drop for AbortOnPanic<'_, '_> {
 
 /// A generation that is being waited for: what is known of it, and when to poll it next.
 struct Entry<'a> {
-    index: usize,
     id: &'a GenerationId,
     next_poll_at: Duration,
     /// The timeout, or later, if a failure is to be confirmed then.
@@ -268,6 +276,7 @@ struct Entry<'a> {
     may_be_charged: bool,
     last: Option<Box<Generation>>,
     last_error: Option<Error>,
+    outcome: Option<Result<Video>>,
 }
 
 /// What a state means for the wait.
@@ -278,9 +287,13 @@ enum Verdict {
 }
 
 impl<'a> Entry<'a> {
-    fn new(index: usize, id: &'a GenerationId, known: Known<'_>, options: &WaitOptions) -> Self {
+    fn new(
+        id: &'a GenerationId,
+        known: Known<'_>,
+        options: &WaitOptions,
+        confirm_delay: Duration,
+    ) -> Self {
         let mut entry = Self {
-            index,
             id,
             next_poll_at: options.initial_delay,
             deadline: options.timeout,
@@ -293,9 +306,10 @@ impl<'a> Entry<'a> {
             may_be_charged: matches!(known, Known::Completed),
             last: None,
             last_error: None,
+            outcome: None,
         };
         if let Known::Response(generation) = known {
-            entry.evaluate(generation, Duration::ZERO, options);
+            entry.evaluate(generation, Duration::ZERO, confirm_delay);
         }
         entry
     }
@@ -306,7 +320,7 @@ impl<'a> Entry<'a> {
         &mut self,
         generation: &Generation,
         now: Duration,
-        options: &WaitOptions,
+        confirm_delay: Duration,
     ) -> Verdict {
         let is_second = std::mem::take(&mut self.is_reported_as_failed);
         let url_missing_since = self.url_missing_since.take();
@@ -331,7 +345,7 @@ impl<'a> Entry<'a> {
         }
         if !is_second {
             self.is_reported_as_failed = true;
-            self.next_poll_at = now.saturating_add(options.interval.min(MAX_CONFIRM_DELAY));
+            self.next_poll_at = now.saturating_add(confirm_delay);
             self.deadline = self.deadline.max(self.next_poll_at);
             return Verdict::Pending;
         }
@@ -378,33 +392,6 @@ impl<'a> Entry<'a> {
             Some(generation) => error.with_generation(generation),
             None => error,
         }
-    }
-}
-
-/// Entries are ordered by when they are due.
-impl Entry<'_> {
-    fn key(&self) -> (Duration, usize) {
-        (self.next_poll_at, self.index)
-    }
-}
-
-impl PartialEq for Entry<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl Eq for Entry<'_> {}
-
-impl PartialOrd for Entry<'_> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry<'_> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.key().cmp(&other.key())
     }
 }
 
@@ -728,6 +715,17 @@ mod tests {
                 assert_eq!(outcome.unwrap_err().kind(), ErrorKind::GenerationFailed);
                 assert_eq!(polls, [10, second], "{interval}");
             }
+        }
+        // With a shorter interval, as long after it as a retry.
+        let retry_policy = RetryPolicy::new();
+        for (interval, second) in [(0, 10_500), (4_000, 14_000)] {
+            let options = WaitOptions::new().interval(Duration::from_millis(interval));
+            let poller = VirtualPoller::new(|_: &_, _| status("error"));
+            let ids = [id("a")];
+            let results = wait_all(&ids, Known::Nothing, &options, &retry_policy, &poller);
+            assert!(results[0].is_err());
+            let polls = poller.polls.into_inner().unwrap();
+            assert_eq!(polls.last().unwrap().1, Duration::from_millis(second));
         }
         // The interval is in effect again when the second response says something else.
         let options = WaitOptions::new().interval(secs(60));

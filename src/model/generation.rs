@@ -228,7 +228,7 @@ impl<'de> Deserialize<'de> for Status {
 /// Why a generation failed, as reported by the API.
 ///
 /// Parsed from an object with `name` and `message`, from a string, and from any other JSON, whose
-/// message is taken from `detail` or else is the JSON itself.
+/// message is taken from `detail`, each item with its location, or else is the JSON itself.
 ///
 /// ```
 /// use kling_video::Generation;
@@ -401,9 +401,9 @@ pub struct ResponseMetadata {
 /// A generation as last reported by the API.
 ///
 /// Serde reads and writes it as the API's JSON. These forms are accepted: an id that is a number or
-/// is named `generation_id`; a `video` that is absent, `null`, an object or an array (its first
-/// element becomes [`video`](Self::video), the rest stays in [`extra`](Self::extra)); an `error` of
-/// any type; usage in tokens or credits; unknown fields.
+/// is named `generation_id`; a `video` that is absent, `null`, an object, its URL, or an array of
+/// these (the first becomes [`video`](Self::video), the rest stays in [`extra`](Self::extra)); an
+/// `error` of any type; usage in tokens or credits; unknown fields.
 ///
 /// ```
 /// use kling_video::{Generation, Status};

@@ -10,10 +10,12 @@ mod helpers;
 mod client;
 mod download;
 mod errors;
+mod image_kinds;
 mod images;
 mod requests;
 mod responses;
 mod sandbox;
+mod statuses;
 mod wait;
 
 // Nothing is paid for twice, and nothing that was paid for is lost.
