@@ -275,15 +275,12 @@ impl Error {
         Self::new(operation, ErrorRepr::Decode { message, server_message, status, body, source })
     }
 
-    /// What the server says in a response that cannot be used. Appended to the message, unless that
-    /// contains it.
+    /// What the server says in a response that cannot be used, appended to the message.
     pub(crate) fn with_server_message(mut self, words: Option<String>) -> Self {
         if let (ErrorRepr::Decode { message, server_message, .. }, Some(words)) =
             (&mut self.0.repr, words)
         {
-            if !message.contains(&words) {
-                *message = format!("{message}: {words}");
-            }
+            *message = format!("{message}: {words}");
             *server_message = Some(words);
         }
         self

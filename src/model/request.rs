@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
@@ -156,14 +157,21 @@ impl CameraControl {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DynamicMask {
     mask: Image,
-    trajectory: Vec<(i32, i32)>,
+    trajectory: Vec<Point>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Point {
+    x: i32,
+    y: i32,
 }
 
 impl DynamicMask {
     /// Creates a mask whose region moves along `trajectory`, a sequence of `(x, y)` points.
     #[must_use]
     pub fn new(mask: impl Into<Image>, trajectory: impl IntoIterator<Item = (i32, i32)>) -> Self {
-        Self { mask: mask.into(), trajectory: trajectory.into_iter().collect() }
+        let points = trajectory.into_iter().map(|(x, y)| Point { x, y });
+        Self { mask: mask.into(), trajectory: points.collect() }
     }
 }
 
@@ -463,46 +471,60 @@ impl ImageToVideo {
         image_url: &str,
         mask: &dyn Fn(&Image, &str) -> Result<String>,
     ) -> Result<Vec<u8>> {
-        let static_mask =
-            self.static_mask.as_ref().map(|image| mask(image, "static_mask")).transpose()?;
         let mut dynamic_masks = Vec::new();
         for DynamicMask { mask: image, trajectory } in &self.dynamic_masks {
-            let points = trajectory.iter().map(|(x, y)| json!({"x": x, "y": y}));
-            let (image, points) = (mask(image, "dynamic_masks")?, points.collect::<Vec<_>>());
-            dynamic_masks.push(json!({"mask": image, "trajectories": points}));
+            let mask = mask(image, "dynamic_masks")?;
+            dynamic_masks.push(MaskJson { mask, trajectories: trajectory });
         }
-        let dynamic_masks = Some(dynamic_masks).filter(|masks| !masks.is_empty());
-        let text = |text: &Option<String>| text.as_deref().map(Value::from);
-        let fields = [
-            ("model", Some(self.model.as_str().into())),
-            ("type", Some("image-to-video".into())),
-            ("prompt", text(&self.prompt)),
-            ("negative_prompt", text(&self.negative_prompt)),
-            ("duration", self.duration.map(|duration| duration.as_secs().into())),
-            ("cfg_scale", self.cfg_scale.map(Value::from)),
-            ("static_mask", static_mask.map(Value::from)),
-            ("dynamic_masks", dynamic_masks.map(Value::from)),
-            ("camera_control", self.camera_control.map(CameraControl::to_json)),
-            ("external_task_id", text(&self.external_task_id)),
-        ];
-        let fields = fields.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?)));
-        let extra = self.extra.iter().map(|(name, value)| (name.as_str(), value));
-        let mut json = b"{".to_vec();
-        for (name, value) in fields.chain(extra) {
-            let field = serde_json::to_writer(&mut json, name).and_then(|()| {
-                json.push(b':');
-                serde_json::to_writer(&mut json, value)
-            });
-            field.map_err(|e| {
-                let message = format!("`{name}` cannot be serialized as JSON: {e}");
-                Error::invalid_request(name, message)
-            })?;
-            json.push(b',');
+        let static_mask = self.static_mask.as_ref().map(|image| mask(image, "static_mask"));
+
+        let mut fields = JsonFields { json: b"{".to_vec(), result: Ok(()) };
+        fields.add("model", Some(self.model.as_str()));
+        fields.add("type", Some("image-to-video"));
+        fields.add("prompt", self.prompt.as_deref());
+        fields.add("negative_prompt", self.negative_prompt.as_deref());
+        fields.add("duration", self.duration.map(|d| Value::from(d.as_secs())).as_ref());
+        fields.add("cfg_scale", self.cfg_scale.map(Value::from).as_ref());
+        fields.add("static_mask", static_mask.transpose()?.as_deref());
+        fields.add("dynamic_masks", Some(&*dynamic_masks).filter(|masks| !masks.is_empty()));
+        fields.add("camera_control", self.camera_control.map(CameraControl::to_json).as_ref());
+        fields.add("external_task_id", self.external_task_id.as_deref());
+        for (name, value) in &self.extra {
+            fields.add(name, Some(value));
         }
+        let JsonFields { mut json, result } = fields;
+        result.map_err(|e| {
+            Error::invalid_request("extra", format!("`extra` cannot be serialized as JSON: {e}"))
+        })?;
         json.extend(b"\"image_url\":\"");
         // Validated: it has nothing that JSON escapes.
         json.extend(image_url.bytes());
         Ok(json)
+    }
+}
+
+#[derive(Serialize)]
+struct MaskJson<'a> {
+    mask: String,
+    trajectories: &'a [Point],
+}
+
+/// Writes the fields of a JSON object, each with a comma after it.
+struct JsonFields {
+    json: Vec<u8>,
+    result: serde_json::Result<()>,
+}
+
+impl JsonFields {
+    /// Adds a field, if it has a value.
+    fn add<T: Serialize + ?Sized>(&mut self, name: &str, value: Option<&T>) {
+        let (Some(value), Ok(())) = (value, &self.result) else { return };
+        let json = &mut self.json;
+        self.result = serde_json::to_writer(&mut *json, name).and_then(|()| {
+            json.push(b':');
+            serde_json::to_writer(&mut *json, value)
+        });
+        json.push(b',');
     }
 }
 

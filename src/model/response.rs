@@ -171,8 +171,12 @@ pub(crate) fn error_message(error: &Value) -> Option<String> {
             let message = names.find_map(|name| error_message(fields.get(*name)?))?;
             match fields.get("loc") {
                 Some(Value::Array(path)) => {
-                    let part = |part| error_message(part).unwrap_or_else(|| part.to_string());
-                    format!("{}: {message}", path.iter().map(part).collect::<Vec<_>>().join("."))
+                    let part = |part: &Value| match part.as_u64() {
+                        Some(index) => Some(index.to_string()),
+                        None => part.as_str().map(str::to_owned),
+                    };
+                    let path = path.iter().filter_map(part).reduce(|path, part| path + "." + &part);
+                    format!("{}: {message}", path.unwrap_or_default())
                 }
                 _ => message,
             }

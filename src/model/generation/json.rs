@@ -63,18 +63,16 @@ impl Video {
             _ => return None,
         };
         let mut video = Self::new(id.clone(), url);
-        if let Value::Object(fields) = value.take() {
-            video.extra = fields;
-            let fields = &mut video.extra;
-            fields.remove("url");
-            let text = |value: &mut Value| match value {
-                Value::String(text) => Some(std::mem::take(text)),
-                _ => None,
-            };
-            video.duration = take_parsed(fields, "duration", |value| value.as_f64());
-            video.content_type = take_parsed(fields, "content_type", text);
-            video.file_name = take_parsed(fields, "file_name", text);
-            video.file_size = take_parsed(fields, "file_size", |value| value.as_u64());
+        let Value::Object(fields) = value.take() else { return Some(video) };
+        for (name, value) in fields {
+            match (name.as_str(), value) {
+                ("url", _) => {}
+                ("duration", Value::Number(number)) => video.duration = number.as_f64(),
+                ("content_type", Value::String(text)) => video.content_type = Some(text),
+                ("file_name", Value::String(text)) => video.file_name = Some(text),
+                ("file_size", value) if value.is_u64() => video.file_size = value.as_u64(),
+                (_, value) => drop(video.extra.insert(name, value)),
+            }
         }
         Some(video)
     }
@@ -119,7 +117,7 @@ impl<'de> Deserialize<'de> for Video {
             .ok_or_else(|| D::Error::missing_field("id"))?;
         let usage = match fields.remove("generation_usage") {
             Some(usage) => Usage::from_value(&usage),
-            None => take_parsed(&mut fields, "usage", |usage| Usage::from_value(usage)),
+            None => take_parsed(&mut fields, "usage", Usage::from_value),
         };
         let video = Self::take_from(&mut fields.into(), &id);
         let video = video.ok_or_else(|| D::Error::missing_field("url"))?;
@@ -206,15 +204,15 @@ impl Usage {
 fn take_parsed<T>(
     fields: &mut JsonObject,
     field: &str,
-    parse: impl FnOnce(&mut Value) -> Option<T>,
+    parse: impl FnOnce(&Value) -> Option<T>,
 ) -> Option<T> {
-    let value = fields.get_mut(field).and_then(parse)?;
+    let value = fields.get(field).and_then(parse)?;
     fields.remove(field);
     Some(value)
 }
 
 fn take_id(fields: &mut JsonObject, names: [&str; 2]) -> Option<GenerationId> {
-    names.iter().find_map(|name| take_parsed(fields, name, |id| GenerationId::from_value(id)))
+    names.iter().find_map(|name| take_parsed(fields, name, GenerationId::from_value))
 }
 
 fn take_object(fields: &mut JsonObject, field: &str) -> JsonObject {

@@ -13,7 +13,7 @@ pub(super) fn validate_url(field: &str, url: &str) -> Result<String> {
         "http" | "https" => {
             let rest = rest.strip_prefix("//").unwrap_or_default();
             let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-            if url.contains(|c: char| c.is_control() || c.is_whitespace()) {
+            if url.bytes().any(|byte| byte <= b' ' || byte == 0x7F) {
                 "must not contain whitespace or control characters"
             } else if !is_valid_authority(authority) {
                 "must have a valid host, in ASCII"
