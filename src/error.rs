@@ -249,41 +249,21 @@ impl Error {
     }
 
     pub(crate) fn decode(operation: Operation, message: impl Into<String>) -> Self {
-        Self::new_decode(operation, message.into(), None, String::new(), None)
+        Self::invalid_response(operation, &message.into(), None, None, String::new(), None)
     }
 
-    /// A response that cannot be used, with the start of its body.
+    /// A response that cannot be used, with what the server says in it and the start of its body.
     pub(crate) fn invalid_response(
         operation: Operation,
-        message: impl Into<String>,
-        status: u16,
-        body: String,
-        source: Option<serde_json::Error>,
-    ) -> Self {
-        let source = source.map(Source::from);
-        Self::new_decode(operation, message.into(), Some(status), body, source)
-    }
-
-    fn new_decode(
-        operation: Operation,
-        message: String,
+        message: &str,
+        server_message: Option<String>,
         status: Option<u16>,
         body: String,
         source: Option<Source>,
     ) -> Self {
-        let server_message = None;
+        let words = server_message.as_ref().map(|words| format!(": {words}"));
+        let message = [message, words.as_deref().unwrap_or_default()].concat();
         Self::new(operation, ErrorRepr::Decode { message, server_message, status, body, source })
-    }
-
-    /// What the server says in a response that cannot be used, appended to the message.
-    pub(crate) fn with_server_message(mut self, words: Option<String>) -> Self {
-        if let (ErrorRepr::Decode { message, server_message, .. }, Some(words)) =
-            (&mut self.0.repr, words)
-        {
-            *message = format!("{message}: {words}");
-            *server_message = Some(words);
-        }
-        self
     }
 
     pub(crate) fn create_unknown(source: Error) -> Self {
@@ -332,8 +312,7 @@ impl Error {
         message: impl Into<Cow<'static, str>>,
         source: io::Error,
     ) -> Self {
-        let message = message.into();
-        Self::new(operation, ErrorRepr::Io { path, message, source })
+        Self::new(operation, ErrorRepr::Io { path, message: message.into(), source })
     }
 
     pub(crate) fn with_operation(mut self, operation: Operation) -> Self {

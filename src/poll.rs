@@ -216,8 +216,9 @@ impl<'a> PollQueue<'a> {
         // Not an error yet, but if there is no other end, it says why.
         entry.last_error = reason(&generation).map(|reason| {
             let status = sanitize(generation.status.as_str());
-            Error::decode(Operation::Retrieve, format!("status `{status}` with an error"))
-                .with_server_message(Some(reason))
+            let message = format!("status `{status}` with an error");
+            let (operation, body) = (Operation::Retrieve, String::new());
+            Error::invalid_response(operation, &message, Some(reason), None, body, None)
                 .with_id(entry.id)
         });
         entry.next_poll_at = entry.next_poll_at.saturating_add(options.interval).max(now);

@@ -111,10 +111,10 @@ impl Response {
 
     /// An error with what the server says, since some errors come with a status of success.
     fn decode_error(&self, message: &str, source: Option<serde_json::Error>) -> Error {
-        let (status, body) = (self.status, snippet(&self.body));
-        let words = error_message(&self.json().unwrap_or_default());
-        Error::invalid_response(self.operation, message, status, body, source)
-            .with_server_message(words.as_deref().map(sanitize))
+        let words = error_message(&self.json().unwrap_or_default()).as_deref().map(sanitize);
+        let (status, body) = (Some(self.status), snippet(&self.body));
+        let source = source.map(Into::into);
+        Error::invalid_response(self.operation, message, words, status, body, source)
     }
 
     /// The error for a response with an error status.

@@ -84,7 +84,7 @@ fn path_and_url_that_are_mistaken_for_each_other_say_so() {
 // ---------------------------------------------------------------- URLs
 
 #[test]
-fn url_is_percent_encoded_where_a_uri_may_not_hold_what_it_holds() {
+fn url_is_percent_encoded_where_it_is_not_a_valid_uri() {
     let sandbox = sandbox();
     for (url, sent) in [
         ("https://example.com/vidéo.jpg", "https://example.com/vid%C3%A9o.jpg"),
@@ -115,7 +115,7 @@ fn url_is_percent_encoded_where_a_uri_may_not_hold_what_it_holds() {
 }
 
 #[test]
-fn url_whose_host_is_none_of_a_uri_is_refused() {
+fn url_with_an_invalid_host_is_rejected() {
     for url in [
         "https://[::1/cat.jpg",
         "https://::1]/cat.jpg",
@@ -137,7 +137,7 @@ fn url_whose_host_is_none_of_a_uri_is_refused() {
 // ---------------------------------------------------------------- rules of models
 
 /// Requests that break one rule of Kling 2.1 each.
-fn beyond_the_rules_of_the_model() -> Vec<ImageToVideo> {
+fn invalid_for_the_default_model() -> Vec<ImageToVideo> {
     let mask = || Image::url("https://example.com/mask.png");
     let points = |n| DynamicMask::new(mask(), (0..n).map(|i| (i, i)));
     vec![
@@ -162,7 +162,7 @@ fn beyond_the_rules_of_the_model() -> Vec<ImageToVideo> {
 fn rules_of_the_model_are_left_to_the_server_for_other_models() {
     let sandbox = sandbox();
     sandbox.allow_model(OTHER_MODEL);
-    for request in beyond_the_rules_of_the_model() {
+    for request in invalid_for_the_default_model() {
         invalid(&request.clone().model(MODEL));
         let other = request.model(OTHER_MODEL);
         other.validate().unwrap_or_else(|error| panic!("{error}"));
@@ -173,7 +173,7 @@ fn rules_of_the_model_are_left_to_the_server_for_other_models() {
 }
 
 #[test]
-fn what_the_wire_cannot_carry_is_refused_for_every_model() {
+fn request_that_json_cannot_hold_is_rejected_for_every_model() {
     for request in [
         request().model(""),
         request().cfg_scale(f64::NAN),
