@@ -10,7 +10,6 @@ use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -31,7 +30,8 @@ pub(crate) type JsonObject = Map<String, Value>;
 /// assert!("".parse::<GenerationId>().is_err());
 /// # Ok::<(), kling_video::InvalidGenerationId>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct GenerationId(String);
 
 /// The error for a string that is not a valid [`GenerationId`]: it is empty or contains control
@@ -112,18 +112,6 @@ impl TryFrom<String> for GenerationId {
 impl From<GenerationId> for String {
     fn from(id: GenerationId) -> Self {
         id.0
-    }
-}
-
-impl Serialize for GenerationId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for GenerationId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::try_from(String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 

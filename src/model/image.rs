@@ -293,14 +293,12 @@ impl ImageReader {
         if let ImageRules::Image = rules {
             let (width, height) = dimensions(media_type, &mut header)?;
             let (long, short) = (width.max(height), width.min(height));
-            let size = format!("is {width}x{height} pixels");
+            let flaw = |rule| invalid(format!("is {width}x{height} pixels; {rule}"));
             if short < MIN_DIMENSION {
-                return invalid(format!("{size}; each side must be at least {MIN_DIMENSION}"));
+                return flaw("each side must be at least 300");
             }
             if f64::from(long) > f64::from(short) * MAX_RATIO {
-                return invalid(format!(
-                    "{size}; its aspect ratio must be between 1:2.5 and 2.5:1"
-                ));
+                return flaw("its aspect ratio must be between 1:2.5 and 2.5:1");
             }
         }
         self.rewind()?;
