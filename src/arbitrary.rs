@@ -216,8 +216,9 @@ impl Seed {
     }
 
     fn videos(&mut self) -> Value {
-        match self.below(6) {
+        match self.below(7) {
             0 => self.scalar(),
+            2 => "https://cdn.example/a.mp4".into(),
             1 => {
                 let mut items = Vec::new();
                 while self.chance(50) {

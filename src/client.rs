@@ -268,11 +268,12 @@ impl Client {
     /// | all others: pending, without the generation's id, an error response without the vendor's error body, 5xx, no response | polled again until the timeout |
     ///
     /// Two responses are *in a row* if none between them is readable. The second is requested after
-    /// the poll interval or 10 s, even past the timeout.
+    /// the poll interval, but no sooner than a first retry may be made and no later than 10 s, even
+    /// past the timeout.
     ///
     /// # Errors
     /// As above; [`WaitTimeout`](crate::ErrorKind::WaitTimeout) (the generation may still be
-    /// running: wait again), with what the last unusable response says as its source;
+    /// running: wait again), with what the last unusable response says in its message and source;
     /// [`Cancelled`](crate::ErrorKind::Cancelled). Every error carries the id and the last known
     /// state.
     ///

@@ -146,7 +146,13 @@ enum ErrorRepr {
     #[error("{}", DisplayApiError(.0))]
     Api(Box<ApiError>),
     #[error("{message}")]
-    Decode { message: String, status: Option<u16>, body: String, source: Option<Source> },
+    Decode {
+        message: String,
+        server_message: Option<String>,
+        status: Option<u16>,
+        body: String,
+        source: Option<Source>,
+    },
     #[error("no usable response was received; the generation may exist and be billed")]
     CreateUnknown { source: Error },
     #[error("the generation failed and is not charged: {message}")]
@@ -218,7 +224,7 @@ impl Error {
     }
 
     /// `message` is a complete sentence: it names the thing, what is wrong, and what is allowed.
-    pub(crate) fn invalid_request(field: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn invalid_request(field: &str, message: impl Into<String>) -> Self {
         let (field, message) = (field.into(), message.into());
         Self::new(Operation::Validate, ErrorRepr::InvalidRequest { field, message })
     }
@@ -253,24 +259,21 @@ impl Error {
     }
 
     pub(crate) fn decode(operation: Operation, message: impl Into<String>) -> Self {
-        let message = message.into();
-        Self::new(
-            operation,
-            ErrorRepr::Decode { message, status: None, body: String::new(), source: None },
-        )
+        Self::invalid_response(operation, &message.into(), None, None, String::new(), None)
     }
 
-    /// A response that cannot be used, with the start of its body.
+    /// A response that cannot be used, with what the server says in it and the start of its body.
     pub(crate) fn invalid_response(
         operation: Operation,
-        message: impl Into<String>,
-        status: u16,
+        message: &str,
+        server_message: Option<String>,
+        status: Option<u16>,
         body: String,
-        source: Option<serde_json::Error>,
+        source: Option<Source>,
     ) -> Self {
-        let source = source.map(Source::from);
-        let (message, status) = (message.into(), Some(status));
-        Self::new(operation, ErrorRepr::Decode { message, status, body, source })
+        let words = server_message.as_ref().map(|words| format!(": {words}"));
+        let message = [message, words.as_deref().unwrap_or_default()].concat();
+        Self::new(operation, ErrorRepr::Decode { message, server_message, status, body, source })
     }
 
     pub(crate) fn create_unknown(source: Error) -> Self {
@@ -328,8 +331,7 @@ impl Error {
         message: impl Into<Cow<'static, str>>,
         source: io::Error,
     ) -> Self {
-        let message = message.into();
-        Self::new(operation, ErrorRepr::Io { path, message, source })
+        Self::new(operation, ErrorRepr::Io { path, message: message.into(), source })
     }
 
     pub(crate) fn not_attempted(reason: impl Into<String>) -> Self {
@@ -474,10 +476,13 @@ impl Error {
         }
     }
 
-    /// The server's message, or the reason it gives for a failed generation.
+    /// The server's message, or the reason it gives for a failed generation. With
+    /// [`WaitTimeout`](ErrorKind::WaitTimeout), what its last response says, if that is an error.
     pub fn server_message(&self) -> Option<&str> {
         match self.response() {
             Some(ErrorRepr::Api(error)) => error.message.as_deref(),
+            Some(ErrorRepr::Decode { server_message, .. }) => server_message.as_deref(),
+            Some(ErrorRepr::WaitTimeout { source, .. }) => source.as_ref()?.server_message(),
             Some(
                 ErrorRepr::GenerationFailed { message } | ErrorRepr::GenerationEnded { message },
             ) => Some(message),

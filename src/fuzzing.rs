@@ -11,6 +11,7 @@ use crate::endpoint::{billing, create, logs, models, retrieve};
 use crate::model::body::UploadState;
 use crate::model::generation::{Generation, GenerationId};
 use crate::model::image::Image;
+use crate::model::image::ImageRules;
 use crate::model::request::ImageToVideo;
 use crate::model::response::{Headers, RESPONSE_HEADERS, Response};
 use crate::model::retry_after::parse_retry_after;
@@ -100,14 +101,14 @@ pub fn api_error(data: &[u8]) {
 /// Validates an image, as `image_url` and as a mask.
 pub fn image(data: &[u8]) {
     let image = Image::bytes(data);
-    match image.open("image_url") {
+    match image.open("image_url", ImageRules::Image) {
         Ok(_) => assert!(data.len() >= 11, "a shorter image has no dimensions"),
         Err(error) => {
             assert_eq!(error.kind(), ErrorKind::InvalidRequest);
             assert_eq!(error.field(), Some("image_url"));
         }
     }
-    let _ = image.open_mask("static_mask");
+    let _ = image.open_mask("static_mask", ImageRules::DataUri);
 }
 
 /// Parses a `Retry-After` header: the input is the Unix time in four bytes, then the value.

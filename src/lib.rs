@@ -116,7 +116,7 @@
 //! | `InvalidRequest` | a documented rule is violated; nothing was sent | fix the [`field`](Error::field) |
 //! | `Io` | an image or video file cannot be read or written | fix the cause and repeat the call that failed |
 //! | `Connect`, `Transport`, `Timeout` | network failure: could not connect, connection lost, or timed out | retry if [`is_retryable`](Error::is_retryable) |
-//! | `Api` | an error response | read [`server_message`](Error::server_message); if [`is_out_of_credits`](Error::is_out_of_credits), stop creating and top up the account |
+//! | `Api` | an error response | read [`server_message`](Error::server_message); if [`is_out_of_credits`](Error::is_out_of_credits), stop creating; check [`balance`](Client::balance) and the key's spending limit |
 //! | `Decode` | a response or a file that is not what the API documents | inspect [`body`](Error::body): it may come from a gateway or proxy, or the API may have changed |
 //! | `CreateUnknown` | a create request was sent, but no usable response was received: **a generation may exist and be billed** | search for it with [`find`](Client::find) before creating again; `generate_to` does so when it is called again |
 //! | `GenerationLimit` | the limit of [`max_generations`](ClientBuilder::max_generations) is reached; nothing was sent | find out why so many were created |

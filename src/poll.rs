@@ -23,8 +23,8 @@ const NOT_FOUND_GRACE: Duration = Duration::from_secs(60);
 /// How long a completed generation may lack its URL.
 const MISSING_URL_GRACE: Duration = Duration::from_secs(60);
 
-/// A second response is requested after the poll interval, but no later than this, when the first
-/// one says that the generation has failed.
+/// A second response is requested no later than this when the first one says that the generation has
+/// failed.
 const MAX_CONFIRM_DELAY: Duration = Duration::from_secs(10);
 
 /// One of several workers sleeps no longer than this before it checks whether another one has been
@@ -111,17 +111,40 @@ pub(crate) struct PollQueue<'a> {
     options: &'a WaitOptions,
     retry_policy: &'a RetryPolicy,
     poller: &'a dyn Poller,
+    /// The delay before a failure is confirmed.
+    confirm_delay: Duration,
     state: Mutex<QueueState<'a>>,
 }
 
 #[derive(Default)]
 struct QueueState<'a> {
-    waiting: BinaryHeap<Reverse<Entry<'a>>>,
+    /// By index; those that are being polled are taken out.
+    waiting: Vec<Option<Entry<'a>>>,
+    /// When each waiting entry is due, and its index.
+    due: BinaryHeap<Reverse<(Duration, usize)>>,
     /// No polls before this time: a 429 slows down all generations.
     throttled_until: Duration,
     cancelled: bool,
     /// A worker has panicked; the others exit, so that the panic is propagated at once.
     aborted: bool,
+}
+
+impl<'a> QueueState<'a> {
+    fn put(&mut self, entry: Entry<'a>) {
+        self.due.push(Reverse((entry.next_poll_at, entry.index)));
+        if self.waiting.len() <= entry.index {
+            self.waiting.resize_with(entry.index + 1, || None);
+        }
+        if let Some(slot) = self.waiting.get_mut(entry.index) {
+            *slot = Some(entry);
+        }
+    }
+
+    /// Takes the entry that is due first.
+    fn take(&mut self) -> Option<Entry<'a>> {
+        let Reverse((_, index)) = self.due.pop()?;
+        self.waiting.get_mut(index)?.take()
+    }
 }
 
 /// What a worker has done, or may do next.
@@ -140,7 +163,9 @@ impl<'a> PollQueue<'a> {
         retry_policy: &'a RetryPolicy,
         poller: &'a dyn Poller,
     ) -> Self {
-        Self { options, retry_policy, poller, state: Mutex::default() }
+        // No sooner than a retry: two responses at almost the same time prove no more than one.
+        let confirm_delay = options.interval.max(retry_policy.base_delay).min(MAX_CONFIRM_DELAY);
+        Self { options, retry_policy, poller, confirm_delay, state: Mutex::default() }
     }
 
     /// Adds a generation. Its timeout starts now.
@@ -152,21 +177,28 @@ impl<'a> PollQueue<'a> {
         initial_delay: Duration,
     ) {
         let now = self.poller.now();
-        let entry = Entry::new(index, id, known, now, initial_delay, self.options);
-        self.lock().waiting.push(Reverse(entry));
+        let mut entry = Entry::new(index, id, now);
+        entry.next_poll_at = now.saturating_add(initial_delay);
+        entry.deadline = now.saturating_add(self.options.timeout);
+        entry.is_known_to_exist = !matches!(known, Known::Nothing);
+        entry.may_be_charged = matches!(known, Known::Completed);
+        if let Known::Response(generation) = known {
+            entry.evaluate(generation, now, self.confirm_delay);
+        }
+        self.lock().put(entry);
     }
 
     /// Polls the generation that is due first, if one is.
     pub(crate) fn step(&self) -> Step {
         let mut state = self.lock();
         let (cancelled, throttled_until) = (state.cancelled, state.throttled_until);
-        let Some(Reverse(mut entry)) = state.waiting.pop().filter(|_| !state.aborted) else {
+        let Some(mut entry) = state.take().filter(|_| !state.aborted) else {
             return Step::Empty;
         };
         let due = entry.next_poll_at.max(throttled_until).min(entry.deadline);
         let delay = due.saturating_sub(self.poller.now());
         if !delay.is_zero() && !cancelled {
-            state.waiting.push(Reverse(entry));
+            state.put(entry);
             return Step::Idle(delay);
         }
         drop(state);
@@ -174,7 +206,7 @@ impl<'a> PollQueue<'a> {
         match outcome {
             Some(result) => Step::Done(entry.index, result),
             None => {
-                self.lock().waiting.push(Reverse(entry));
+                self.lock().put(entry);
                 Step::Polled
             }
         }
@@ -226,7 +258,15 @@ impl<'a> PollQueue<'a> {
             Ok(generation) => self.on_generation(entry, generation, now),
             Err(error) if error.kind() == ErrorKind::Cancelled => Some(Err(entry.cancelled())),
             Err(error) if entry.is_permanent(&error, now) => {
-                Some(Err(entry.with_context(error.with_operation(Operation::Wait))))
+                let is_gone = error.status() == Some(404) && entry.may_be_charged;
+                let error = match is_gone {
+                    true => {
+                        let reason = "the API does not know it any more".to_owned();
+                        Error::generation_ended(Operation::Wait, reason)
+                    }
+                    false => error.with_operation(Operation::Wait),
+                };
+                Some(Err(entry.with_context(error)))
             }
             Err(error) => {
                 entry.consecutive_failures = entry.consecutive_failures.saturating_add(1);
@@ -256,11 +296,14 @@ impl<'a> PollQueue<'a> {
         entry.not_found_since = None;
         // Not an error yet, but if there is no other end, it says why.
         entry.last_error = reason(&generation).map(|reason| {
-            let message = format!("status `{}` with an error: {reason}", generation.status);
-            Error::decode(Operation::Retrieve, sanitize(&message)).with_id(&entry.id)
+            let status = sanitize(generation.status.as_str());
+            let message = format!("status `{status}` with an error");
+            let (operation, body) = (Operation::Retrieve, String::new());
+            Error::invalid_response(operation, &message, Some(reason), None, body, None)
+                .with_id(&entry.id)
         });
         entry.next_poll_at = entry.next_poll_at.saturating_add(options.interval).max(now);
-        let verdict = entry.evaluate(&generation, now, options);
+        let verdict = entry.evaluate(&generation, now, self.confirm_delay);
         let is_last = !matches!(verdict, Verdict::Pending) || now >= entry.deadline;
         let next_poll =
             (!is_last).then(|| entry.next_poll_at.min(entry.deadline).saturating_sub(now));
@@ -321,34 +364,23 @@ enum Verdict {
 }
 
 impl<'a> Entry<'a> {
-    fn new(
-        index: usize,
-        id: Cow<'a, GenerationId>,
-        known: Known<'_>,
-        now: Duration,
-        initial_delay: Duration,
-        options: &WaitOptions,
-    ) -> Self {
-        let mut entry = Self {
+    fn new(index: usize, id: Cow<'a, GenerationId>, now: Duration) -> Self {
+        Self {
             index,
             id,
             started_at: now,
-            next_poll_at: now.saturating_add(initial_delay),
-            deadline: now.saturating_add(options.timeout),
+            next_poll_at: now,
+            deadline: now,
             poll_count: 0,
             consecutive_failures: 0,
-            is_known_to_exist: !matches!(known, Known::Nothing),
+            is_known_to_exist: false,
             not_found_since: None,
             url_missing_since: None,
             is_reported_as_failed: false,
-            may_be_charged: matches!(known, Known::Completed),
+            may_be_charged: false,
             last: None,
             last_error: None,
-        };
-        if let Known::Response(generation) = known {
-            entry.evaluate(generation, now, options);
         }
-        entry
     }
 
     /// What the readable responses so far prove. A failure needs two in a row that report it: a
@@ -357,7 +389,7 @@ impl<'a> Entry<'a> {
         &mut self,
         generation: &Generation,
         now: Duration,
-        options: &WaitOptions,
+        confirm_delay: Duration,
     ) -> Verdict {
         let is_second = std::mem::take(&mut self.is_reported_as_failed);
         let url_missing_since = self.url_missing_since.take();
@@ -382,7 +414,7 @@ impl<'a> Entry<'a> {
         }
         if !is_second {
             self.is_reported_as_failed = true;
-            self.next_poll_at = now.saturating_add(options.interval.min(MAX_CONFIRM_DELAY));
+            self.next_poll_at = now.saturating_add(confirm_delay);
             self.deadline = self.deadline.max(self.next_poll_at);
             return Verdict::Pending;
         }
@@ -406,7 +438,9 @@ impl<'a> Entry<'a> {
             ErrorKind::Api if error.is_transient() || !error.has_vendor_marks() => false,
             ErrorKind::Api if error.status() == Some(404) => {
                 let since = *self.not_found_since.get_or_insert(now);
-                !self.is_known_to_exist && now.saturating_sub(since) >= NOT_FOUND_GRACE
+                // One that is known to exist may become visible, but one that was completed was.
+                let may_appear = self.is_known_to_exist && !self.may_be_charged;
+                !may_appear && now.saturating_sub(since) >= NOT_FOUND_GRACE
             }
             _ => true,
         }
@@ -433,33 +467,6 @@ impl<'a> Entry<'a> {
             Some(generation) => error.with_generation(generation),
             None => error,
         }
-    }
-}
-
-/// Entries are ordered by when they are due.
-impl Entry<'_> {
-    fn key(&self) -> (Duration, usize) {
-        (self.next_poll_at, self.index)
-    }
-}
-
-impl PartialEq for Entry<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl Eq for Entry<'_> {}
-
-impl PartialOrd for Entry<'_> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry<'_> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.key().cmp(&other.key())
     }
 }
 
@@ -719,13 +726,22 @@ mod tests {
     #[test]
     fn not_found_is_retried_until_the_deadline_if_the_generation_was_created() {
         let created = generation(r#"{"id":"a","status":"queued"}"#).unwrap();
-        for known in [Known::Created, Known::Response(&created), Known::Completed] {
+        for known in [Known::Created, Known::Response(&created)] {
             let poller = VirtualPoller::new(|_: &_, _| api_error(404));
             let error = poller.wait_for(known, &WaitOptions::new()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::WaitTimeout);
             assert_eq!(poller.poll_times().last(), Some(&1200));
             assert!(!error.to_string().contains("does not know"), "{error}");
         }
+    }
+
+    #[test]
+    fn completed_generation_that_stays_not_found_has_ended_and_may_have_been_charged() {
+        let poller = VirtualPoller::new(|_: &_, _| api_error(404));
+        let error = poller.wait_for(Known::Completed, &WaitOptions::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::GenerationFailed);
+        assert!(error.may_have_been_billed());
+        assert_eq!(poller.poll_times(), [10, 20, 30, 40, 50, 60, 70]);
     }
 
     #[test]
@@ -783,6 +799,17 @@ mod tests {
                 assert_eq!(outcome.unwrap_err().kind(), ErrorKind::GenerationFailed);
                 assert_eq!(polls, [10, second], "{interval}");
             }
+        }
+        // With a shorter interval, as long after it as a retry.
+        let retry_policy = RetryPolicy::new();
+        for (interval, second) in [(0, 10_500), (4_000, 14_000)] {
+            let options = WaitOptions::new().interval(Duration::from_millis(interval));
+            let poller = VirtualPoller::new(|_: &_, _| status("error"));
+            let ids = [id("a")];
+            let results = wait_all(&ids, Known::Nothing, &options, &retry_policy, &poller);
+            assert!(results[0].is_err());
+            let polls = poller.polls.into_inner().unwrap();
+            assert_eq!(polls.last().unwrap().1, Duration::from_millis(second));
         }
         // The interval is in effect again when the second response says something else.
         let options = WaitOptions::new().interval(secs(60));

@@ -23,7 +23,7 @@ use crate::error::Error;
 #[must_use = "a policy has no effect until it is passed to `ClientBuilder::retry_policy`"]
 pub struct RetryPolicy {
     max_retries: u32,
-    base_delay: Duration,
+    pub(crate) base_delay: Duration,
     max_delay: Duration,
 }
 

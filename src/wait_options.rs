@@ -61,7 +61,7 @@ impl WaitOptions {
     /// Sets the maximum time to wait. Defaults to 20 minutes.
     ///
     /// The last poll is made exactly at the deadline. If that is the first one to report a failure,
-    /// one more follows after the interval or 10 s, to confirm it.
+    /// one more follows, at most 10 s later, to confirm it.
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }

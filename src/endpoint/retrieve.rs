@@ -7,7 +7,7 @@ use crate::model::response::{Response, encode_query};
 use crate::redact::{sanitize, snippet};
 
 pub(crate) fn target(route: Route, id: &GenerationId) -> String {
-    format!("{}?generation_id={}", route.path(), encode_query(id.as_str()))
+    [route.path(), "?generation_id=", &encode_query(id.as_str())].concat()
 }
 
 /// Only a response that names the generation says anything about it. Any other may be a gateway's,
@@ -26,9 +26,13 @@ pub(crate) fn parse_response(mut response: Response, id: &GenerationId) -> Resul
             Some(other) => format!("is about generation `{}`", sanitize(other.as_str())),
             None => "has no generation id".to_owned(),
         };
-        // With its words and its URL, which a wait that times out then reports.
-        let message = format!("response {problem}: {}", snippet(&response.body));
-        return Err(response.invalid_response(&message));
+        let message = format!("response {problem}");
+        let error = response.invalid_response(&message);
+        // With its words, or else its URL, which a wait that times out then reports.
+        return Err(match error.server_message() {
+            Some(_) => error,
+            None => response.invalid_response(&format!("{message}: {}", snippet(&response.body))),
+        });
     };
     // Keep the id of the request: it is the one that is known to work.
     generation.id = id.clone();

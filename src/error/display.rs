@@ -72,7 +72,9 @@ impl Error {
                 if error.status == 401 && is_from_api {
                     f.write_str("; check the API key")?;
                 } else if error.is_out_of_credits() {
-                    f.write_str("; top up the account")?;
+                    f.write_str(
+                        "; check the account's balance() and the spending limit of its API key",
+                    )?;
                 } else if error.status == 404 && self.0.operation == Operation::Wait {
                     f.write_str("; the API does not know this generation id")?;
                 }
@@ -122,6 +124,11 @@ impl fmt::Display for Error {
         let message = self.0.repr.to_string();
         f.write_str(&message)?;
         self.write_attempts(f)?;
+        if let (ErrorKind::CreateUnknown | ErrorKind::WaitTimeout, Some(words)) =
+            (self.kind(), self.server_message())
+        {
+            write!(f, "; the server says: {words}")?;
+        }
         if let (ErrorKind::Connect | ErrorKind::Journal | ErrorKind::Io, Some(id)) =
             (self.kind(), &self.0.id)
             && !self.0.not_created

@@ -6,19 +6,15 @@
 //! before it, nothing can have been created; after it, only the response shows whether something
 //! was.
 
-use std::io::{self, Read};
-use std::path::PathBuf;
+use std::io::{self, Read, Seek};
 
 use base64::Engine;
 use base64::engine::general_purpose;
 
 use crate::error::{Error, Result};
 use crate::model::image::ImageReader;
-use crate::model::request::ImageToVideo;
+use crate::model::request::{ImageToVideo, JSON_SUFFIX};
 use crate::operation::Operation;
-
-/// The end of every request's JSON: the closing quote of `image_url` and the closing brace.
-const JSON_SUFFIX: &[u8] = b"\"}";
 
 /// Base64 encodes blocks of 3 bytes as 4 characters.
 const RAW_BLOCK: usize = 3;
@@ -30,12 +26,12 @@ const CHUNK_SIZE: usize = 72 * 1024;
 
 /// SIMD is several times faster than the default engine, and not selected automatically.
 #[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
-fn engine() -> impl Engine {
+pub(super) fn engine() -> impl Engine {
     base64::engine::Simd::standard(general_purpose::PAD)
 }
 
 #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon"))))]
-fn engine() -> impl Engine {
+pub(super) fn engine() -> impl Engine {
     general_purpose::STANDARD
 }
 
@@ -48,9 +44,8 @@ pub(crate) struct RequestBody {
 impl RequestBody {
     /// Validates the request and opens its image.
     pub(crate) fn new(request: &ImageToVideo) -> Result<Self> {
-        let (mut json, image) = request.serialize()?;
-        json.truncate(json.len().saturating_sub(JSON_SUFFIX.len()));
-        Ok(Self { json_prefix: json, image })
+        let (json_prefix, image) = request.serialize()?;
+        Ok(Self { json_prefix, image })
     }
 
     /// The exact length on the wire.
@@ -75,7 +70,7 @@ impl RequestBody {
         let total = self.len();
         let image = match &mut self.image {
             Some(image) => {
-                image.rewind()?;
+                image.rewind().map_err(|e| image.read_error(e))?;
                 Some(Base64Encoder::new(image))
             }
             None => None,
@@ -152,6 +147,9 @@ impl BodyReader<'_> {
             return Ok(filled);
         }
         if self.sent < self.total {
+            if let Some(Base64Encoder { image, .. }) = &self.image {
+                image.ensure_unchanged().map_err(|e| upload_error(image, e))?;
+            }
             (self.on_progress)(self.total, self.total)?;
             self.sent = self.total;
         }
@@ -210,26 +208,15 @@ impl<'a> Base64Encoder<'a> {
         let max_len = max_len.min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
         let len = self.raw.len().min(max_len);
         let raw = self.raw.get_mut(..len).unwrap_or_default();
-        let read = self.image.read_exact(raw).and_then(|()| {
-            self.remaining -= raw.len() as u64;
-            if self.remaining == 0 && self.image.read(&mut [0])? > 0 {
-                return Err(io::Error::other("file grew"));
-            }
-            Ok(())
-        });
-        match read {
-            Ok(()) => Ok(raw),
-            Err(e) => {
-                let path = Some(PathBuf::from(self.image.display_name()));
-                Err(Error::io(
-                    Operation::Create,
-                    path,
-                    "image file changed or could not be read during upload",
-                    e,
-                ))
-            }
-        }
+        self.image.read_exact(raw).map_err(|e| upload_error(self.image, e))?;
+        self.remaining -= raw.len() as u64;
+        Ok(raw)
     }
+}
+
+fn upload_error(image: &ImageReader, e: io::Error) -> Error {
+    let message = "image file changed or could not be read during upload";
+    Error::io(Operation::Create, Some(image.display_name().into()), message, e)
 }
 
 fn encode_slice(raw: &[u8], out: &mut [u8]) -> Result<usize> {

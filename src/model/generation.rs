@@ -10,7 +10,6 @@ use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -31,7 +30,8 @@ pub(crate) type JsonObject = Map<String, Value>;
 /// assert!("".parse::<GenerationId>().is_err());
 /// # Ok::<(), kling_video::InvalidGenerationId>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct GenerationId(String);
 
 /// The error for a string that is not a valid [`GenerationId`]: it is empty or contains control
@@ -112,18 +112,6 @@ impl TryFrom<String> for GenerationId {
 impl From<GenerationId> for String {
     fn from(id: GenerationId) -> Self {
         id.0
-    }
-}
-
-impl Serialize for GenerationId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for GenerationId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::try_from(String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
@@ -228,7 +216,7 @@ impl<'de> Deserialize<'de> for Status {
 /// Why a generation failed, as reported by the API.
 ///
 /// Parsed from an object with `name` and `message`, from a string, and from any other JSON, whose
-/// message is taken from `detail` or else is the JSON itself.
+/// message is taken from `detail`, each item with its location, or else is the JSON itself.
 ///
 /// ```
 /// use kling_video::Generation;
@@ -401,9 +389,9 @@ pub struct ResponseMetadata {
 /// A generation as last reported by the API.
 ///
 /// Serde reads and writes it as the API's JSON. These forms are accepted: an id that is a number or
-/// is named `generation_id`; a `video` that is absent, `null`, an object or an array (its first
-/// element becomes [`video`](Self::video), the rest stays in [`extra`](Self::extra)); an `error` of
-/// any type; usage in tokens or credits; unknown fields.
+/// is named `generation_id`; a `video` that is absent, `null`, an object, its URL, or an array of
+/// these (the first becomes [`video`](Self::video), the rest stays in [`extra`](Self::extra)); an
+/// `error` of any type; usage in tokens or credits; unknown fields.
 ///
 /// ```
 /// use kling_video::{Generation, Status};

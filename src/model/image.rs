@@ -4,20 +4,23 @@
 //! first bytes, the dimensions from the header.
 
 mod header;
+mod url;
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::fs::{self, File};
+use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 
 use crate::error::{Error, Result};
+use crate::model::body::engine;
 use crate::operation::Operation;
 
-use self::header::{ImageFormat, dimensions, read_error};
+use self::header::{Flaw, JPEG, MAGIC_LEN, PNG, detect, dimensions};
+use self::url::{has_scheme, redact_data_uri, validate_url};
 
 /// Kling's limits: 10 MB (read as MiB), at least 300 px on each side, a ratio of at most 2.5:1.
 const MAX_BYTES: u64 = 10 * 1024 * 1024;
@@ -26,8 +29,8 @@ const MAX_RATIO: f64 = 2.5;
 
 /// An image to send: a URL that the server fetches, a file, or bytes in memory.
 ///
-/// Files and bytes must be JPEG or PNG, at most 10 MiB, at least 300 pixels on each side, and have
-/// an aspect ratio between 1:2.5 and 2.5:1 (Kling's docs).
+/// For the default model, files and bytes must be JPEG or PNG, at most 10 MiB, at least 300 pixels on
+/// each side, and have an aspect ratio between 1:2.5 and 2.5:1 (Kling's docs).
 ///
 /// There is no conversion from strings, because a string could be a URL or a path.
 ///
@@ -69,7 +72,8 @@ impl AsRef<[u8]> for Bytes {
 impl Image {
     /// Creates an image from an `http` or `https` URL, which the server fetches.
     ///
-    /// The URL must lead directly to the image (the API's docs).
+    /// The URL must lead directly to the image (the API's docs). Outside of its host, characters that
+    /// a URI must not contain are sent percent-encoded.
     ///
     /// ```
     /// use kling_video::{Image, ImageToVideo};
@@ -116,53 +120,42 @@ impl Image {
         Self(ImageSource::Bytes(Bytes(Arc::new(data.into()))))
     }
 
-    /// Validates the image of the request's `field` and opens it.
-    pub(crate) fn open(&self, field: &str) -> Result<OpenImage> {
-        self.open_with(field, validate_header)
-    }
-
-    /// Like [`open`](Self::open), for a mask: any dimensions are accepted, since none are
-    /// documented. Returns its URL, or a data URI, for which the mask is read into memory since
-    /// it is small. (The API's docs mention only URLs.)
-    pub(crate) fn open_mask(&self, field: &str) -> Result<String> {
-        match self.open_with(field, |_, _, _, _| Ok(()))? {
-            OpenImage::Url(url) => Ok(url),
-            OpenImage::Data(mut image) => {
-                let mut data = Vec::new();
-                image.read_to_end(&mut data).map_err(|e| read_error(&image.display_name(), e))?;
-                Ok(format!("{}{}", image.format.data_uri_prefix(), STANDARD.encode(data)))
+    /// Validates the image of the request's `field` and opens it. Returns its URL, or the start of its
+    /// data URI and its data.
+    pub(crate) fn open(
+        &self,
+        field: &str,
+        rules: ImageRules,
+    ) -> Result<(String, Option<ImageReader>)> {
+        let mut image = match &self.0 {
+            ImageSource::Url(url) => return Ok((validate_url(field, url)?, None)),
+            ImageSource::File(path) => open_file(field, path)?,
+            ImageSource::Bytes(data) => ImageReader {
+                len: data.0.len() as u64,
+                // Bytes have no name of their own: the field says which image is meant.
+                name: format!("image data for `{field}`"),
+                data: ImageData::Bytes(Cursor::new(data.clone())),
+            },
+        };
+        match image.validate(rules) {
+            Ok(media_type) => Ok((format!("data:{media_type};base64,"), Some(image))),
+            Err(Flaw::Invalid(flaw)) => {
+                Err(Error::invalid_request(field, format!("{} {flaw}", image.name)))
             }
+            Err(Flaw::Io(e)) => Err(image.read_error(e)),
         }
     }
 
-    /// Opens the image at its start, after validating its header.
-    fn open_with(&self, field: &str, validate_header: HeaderValidator) -> Result<OpenImage> {
-        let (mut source, len) = match &self.0 {
-            ImageSource::Url(url) => {
-                validate_url(field, url)?;
-                return Ok(OpenImage::Url(url.clone()));
-            }
-            ImageSource::File(path) => open_file(field, path)?,
-            ImageSource::Bytes(data) => {
-                (ImageData::Bytes(Cursor::new(data.clone())), data.as_ref().len() as u64)
-            }
-        };
-        let name = match &source {
-            ImageData::File { .. } => source.display_name(),
-            // Bytes have no name of their own: the field says which image of the request is meant.
-            ImageData::Bytes(_) => format!("{} for `{field}`", source.display_name()),
-        };
-        validate_length(field, &name, len)?;
-        let mut header = HeaderReader::with_capacity(HEADER_BUFFER, &mut source);
-        let magic = read_magic(&mut header).map_err(|e| read_error(&name, e))?;
-        let format = ImageFormat::detect(&magic).map_err(|detected| {
-            let detected = detected.map(|other| format!("{other}, ")).unwrap_or_default();
-            let message = format!("{name} is {detected}not a JPEG or PNG image");
-            Error::invalid_request(field, message)
-        })?;
-        validate_header(field, &name, format, &mut header)?;
-        source.rewind().map_err(|e| read_error(&name, e))?;
-        Ok(OpenImage::Data(ImageReader { format, len, source }))
+    /// Like [`open`](Self::open), for a mask: a data URI is complete, since masks are small. (The
+    /// API's docs mention only URLs.)
+    pub(crate) fn open_mask(&self, field: &str, rules: ImageRules) -> Result<String> {
+        let (mut url, image) = self.open(field, rules)?;
+        if let Some(mut image) = image {
+            let mut data = Vec::new();
+            image.read_to_end(&mut data).map_err(|e| image.read_error(e))?;
+            engine().encode_string(data, &mut url);
+        }
+        Ok(url)
     }
 
     /// The URL, if the server is to fetch the image.
@@ -200,49 +193,35 @@ impl fmt::Debug for Image {
         match &self.0 {
             ImageSource::Url(url) => write!(f, "Image::url({:?})", redact_data_uri(url)),
             ImageSource::File(path) => write!(f, "Image::file({path:?})"),
-            ImageSource::Bytes(data) => write!(f, "Image::bytes({} bytes)", data.as_ref().len()),
+            ImageSource::Bytes(data) => write!(f, "Image::bytes({} bytes)", data.0.len()),
         }
     }
 }
 
-/// A URL for messages: a `data:` URI given by mistake contains the complete image.
-fn redact_data_uri(url: &str) -> &str {
-    match url.get(..5) {
-        Some(scheme) if scheme.eq_ignore_ascii_case("data:") => "data:…",
-        _ => url,
-    }
+/// The rules that an image must follow. With any of them it must not be empty.
+#[derive(Clone, Copy)]
+pub(crate) enum ImageRules {
+    /// Those of Kling 2.1 for an image.
+    Image,
+    /// Those of Kling 2.1 for a mask, for which no dimensions are documented.
+    Mask,
+    /// Those of another model are left to the server, but a data URI needs a media type.
+    DataUri,
 }
 
-fn validate_url(field: &str, url: &str) -> Result<()> {
-    let (scheme, rest) = url.split_once(':').unwrap_or_default();
-    let requirement = match scheme.to_ascii_lowercase().as_str() {
-        "http" | "https" => {
-            let authority = rest.strip_prefix("//").unwrap_or_default();
-            if authority.is_empty() || authority.starts_with(['/', '?', '#', ':']) {
-                "must have a host"
-            } else if url.chars().any(|c| c.is_control() || c.is_whitespace()) {
-                "must not contain whitespace or control characters"
-            } else {
-                return Ok(());
-            }
-        }
-        "data" => "must not be a data: URI: use Image::bytes or Image::file",
-        _ => "must start with http:// or https://; for a file, use Image::file",
-    };
-    let message = format!("`{field}` is {:?}; {requirement}", redact_data_uri(url));
-    Err(Error::invalid_request(field, message))
-}
-
-fn open_file(field: &str, path: &Path) -> Result<(ImageData, u64)> {
+fn open_file(field: &str, path: &Path) -> Result<ImageReader> {
     let open_error =
         |e| Error::io(Operation::Validate, Some(path.to_owned()), "failed to open the image", e);
     // Checked before opening, because opening a FIFO blocks until it has a writer.
-    let metadata = std::fs::metadata(path).map_err(|e| {
-        if is_http_url(path) {
-            Error::invalid_request(field, format!("{} is a URL: use Image::url", path.display()))
-        } else {
-            open_error(e)
-        }
+    let metadata = fs::metadata(path).map_err(|e| {
+        let url = path.to_str().unwrap_or_default();
+        let instead = match ["http://", "https://", "data:"].map(|scheme| has_scheme(url, scheme)) {
+            [_, _, true] => "Image::bytes",
+            [false, false, false] => return open_error(e),
+            _ => "Image::url",
+        };
+        let message = format!("{} is a URL: use {instead}", redact_data_uri(url));
+        Error::invalid_request(field, message)
     })?;
     if !metadata.is_file() {
         let kind = if metadata.is_dir() { "a directory" } else { "not a regular file" };
@@ -250,133 +229,97 @@ fn open_file(field: &str, path: &Path) -> Result<(ImageData, u64)> {
         return Err(Error::invalid_request(field, message));
     }
     let file = File::open(path).map_err(open_error)?;
-    let len = file.metadata().map_err(open_error)?.len();
-    Ok((ImageData::File { file, path: path.to_owned() }, len))
-}
-
-fn is_http_url(path: &Path) -> bool {
-    let has_prefix = |path: &str, prefix: &str| {
-        path.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-    };
-    path.to_str().is_some_and(|path| has_prefix(path, "http://") || has_prefix(path, "https://"))
-}
-
-fn validate_length(field: &str, name: &str, len: u64) -> Result<()> {
-    let message = match len {
-        0 => format!("{name} is empty; must be a JPEG or PNG image"),
-        1..=MAX_BYTES => return Ok(()),
-        _ => format!("{name} has {len} bytes; must have at most {MAX_BYTES} (10 MiB)"),
-    };
-    Err(Error::invalid_request(field, message))
-}
-
-/// Reads the first bytes without consuming them. Uses `read_to_end`, because a single `read` may
-/// return fewer bytes or be interrupted.
-fn read_magic(header: &mut HeaderReader<'_>) -> io::Result<Vec<u8>> {
-    let mut magic = Vec::with_capacity(16);
-    header.by_ref().take(16).read_to_end(&mut magic)?;
-    header.seek_relative(-(magic.len() as i64))?;
-    Ok(magic)
-}
-
-/// Validates a header, for the request's field and the image's name in messages.
-type HeaderValidator = fn(&str, &str, ImageFormat, &mut HeaderReader<'_>) -> Result<()>;
-
-fn validate_header(
-    field: &str,
-    name: &str,
-    format: ImageFormat,
-    header: &mut HeaderReader<'_>,
-) -> Result<()> {
-    let (width, height) =
-        dimensions(format, header).map_err(|error| error.into_error(field, name))?;
-    validate_dimensions(field, name, width, height)
-}
-
-fn validate_dimensions(field: &str, name: &str, width: u32, height: u32) -> Result<()> {
-    if width < MIN_DIMENSION || height < MIN_DIMENSION {
-        return Err(Error::invalid_request(
-            field,
-            format!(
-                "{name} is {width}x{height} pixels; each side must be at least {MIN_DIMENSION}"
-            ),
-        ));
-    }
-    let (long, short) = (f64::from(width.max(height)), f64::from(width.min(height)));
-    if long > short * MAX_RATIO {
-        return Err(Error::invalid_request(
-            field,
-            format!(
-                "{name} is {width}x{height} pixels; its aspect ratio must be between 1:2.5 and \
-                 2.5:1"
-            ),
-        ));
-    }
-    Ok(())
-}
-
-/// A validated image: the URL or the data that goes into the request.
-pub(crate) enum OpenImage {
-    Url(String),
-    Data(ImageReader),
+    let metadata = file.metadata().map_err(open_error)?;
+    let (len, modified) = (metadata.len(), metadata.modified().ok());
+    let name = path.display().to_string();
+    Ok(ImageReader { len, name, data: ImageData::File { file, modified } })
 }
 
 /// An open image, which can be read from its start any number of times.
 pub(crate) struct ImageReader {
-    pub(crate) format: ImageFormat,
     pub(crate) len: u64,
-    source: ImageData,
+    name: String,
+    data: ImageData,
 }
-
-/// Buffers the start of an image; what is buffered beyond the header is read again when it is sent.
-type HeaderReader<'a> = io::BufReader<&'a mut ImageData>;
-const HEADER_BUFFER: usize = 1024;
 
 enum ImageData {
-    File { file: File, path: PathBuf },
+    File { file: File, modified: Option<SystemTime> },
     Bytes(Cursor<Bytes>),
-}
-
-impl ImageData {
-    fn display_name(&self) -> String {
-        match self {
-            Self::File { path, .. } => path.display().to_string(),
-            Self::Bytes(_) => "image data".to_owned(),
-        }
-    }
 }
 
 impl ImageReader {
     /// The name of the image in messages.
-    pub(crate) fn display_name(&self) -> String {
-        self.source.display_name()
+    pub(crate) fn display_name(&self) -> &str {
+        &self.name
     }
 
-    pub(crate) fn rewind(&mut self) -> Result<()> {
-        self.source.rewind().map_err(|e| read_error(&self.display_name(), e))
+    pub(crate) fn read_error(&self, e: io::Error) -> Error {
+        let path = Some(self.name.as_str().into());
+        Error::io(Operation::Validate, path, "failed to read the image", e)
+    }
+
+    /// Fails if the file's length or modification time is not that with which it was opened.
+    pub(crate) fn ensure_unchanged(&self) -> io::Result<()> {
+        let ImageData::File { file, modified } = &self.data else { return Ok(()) };
+        let metadata = file.metadata()?;
+        match metadata.len() == self.len && metadata.modified().ok() == *modified {
+            true => Ok(()),
+            false => Err(io::Error::other("length or modification time has changed")),
+        }
+    }
+
+    /// Returns the media type. The reader is then at the start of the image.
+    fn validate(&mut self, rules: ImageRules) -> Result<&'static str, Flaw> {
+        let invalid = |flaw: String| Err(Flaw::Invalid(flaw.into()));
+        let len = self.len;
+        if len == 0 {
+            return invalid("is empty; must be a JPEG or PNG image".to_owned());
+        }
+        let is_limited = !matches!(rules, ImageRules::DataUri);
+        if is_limited && len > MAX_BYTES {
+            return invalid(format!("has {len} bytes; must have at most {MAX_BYTES} (10 MiB)"));
+        }
+        // What is buffered beyond the header is read again when it is sent.
+        let mut header = BufReader::with_capacity(1024, &mut *self);
+        let mut magic = Vec::with_capacity(MAGIC_LEN as usize);
+        // Not `read`, which may return fewer bytes or be interrupted.
+        header.by_ref().take(MAGIC_LEN).read_to_end(&mut magic)?;
+        header.seek_relative(-(magic.len() as i64))?;
+        let (kind, media_type) = detect(&magic);
+        if media_type.is_empty() || is_limited && ![JPEG, PNG].contains(&media_type) {
+            let comma = if kind.is_empty() { "" } else { ", " };
+            return invalid(format!("is {kind}{comma}not a JPEG or PNG image"));
+        }
+        if let ImageRules::Image = rules {
+            let (width, height) = dimensions(media_type, &mut header)?;
+            let (long, short) = (width.max(height), width.min(height));
+            let flaw = |rule| invalid(format!("is {width}x{height} pixels; {rule}"));
+            if short < MIN_DIMENSION {
+                return flaw("each side must be at least 300");
+            }
+            if f64::from(long) > f64::from(short) * MAX_RATIO {
+                return flaw("its aspect ratio must be between 1:2.5 and 2.5:1");
+            }
+        }
+        self.rewind()?;
+        Ok(media_type)
     }
 }
 
 impl Read for ImageReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.source.read(buf)
-    }
-}
-
-impl Read for ImageData {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::File { file, .. } => file.read(buf),
-            Self::Bytes(data) => data.read(buf),
+        match &mut self.data {
+            ImageData::File { file, .. } => file.read(buf),
+            ImageData::Bytes(data) => data.read(buf),
         }
     }
 }
 
-impl Seek for ImageData {
+impl Seek for ImageReader {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        match self {
-            Self::File { file, .. } => file.seek(to),
-            Self::Bytes(data) => data.seek(to),
+        match &mut self.data {
+            ImageData::File { file, .. } => file.seek(to),
+            ImageData::Bytes(data) => data.seek(to),
         }
     }
 }
@@ -470,8 +413,10 @@ mod tests {
         }
         let mut rest = data.strip_prefix(b"\xFF\xD8").filter(|rest| rest.starts_with(b"\xFF"))?;
         loop {
-            let fill = rest.iter().take_while(|byte| **byte == 0xFF).count();
-            let (marker, after) = rest.get(fill..)?.split_first().filter(|_| fill > 0)?;
+            // Everything up to a marker is stray.
+            let at =
+                rest.windows(2).position(|pair| pair[0] == 0xFF && !b"\0\xFF".contains(&pair[1]));
+            let (marker, after) = rest.get(at? + 1..)?.split_first()?;
             rest = match marker {
                 0x00 | 0xD8..=0xDA => return None,
                 0x01 | 0xD0..=0xD7 => after,
@@ -494,7 +439,7 @@ mod tests {
             let are_valid = |(width, height): (u64, u64)| {
                 width >= 300 && height >= 300 && 2 * width <= 5 * height && 2 * height <= 5 * width
             };
-            match image.open("image_url") {
+            match image.open("image_url", ImageRules::Image) {
                 Ok(_) => prop_assert!(dimensions.is_some_and(are_valid), "{:?}", dimensions),
                 Err(error) => {
                     prop_assert!(!dimensions.is_some_and(are_valid), "{}", error);

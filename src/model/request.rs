@@ -2,11 +2,13 @@
 //!
 //! The validation rules come from the API's OpenAPI files and from Kling's own docs.
 
+use std::fmt;
+
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::model::image::{Image, ImageReader, OpenImage};
+use crate::model::image::{Image, ImageReader, ImageRules};
 use crate::random::random;
 
 /// The default model: Kling 2.1 Pro, image to video.
@@ -18,6 +20,9 @@ use crate::random::random;
 /// assert_eq!(request.clone().model(MODEL), request);
 /// ```
 pub const MODEL: &str = "kling-video/v2.1/pro/image-to-video";
+
+/// The end of every request's JSON: the closing quote of `image_url` and the closing brace.
+pub(crate) const JSON_SUFFIX: &[u8] = b"\"}";
 
 const MAX_PROMPT_CHARS: usize = 2_500;
 const MAX_DYNAMIC_MASKS: usize = 6;
@@ -127,23 +132,12 @@ impl CameraControl {
         }
     }
 
-    fn validate(self) -> Result<()> {
-        let (_, Some((axis, amount))) = self.wire_format() else { return Ok(()) };
-        if amount != 0.0 && (-MAX_CAMERA_AMOUNT..=MAX_CAMERA_AMOUNT).contains(&amount) {
-            return Ok(());
-        }
-        Err(Error::invalid_request(
-            "camera_control",
-            format!("`camera_control` {axis} is {amount}; must be between -10 and 10 and not 0"),
-        ))
-    }
-
     fn to_json(self) -> Value {
         match self.wire_format() {
             (kind, Some((axis, amount))) => {
-                serde_json::json!({"type": kind, "config": {axis: amount}})
+                json!({"type": kind, "config": {axis: amount}})
             }
-            (kind, None) => serde_json::json!({"type": kind}),
+            (kind, None) => json!({"type": kind}),
         }
     }
 }
@@ -163,14 +157,21 @@ impl CameraControl {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DynamicMask {
     mask: Image,
-    trajectory: Vec<(i32, i32)>,
+    trajectory: Vec<Point>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Point {
+    x: i32,
+    y: i32,
 }
 
 impl DynamicMask {
     /// Creates a mask whose region moves along `trajectory`, a sequence of `(x, y)` points.
     #[must_use]
     pub fn new(mask: impl Into<Image>, trajectory: impl IntoIterator<Item = (i32, i32)>) -> Self {
-        Self { mask: mask.into(), trajectory: trajectory.into_iter().collect() }
+        let points = trajectory.into_iter().map(|(x, y)| Point { x, y });
+        Self { mask: mask.into(), trajectory: points.collect() }
     }
 }
 
@@ -227,7 +228,9 @@ impl ImageToVideo {
 
     /// Sets the model, which must be available on the client's [`Route`](crate::Route).
     ///
-    /// Defaults to [`MODEL`].
+    /// The rules that [`MODEL`] has for images and fields are not checked for another model: the
+    /// server decides. Its image may have any format that a data URI can name: JPEG, PNG, WebP, GIF,
+    /// BMP, TIFF, AVIF, HEIC. Defaults to [`MODEL`].
     pub fn model(self, id: impl Into<String>) -> Self {
         Self { model: id.into(), ..self }
     }
@@ -340,7 +343,7 @@ impl ImageToVideo {
         self
     }
 
-    /// Checks the request against all documented rules, without sending anything.
+    /// Checks the request against all documented rules of its model, without sending anything.
     ///
     /// This includes the headers of image files and bytes. Every call that creates a generation
     /// does this first.
@@ -371,23 +374,25 @@ impl ImageToVideo {
         &self.image
     }
 
-    /// Validates the request, opens the image and serializes the request. With an image that is
-    /// not a URL, `image_url` ends after the prefix of its data URI.
+    /// Validates the request, opens the image and serializes the request, up to where the data of an
+    /// image follows that is not a URL, and then [`JSON_SUFFIX`].
     pub(crate) fn serialize(&self) -> Result<(Vec<u8>, Option<ImageReader>)> {
         self.validate_fields()?;
-        match self.image.open("image_url")? {
-            OpenImage::Url(url) => Ok((self.to_json(&url, Image::open_mask)?, None)),
-            OpenImage::Data(image) => {
-                let json = self.to_json(image.format.data_uri_prefix(), Image::open_mask)?;
-                Ok((json, Some(image)))
-            }
-        }
+        let (image_rules, mask_rules) = match self.is_default_model() {
+            true => (ImageRules::Image, ImageRules::Mask),
+            false => (ImageRules::DataUri, ImageRules::DataUri),
+        };
+        let (image_url, image) = self.image.open("image_url", image_rules)?;
+        let json = self.to_json(&image_url, &|mask, field| mask.open_mask(field, mask_rules))?;
+        Ok((json, image))
     }
 
     /// The fields as JSON, without the image and the masks' images, for a fingerprint.
     pub(crate) fn fields_json(&self) -> Result<Vec<u8>> {
         self.validate_fields()?;
-        self.to_json("", |_, _| Ok(String::new()))
+        let mut json = self.to_json("", &|_, _| Ok(String::new()))?;
+        json.extend(JSON_SUFFIX);
+        Ok(json)
     }
 
     pub(crate) fn video_duration(&self) -> Option<VideoDuration> {
@@ -403,161 +408,136 @@ impl ImageToVideo {
         self.static_mask.iter().chain(self.dynamic_masks.iter().map(|mask| &mask.mask))
     }
 
+    fn is_default_model(&self) -> bool {
+        self.model == MODEL
+    }
+
     fn validate_fields(&self) -> Result<()> {
-        validate_text("model", Some(&self.model), 1, usize::MAX)?;
-        validate_text("prompt", self.prompt.as_ref(), 0, MAX_PROMPT_CHARS)?;
-        validate_text("negative_prompt", self.negative_prompt.as_ref(), 0, MAX_PROMPT_CHARS)?;
-        validate_text("external_task_id", self.external_task_id.as_ref(), 1, usize::MAX)?;
-        self.validate_cfg_scale()?;
-        self.validate_masks()?;
-        if let Some(camera) = self.camera_control {
-            camera.validate()?;
+        require(!self.model.is_empty(), "model", format_args!("must not be empty"))?;
+        if self.is_default_model() {
+            self.validate_model_rules()?;
+        }
+        // JSON has no other numbers.
+        let camera_amount = self.camera_control.and_then(|camera| camera.wire_format().1);
+        let amounts =
+            [("cfg_scale", self.cfg_scale), ("camera_control", camera_amount.map(|c| c.1))];
+        for (field, amount) in amounts {
+            let amount = amount.unwrap_or_default();
+            require(amount.is_finite(), field, format_args!("is {amount}; must be finite"))?;
         }
         if let Some(id) = &self.client_request_id {
             validate_client_request_id(id, MAX_CLIENT_REQUEST_ID_LEN - ATTEMPT_SUFFIX_LEN)?;
         }
-        self.validate_extra()
+        let reserved = self.extra.keys().find(|field| RESERVED_FIELDS.contains(&field.as_str()));
+        reserved.map_or(Ok(()), |field| {
+            let problem = format_args!("must not be an extra field: ImageToVideo sets it itself");
+            require(false, field, problem)
+        })
     }
 
-    fn validate_cfg_scale(&self) -> Result<()> {
-        match self.cfg_scale {
-            Some(scale) if !(0.0..=1.0).contains(&scale) => Err(Error::invalid_request(
-                "cfg_scale",
-                format!("`cfg_scale` is {scale}; must be between 0.0 and 1.0"),
-            )),
-            _ => Ok(()),
+    /// The documented rules of [`MODEL`]. Those of other models are left to the server.
+    fn validate_model_rules(&self) -> Result<()> {
+        let prompts = [("prompt", &self.prompt), ("negative_prompt", &self.negative_prompt)];
+        for (field, prompt) in prompts {
+            let chars = prompt.as_ref().map_or(0, |prompt| prompt.chars().count());
+            let most = MAX_PROMPT_CHARS;
+            let problem = format_args!("has {chars} characters; must have at most {most}");
+            require(chars <= most, field, problem)?;
         }
+        let scale = self.cfg_scale.unwrap_or_default();
+        let problem = format_args!("is {scale}; must be between 0.0 and 1.0");
+        require((0.0..=1.0).contains(&scale), "cfg_scale", problem)?;
+
+        let (field, masks) = ("dynamic_masks", self.dynamic_masks.len());
+        let problem = format_args!("has {masks} masks; must have at most {MAX_DYNAMIC_MASKS}");
+        require(masks <= MAX_DYNAMIC_MASKS, field, problem)?;
+        for points in self.dynamic_masks.iter().map(|mask| mask.trajectory.len()) {
+            let problem =
+                format_args!("has a trajectory of length {points}; must have 2 to 77 points");
+            require(TRAJECTORY_POINTS.contains(&points), field, problem)?;
+        }
+
+        let Some(camera) = self.camera_control else { return Ok(()) };
+        let field = "camera_control";
+        if let (_, Some((axis, amount))) = camera.wire_format() {
+            let is_valid = amount != 0.0 && amount.abs() <= MAX_CAMERA_AMOUNT;
+            let problem = format_args!("{axis} is {amount}; must be between -10 and 10 and not 0");
+            require(is_valid, field, problem)?;
+        }
+        let problem = format_args!("must not be combined with masks; remove one of the two");
+        require(self.masks().next().is_none(), field, problem)
     }
 
-    fn validate_masks(&self) -> Result<()> {
-        let masks = self.dynamic_masks.len();
-        if masks > MAX_DYNAMIC_MASKS {
-            return Err(Error::invalid_request(
-                "dynamic_masks",
-                format!("`dynamic_masks` has {masks} masks; must have at most {MAX_DYNAMIC_MASKS}"),
-            ));
-        }
-        for mask in &self.dynamic_masks {
-            let points = mask.trajectory.len();
-            if !TRAJECTORY_POINTS.contains(&points) {
-                return Err(Error::invalid_request(
-                    "dynamic_masks",
-                    format!(
-                        "`dynamic_masks` has a trajectory of length {points}; must have 2 to 77 \
-                         points"
-                    ),
-                ));
-            }
-        }
-        if self.camera_control.is_some() && (masks > 0 || self.static_mask.is_some()) {
-            return Err(Error::invalid_request(
-                "camera_control",
-                "`camera_control` must not be combined with masks; remove one of the two",
-            ));
-        }
-        Ok(())
-    }
-
-    fn validate_extra(&self) -> Result<()> {
-        match self.extra.keys().find(|field| RESERVED_FIELDS.contains(&field.as_str())) {
-            Some(field) => Err(Error::invalid_request(
-                field,
-                format!("`{field}` must not be an extra field: ImageToVideo sets it itself"),
-            )),
-            None => Ok(()),
-        }
-    }
-
+    /// The JSON of all fields, `image_url` last, so that the image can be streamed after it. `mask`
+    /// returns what is sent of a mask.
     fn to_json(
         &self,
         image_url: &str,
-        mask_value: impl Fn(&Image, &str) -> Result<String>,
+        mask: &dyn Fn(&Image, &str) -> Result<String>,
     ) -> Result<Vec<u8>> {
-        let static_mask = self.static_mask.as_ref();
-        let json = RequestJson {
-            model: &self.model,
-            kind: "image-to-video",
-            prompt: self.prompt.as_deref(),
-            negative_prompt: self.negative_prompt.as_deref(),
-            duration: self.duration.map(VideoDuration::as_secs),
-            cfg_scale: self.cfg_scale,
-            static_mask: static_mask.map(|mask| mask_value(mask, "static_mask")).transpose()?,
-            dynamic_masks: self
-                .dynamic_masks
-                .iter()
-                .map(|mask| {
-                    let trajectories = mask.trajectory.as_slice();
-                    Ok(MaskJson { mask: mask_value(&mask.mask, "dynamic_masks")?, trajectories })
-                })
-                .collect::<Result<_>>()?,
-            camera_control: self.camera_control.map(CameraControl::to_json),
-            external_task_id: self.external_task_id.as_deref(),
-            extra: &self.extra,
-            image_url,
-        };
-        serde_json::to_vec(&json).map_err(|e| {
-            Error::invalid_request("extra", format!("`extra` cannot be serialized as JSON: {e}"))
-        })
-    }
-}
+        let mut dynamic_masks = Vec::new();
+        for DynamicMask { mask: image, trajectory } in &self.dynamic_masks {
+            let mask = mask(image, "dynamic_masks")?;
+            dynamic_masks.push(MaskJson { mask, trajectories: trajectory });
+        }
+        let static_mask = self.static_mask.as_ref().map(|image| mask(image, "static_mask"));
 
-/// The fields in the order they are sent: `image_url` is last, so that it can be streamed.
-#[derive(Serialize)]
-struct RequestJson<'a> {
-    model: &'a str,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompt: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    negative_prompt: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    duration: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cfg_scale: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    static_mask: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    dynamic_masks: Vec<MaskJson<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    camera_control: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    external_task_id: Option<&'a str>,
-    #[serde(flatten)]
-    extra: &'a Map<String, Value>,
-    image_url: &'a str,
+        let mut fields = JsonFields { json: b"{".to_vec(), result: Ok(()) };
+        fields.add("model", Some(self.model.as_str()));
+        fields.add("type", Some("image-to-video"));
+        fields.add("prompt", self.prompt.as_deref());
+        fields.add("negative_prompt", self.negative_prompt.as_deref());
+        fields.add("duration", self.duration.map(|d| Value::from(d.as_secs())).as_ref());
+        fields.add("cfg_scale", self.cfg_scale.map(Value::from).as_ref());
+        fields.add("static_mask", static_mask.transpose()?.as_deref());
+        fields.add("dynamic_masks", Some(&*dynamic_masks).filter(|masks| !masks.is_empty()));
+        fields.add("camera_control", self.camera_control.map(CameraControl::to_json).as_ref());
+        fields.add("external_task_id", self.external_task_id.as_deref());
+        for (name, value) in &self.extra {
+            fields.add(name, Some(value));
+        }
+        let JsonFields { mut json, result } = fields;
+        result.map_err(|e| {
+            Error::invalid_request("extra", format!("`extra` cannot be serialized as JSON: {e}"))
+        })?;
+        json.extend(b"\"image_url\":\"");
+        // Validated: it has nothing that JSON escapes.
+        json.extend(image_url.bytes());
+        Ok(json)
+    }
 }
 
 #[derive(Serialize)]
 struct MaskJson<'a> {
     mask: String,
-    #[serde(serialize_with = "serialize_points")]
-    trajectories: &'a [(i32, i32)],
+    trajectories: &'a [Point],
 }
 
-fn serialize_points<S: serde::Serializer>(
-    trajectory: &[(i32, i32)],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    struct Point {
-        x: i32,
-        y: i32,
-    }
-    serializer.collect_seq(trajectory.iter().map(|&(x, y)| Point { x, y }))
+/// Writes the fields of a JSON object, each with a comma after it.
+struct JsonFields {
+    json: Vec<u8>,
+    result: serde_json::Result<()>,
 }
 
-fn validate_text(field: &str, value: Option<&String>, min: usize, max: usize) -> Result<()> {
-    let Some(value) = value else { return Ok(()) };
-    let chars = value.chars().count();
-    if chars < min {
-        return Err(Error::invalid_request(field, format!("`{field}` must not be empty")));
+impl JsonFields {
+    /// Adds a field, if it has a value.
+    fn add<T: Serialize + ?Sized>(&mut self, name: &str, value: Option<&T>) {
+        let (Some(value), Ok(())) = (value, &self.result) else { return };
+        let json = &mut self.json;
+        self.result = serde_json::to_writer(&mut *json, name).and_then(|()| {
+            json.push(b':');
+            serde_json::to_writer(&mut *json, value)
+        });
+        json.push(b',');
     }
-    if chars > max {
-        let message = format!("`{field}` has {chars} characters; must have at most {max}");
-        return Err(Error::invalid_request(field, message));
+}
+
+/// Fails with the problem of this field unless its rule holds.
+fn require(holds: bool, field: &str, problem: fmt::Arguments<'_>) -> Result<()> {
+    match holds {
+        true => Ok(()),
+        false => Err(Error::invalid_request(field, format!("`{field}` {problem}"))),
     }
-    Ok(())
 }
 
 /// Checked here, because the server silently drops an invalid id, and a create whose response is

@@ -7,12 +7,12 @@ use serde_json::Value;
 
 use crate::error::{ApiError, Error, Result};
 use crate::model::generation::{JsonObject, ResponseMetadata};
-use crate::model::retry_after::parse_retry_after;
+use crate::model::retry_after::{parse_http_date, parse_retry_after};
 use crate::operation::Operation;
 use crate::redact::{sanitize, snippet};
 
 /// The response headers that this crate reads.
-pub(crate) const RESPONSE_HEADERS: [&str; 11] = [
+pub(crate) const RESPONSE_HEADERS: [&str; 12] = [
     "x-inference-id",
     "x-client-request-id",
     "x-request-id",
@@ -21,6 +21,7 @@ pub(crate) const RESPONSE_HEADERS: [&str; 11] = [
     "retry-after",
     "content-type",
     "content-encoding",
+    "date",
     "content-range",
     "etag",
     "last-modified",
@@ -58,7 +59,11 @@ impl Headers {
     }
 
     pub(crate) fn retry_after(&self) -> Option<Duration> {
-        parse_retry_after(self.get("retry-after")?, SystemTime::now())
+        let retry_after = self.get("retry-after")?;
+        // A date is one of the server's clock.
+        let date = self.get("date").and_then(parse_http_date).map(Duration::from_secs);
+        let now = date.and_then(|date| SystemTime::UNIX_EPOCH.checked_add(date));
+        parse_retry_after(retry_after, now.unwrap_or_else(SystemTime::now))
     }
 }
 
@@ -106,12 +111,20 @@ impl Response {
             true => "empty response body",
             false => "response is not a JSON object",
         };
-        Error::invalid_response(self.operation, message, self.status, snippet(&self.body), Some(e))
+        self.decode_error(message, Some(e))
     }
 
     /// The error for a successful response that lacks a required field.
     pub(crate) fn invalid_response(&self, message: &str) -> Error {
-        Error::invalid_response(self.operation, message, self.status, snippet(&self.body), None)
+        self.decode_error(message, None)
+    }
+
+    /// An error with what the server says, since some errors come with a status of success.
+    fn decode_error(&self, message: &str, source: Option<serde_json::Error>) -> Error {
+        let words = error_message(&self.json().unwrap_or_default()).as_deref().map(sanitize);
+        let (status, body) = (Some(self.status), snippet(&self.body));
+        let source = source.map(Into::into);
+        Error::invalid_response(self.operation, message, words, status, body, source)
     }
 
     /// The error for a response with an error status.
@@ -137,22 +150,15 @@ impl Response {
                 || is_status("status") && (is_text("/error/name") || is_text("/error/data/kind")))
     }
 
-    /// Parses every known form of the API's error bodies. The message is in `message` or in
-    /// `error.message`, as a string or a list of strings, or it is `error` itself.
     fn parse_api_error(&self) -> ApiError {
         let body: Value = self.json().unwrap_or_default();
         let error = body.get("error").unwrap_or(&Value::Null);
         let string = |value: Option<&Value>| value.and_then(Value::as_str).map(sanitize);
-        let message = body
-            .get("message")
-            .and_then(parse_message)
-            .or_else(|| error.get("message").and_then(parse_message))
-            .or_else(|| string(Some(error)));
         ApiError {
             status: self.status,
-            message,
+            message: error_message(&body).as_deref().map(sanitize),
             name: string(error.get("name")),
-            kind: string(error.get("data").and_then(|data| data.get("kind"))),
+            kind: string(error.pointer("/data/kind")),
             request_id: string(body.get("requestId"))
                 .or_else(|| self.headers.get("x-request-id").map(sanitize)),
             retry_after: self.headers.retry_after(),
@@ -162,26 +168,61 @@ impl Response {
     }
 }
 
-fn parse_message(message: &Value) -> Option<String> {
-    match message {
-        Value::String(text) => Some(sanitize(text)),
+/// What the JSON of an error says, in any form seen: a string, a list of problems, or an object with
+/// one of them, which may have its location in the request.
+pub(crate) fn error_message(error: &Value) -> Option<String> {
+    let message = match error {
+        Value::String(text) => text.clone(),
         Value::Array(items) => {
-            let lines: Vec<&str> = items.iter().filter_map(Value::as_str).collect();
-            (!lines.is_empty()).then(|| sanitize(&lines.join("; ")))
+            items.iter().filter_map(error_message).collect::<Vec<_>>().join("; ")
         }
-        _ => None,
-    }
+        Value::Object(fields) => {
+            let mut names = ["message", "error", "detail", "msg"].iter();
+            let message = names.find_map(|name| error_message(fields.get(*name)?))?;
+            match fields.get("loc") {
+                Some(Value::Array(path)) => {
+                    let part = |part: &Value| match part.as_u64() {
+                        Some(index) => Some(index.to_string()),
+                        None => part.as_str().map(str::to_owned),
+                    };
+                    let path = path.iter().filter_map(part).reduce(|path, part| path + "." + &part);
+                    format!("{}: {message}", path.unwrap_or_default())
+                }
+                _ => message,
+            }
+        }
+        _ => return None,
+    };
+    Some(message).filter(|message| !message.is_empty())
 }
 
 /// Percent-encodes a query value (RFC 3986). Ids with `:` and `/` are in use.
 pub(crate) fn encode_query(value: &str) -> String {
-    let mut encoded = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(byte.into());
+    percent_encode(value.as_bytes(), |byte, _| b"-._~".contains(&byte))
+}
+
+/// Percent-encodes what a URI must not contain (RFC 3986) in the part of a URL after its host, as
+/// browsers do. All else stays as it is, to the byte.
+pub(crate) fn encode_uri(text: &str) -> String {
+    let mut has_fragment = false;
+    percent_encode(text.as_bytes(), |byte, rest| match (byte, rest) {
+        (b'%', [a, b, ..]) => a.is_ascii_hexdigit() && b.is_ascii_hexdigit(),
+        (b'#', _) => !std::mem::replace(&mut has_fragment, true),
+        _ => b"-._~:/?@!$&'()*+,;=".contains(&byte),
+    })
+}
+
+/// Encodes all bytes but letters, digits and those to `keep`, which also gets the bytes after it.
+pub(crate) fn percent_encode(text: &[u8], mut keep: impl FnMut(u8, &[u8]) -> bool) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    let mut remaining = text;
+    while let [byte, rest @ ..] = remaining {
+        if byte.is_ascii_alphanumeric() || keep(*byte, rest) {
+            encoded.push((*byte).into());
         } else {
             encoded += &format!("%{byte:02X}");
         }
+        remaining = rest;
     }
     encoded
 }

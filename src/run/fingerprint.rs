@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::hash::Hash;
+use crate::model::image::ImageRules;
 use crate::model::request::ImageToVideo;
 
 /// What tells a request from others in a [`Journal`](crate::Journal): its base URL, route and model,
@@ -51,7 +52,8 @@ impl RequestFingerprint {
             image: image.or_else(|| request.image().as_url().map(|url| hash(url.as_bytes()))),
             masks: request
                 .masks()
-                .map(|mask| mask.open_mask("mask").ok().map(|mask| hash(mask.as_bytes())))
+                .map(|mask| mask.open_mask("mask", ImageRules::DataUri))
+                .map(|mask| mask.ok().map(|mask| hash(mask.as_bytes())))
                 .collect(),
         })
     }

@@ -98,8 +98,8 @@ pub trait Journal {
     /// generation.
     ///
     /// This is the way on from a create whose outcome stays unknown, and from a generation that has
-    /// ended without a video but may have been charged. Finished videos are not affected. Without
-    /// an unfinished run, nothing is written.
+    /// ended without a video but may have been charged. Finished videos are not affected, and
+    /// calling it again changes nothing.
     ///
     /// # Errors
     /// Those of [`entries`](Self::entries) and [`append`](Self::append).

@@ -59,7 +59,8 @@ impl DownloadResponse {
         let (kind, encoding) = (header("content-type"), header("content-encoding"));
         let message = format!("{problem} (Content-Type: {kind}, Content-Encoding: {encoding})");
         let body = snippet(&self.key.redact_json(start));
-        Error::invalid_response(Operation::Download, message, self.status, body, None)
+        let status = Some(self.status);
+        Error::invalid_response(Operation::Download, &message, None, status, body, None)
     }
 
     /// Reads the body of an error response, to its end or as far as possible.

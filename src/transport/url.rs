@@ -7,6 +7,7 @@ use ureq::http::uri::Authority;
 
 use crate::api_key::ApiKey;
 use crate::error::{Error, Result};
+use crate::model::response::percent_encode;
 
 pub(super) fn validate_base_url(base_url: &str, key: &ApiKey) -> Result<Uri> {
     let invalid = |message: &str| Error::config(format!("base_url {message}"));
@@ -80,14 +81,9 @@ pub(super) fn is_local(host: &str) -> bool {
 /// Trims a URL and percent-encodes the bytes that a URI must not contain, as browsers and curl do.
 /// All others stay as they are, since the URL may be signed.
 pub(super) fn encode_url(url: &[u8]) -> String {
-    let mut encoded = String::with_capacity(url.len());
-    for &byte in url.trim_ascii() {
-        match byte {
-            b'!'..=b'~' if !br#""<>\^`{|}"#.contains(&byte) => encoded.push(byte.into()),
-            _ => encoded += &format!("%{byte:02X}"),
-        }
-    }
-    encoded
+    percent_encode(url.trim_ascii(), |byte, _| {
+        byte.is_ascii_graphic() && !br#""<>\^`{|}"#.contains(&byte)
+    })
 }
 
 /// For an invalid port ureq uses the default one, and would send the request to another server.

@@ -10,6 +10,7 @@ mod helpers;
 mod client;
 mod download;
 mod errors;
+mod image_kinds;
 mod images;
 mod list;
 mod media;
@@ -18,6 +19,7 @@ mod requests;
 mod responses;
 mod sandbox;
 mod sandbox_money;
+mod statuses;
 mod video_hosts;
 mod wait;
 

@@ -241,7 +241,7 @@ fn error_string_is_message() {
 #[test]
 fn error_detail_list_is_joined() {
     let error = deserialized("generation-error-detail-list.json").error.unwrap();
-    assert_eq!(error.message, "Image too small; Prompt rejected");
+    assert_eq!(error.message, "body.image_url: Image too small; body.prompt: Prompt rejected");
 }
 
 #[test]
@@ -500,7 +500,7 @@ fn out_of_credits_is_detected_by_error_kind() {
     let error = api_error(403, "error-403-credits.json");
     assert!(error.is_out_of_credits());
     assert_eq!(error.server_message(), Some("You've run out of credits"));
-    assert!(error.to_string().contains("top up the account"), "{error}");
+    assert!(error.to_string().contains("balance()"), "{error}");
 }
 
 #[test]

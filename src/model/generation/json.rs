@@ -5,6 +5,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
+use crate::model::response::error_message;
+
 use super::{
     Generation, GenerationError, GenerationId, JsonObject, ResponseMetadata, Status, Usage, Video,
 };
@@ -15,9 +17,7 @@ impl Generation {
         mut fields: JsonObject,
         requested_id: Option<&GenerationId>,
     ) -> Option<Self> {
-        let id = take_parsed(&mut fields, "id", GenerationId::from_value)
-            .or_else(|| take_parsed(&mut fields, "generation_id", GenerationId::from_value))
-            .or_else(|| requested_id.cloned())?;
+        let id = take_id(&mut fields, ["id", "generation_id"]).or_else(|| requested_id.cloned())?;
         let status =
             take_parsed(&mut fields, "status", |status| Some(Status::from(status.as_str()?)))
                 .unwrap_or_else(|| Status::Other("unknown".to_owned()));
@@ -41,29 +41,37 @@ impl Generation {
 fn take_video(fields: &mut JsonObject, id: &GenerationId) -> Option<Video> {
     let field = fields.get_mut("video")?;
     if let Value::Array(items) = field {
-        let video = Video::from_value(items.first()?, id)?;
+        let video = Video::take_from(items.first_mut()?, id)?;
         items.remove(0);
         return Some(video);
     }
-    let video = Video::from_value(field, id)?;
+    let video = Video::take_from(field, id)?;
     fields.remove("video");
     Some(video)
 }
 
 impl Video {
-    /// `None` if it has no URL.
-    fn from_value(value: &Value, id: &GenerationId) -> Option<Self> {
-        let fields = value.as_object()?;
-        let url = fields.get("url").and_then(Value::as_str).filter(|url| !url.is_empty())?;
+    /// Takes the video from an object, or from a string, which is its URL. Without a URL there is
+    /// none, and the value stays as it is.
+    fn take_from(value: &mut Value, id: &GenerationId) -> Option<Self> {
+        let url = match &mut *value {
+            Value::Object(fields) => fields.get_mut("url")?,
+            other => other,
+        };
+        let url = match url {
+            Value::String(url) if !url.is_empty() => std::mem::take(url),
+            _ => return None,
+        };
         let mut video = Self::new(id.clone(), url);
+        let Value::Object(fields) = value.take() else { return Some(video) };
         for (name, value) in fields {
             match (name.as_str(), value) {
                 ("url", _) => {}
                 ("duration", Value::Number(number)) => video.duration = number.as_f64(),
-                ("content_type", Value::String(text)) => video.content_type = Some(text.clone()),
-                ("file_name", Value::String(text)) => video.file_name = Some(text.clone()),
+                ("content_type", Value::String(text)) => video.content_type = Some(text),
+                ("file_name", Value::String(text)) => video.file_name = Some(text),
                 ("file_size", value) if value.is_u64() => video.file_size = value.as_u64(),
-                _ => drop(video.extra.insert(name.clone(), value.clone())),
+                (_, value) => drop(video.extra.insert(name, value)),
             }
         }
         Some(video)
@@ -105,14 +113,13 @@ impl Serialize for Video {
 impl<'de> Deserialize<'de> for Video {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut fields = JsonObject::deserialize(deserializer)?;
-        let id = take_parsed(&mut fields, "generation_id", GenerationId::from_value)
-            .or_else(|| take_parsed(&mut fields, "id", GenerationId::from_value))
+        let id = take_id(&mut fields, ["generation_id", "id"])
             .ok_or_else(|| D::Error::missing_field("id"))?;
         let usage = match fields.remove("generation_usage") {
             Some(usage) => Usage::from_value(&usage),
             None => take_parsed(&mut fields, "usage", Usage::from_value),
         };
-        let video = Self::from_value(&fields.into(), &id);
+        let video = Self::take_from(&mut fields.into(), &id);
         let video = video.ok_or_else(|| D::Error::missing_field("url"))?;
         Ok(Self { usage, ..video })
     }
@@ -164,25 +171,10 @@ impl GenerationError {
         let message = match &raw {
             Value::Null => return None,
             Value::String(text) => text.clone(),
-            other => parse_error_message(other)
+            other => error_message(other)
                 .unwrap_or_else(|| serde_json::to_string(other).unwrap_or_default()),
         };
         Some(Self { name, message, raw })
-    }
-}
-
-fn parse_error_message(error: &Value) -> Option<String> {
-    if let Some(message) = error.get("message").and_then(Value::as_str) {
-        return Some(message.to_owned());
-    }
-    match error.get("detail")? {
-        Value::String(text) => Some(text.clone()),
-        Value::Array(items) => {
-            let messages: Vec<&str> =
-                items.iter().filter_map(|item| item.get("msg")?.as_str()).collect();
-            (!messages.is_empty()).then(|| messages.join("; "))
-        }
-        _ => None,
     }
 }
 
@@ -217,6 +209,10 @@ pub(crate) fn take_parsed<T>(
     let value = fields.get(field).and_then(parse)?;
     fields.remove(field);
     Some(value)
+}
+
+fn take_id(fields: &mut JsonObject, names: [&str; 2]) -> Option<GenerationId> {
+    names.iter().find_map(|name| take_parsed(fields, name, GenerationId::from_value))
 }
 
 fn take_object(fields: &mut JsonObject, field: &str) -> JsonObject {

@@ -1,168 +1,132 @@
-//! Formats and dimensions of images, from their first bytes.
+//! Kinds of files and dimensions of images, from their first bytes.
 
-use std::io::{self, Read, Seek};
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::io::{self, BufReader, Read, Seek};
 
-use crate::error::{Error, Result};
-use crate::operation::Operation;
+pub(super) const JPEG: &str = "image/jpeg";
+pub(super) const PNG: &str = "image/png";
 
-/// The image formats that Kling accepts.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum ImageFormat {
-    Jpeg,
-    Png,
+/// How many bytes [`detect`] needs.
+pub(super) const MAGIC_LEN: u64 = 16;
+
+/// Kinds of files: where they have which bytes, what they are, and the media type of those that are
+/// images. The first match counts.
+const KINDS: [(usize, &[u8], &str, &str); 17] = [
+    (0, b"\xFF\xD8\xFF", "a JPEG", JPEG),
+    // Has image data that only Apple's decoders read.
+    (12, b"CgBI", "an iPhone's CgBI PNG", ""),
+    (0, b"\x89PNG\r\n\x1A\n", "a PNG", PNG),
+    (0, b"GIF8", "a GIF", "image/gif"),
+    (0, b"BM", "a BMP", "image/bmp"),
+    (8, b"WEBP", "a WebP", "image/webp"),
+    (4, b"ftypavif", "an AVIF", "image/avif"),
+    (4, b"ftypavis", "an AVIF", "image/avif"),
+    (4, b"ftyphei", "a HEIC", "image/heic"),
+    (4, b"ftyphev", "a HEIC", "image/heic"),
+    (4, b"ftypmif1", "a HEIF", "image/heif"),
+    (4, b"ftypmsf1", "a HEIF", "image/heif"),
+    (4, b"ftyp", "a video", ""),
+    (0, b"II\x2A\0", "a TIFF", "image/tiff"),
+    (0, b"MM\0\x2A", "a TIFF", "image/tiff"),
+    (0, b"<", "text (SVG or HTML)", ""),
+    (0, b"%PDF", "a PDF", ""),
+];
+
+/// What starts with these bytes, and its media type if it is an image. Empty if not known.
+pub(super) fn detect(magic: &[u8]) -> (&'static str, &'static str) {
+    let has = |at: usize, bytes| magic.get(at..).is_some_and(|rest| rest.starts_with(bytes));
+    let kind = KINDS.iter().find(|(at, bytes, ..)| has(*at, bytes));
+    kind.map_or(("", ""), |(_, _, name, media_type)| (*name, *media_type))
 }
 
-impl ImageFormat {
-    pub(crate) fn data_uri_prefix(self) -> &'static str {
-        match self {
-            Self::Jpeg => "data:image/jpeg;base64,",
-            Self::Png => "data:image/png;base64,",
-        }
-    }
-
-    /// Detects the format by the first bytes. The error is another format, if it is a known one.
-    pub(super) fn detect(magic: &[u8]) -> Result<Self, Option<&'static str>> {
-        match magic {
-            [0xFF, 0xD8, 0xFF, ..] => Ok(Self::Jpeg),
-            [0x89, b'P', b'N', b'G', 0x0D, 0x0A, 0x1A, 0x0A, ..] => Ok(Self::Png),
-            [b'G', b'I', b'F', b'8', ..] => Err(Some("a GIF")),
-            [b'B', b'M', ..] => Err(Some("a BMP")),
-            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Err(Some("a WebP")),
-            [_, _, _, _, b'f', b't', b'y', b'p', b'a', b'v', b'i', b'f', ..] => {
-                Err(Some("an AVIF"))
-            }
-            [_, _, _, _, b'f', b't', b'y', b'p', b'h', b'e', b'i', ..] => Err(Some("a HEIC")),
-            [b'I', b'I', 0x2A, 0, ..] | [b'M', b'M', 0, 0x2A, ..] => Err(Some("a TIFF")),
-            [b'<', ..] => Err(Some("text (SVG or HTML)")),
-            _ => Err(None),
-        }
-    }
-}
-
-/// Why the dimensions could not be read from a header.
-pub(super) enum HeaderError {
-    Truncated,
-    Malformed(&'static str),
+/// What is wrong with an image.
+pub(super) enum Flaw {
+    /// To be read after the image's name.
+    Invalid(Cow<'static, str>),
     Io(io::Error),
 }
 
-impl HeaderError {
-    pub(super) fn into_error(self, field: &str, name: &str) -> Error {
-        match self {
-            Self::Truncated => Error::invalid_request(
-                field,
-                format!("{name} is truncated within its header; must be a complete JPEG or PNG"),
-            ),
-            Self::Malformed(reason) => Error::invalid_request(
-                field,
-                format!("{name} has a malformed header: {reason}; must be a valid JPEG or PNG"),
-            ),
-            Self::Io(e) => read_error(name, e),
-        }
+impl Flaw {
+    fn malformed(reason: &str) -> Self {
+        let must = "must be a valid JPEG or PNG";
+        Self::Invalid(format!("has a malformed header: {reason}; {must}").into())
     }
 }
 
-impl From<io::Error> for HeaderError {
+impl From<io::Error> for Flaw {
     fn from(e: io::Error) -> Self {
         match e.kind() {
-            io::ErrorKind::UnexpectedEof => Self::Truncated,
+            io::ErrorKind::UnexpectedEof => Self::Invalid(
+                "is truncated within its header; must be a complete JPEG or PNG".into(),
+            ),
             _ => Self::Io(e),
         }
     }
 }
 
-/// Reads the width and the height from a header.
+/// Reads the width and the height from the header of a JPEG or PNG.
 pub(super) fn dimensions(
-    format: ImageFormat,
-    header: &mut io::BufReader<impl Read + Seek>,
-) -> Result<(u32, u32), HeaderError> {
-    match format {
-        ImageFormat::Png => png_dimensions(header),
-        ImageFormat::Jpeg => jpeg_dimensions(header),
+    media_type: &str,
+    header: &mut BufReader<impl Read + Seek>,
+) -> Result<(u32, u32), Flaw> {
+    match media_type {
+        PNG => png_dimensions(header),
+        _ => jpeg_dimensions(header),
     }
 }
 
 /// Reads the IHDR chunk, which always comes first: length, type, width, height.
-fn png_dimensions(data: &mut impl Read) -> Result<(u32, u32), HeaderError> {
-    let mut signature = [0; 8];
-    data.read_exact(&mut signature)?;
-    if read_u32(data)? != 13 || read_u32(data)? != u32::from_be_bytes(*b"IHDR") {
-        return Err(HeaderError::Malformed("the first chunk is not IHDR"));
+fn png_dimensions(data: &mut BufReader<impl Read + Seek>) -> Result<(u32, u32), Flaw> {
+    data.seek_relative(8)?;
+    if read_uint(data, 4)? != 13 || read_uint(data, 4)? != u32::from_be_bytes(*b"IHDR") {
+        return Err(Flaw::malformed("the first chunk is not IHDR"));
     }
-    Ok((read_u32(data)?, read_u32(data)?))
+    Ok((read_uint(data, 4)?, read_uint(data, 4)?))
 }
 
-/// Skips segments (EXIF, color profiles, …) up to the frame header.
-fn jpeg_dimensions(data: &mut io::BufReader<impl Read + Seek>) -> Result<(u32, u32), HeaderError> {
-    const START_OF_IMAGE: u8 = 0xD8;
-    const END_OF_IMAGE: u8 = 0xD9;
-    const START_OF_SCAN: u8 = 0xDA;
-    let mut start_of_image = [0; 2];
-    data.read_exact(&mut start_of_image)?;
+/// Skips segments (EXIF, color profiles, …) up to the frame header: length, precision, height, width.
+fn jpeg_dimensions(data: &mut BufReader<impl Read + Seek>) -> Result<(u32, u32), Flaw> {
+    const START_OF_IMAGE: u32 = 0xD8;
+    const END_OF_IMAGE: u32 = 0xD9;
+    const START_OF_SCAN: u32 = 0xDA;
+    data.seek_relative(2)?;
     loop {
         match next_marker(data)? {
             // Markers without a segment.
             0x01 | 0xD0..=0xD7 => {}
             // All frame headers. C4 (tables), C8 (reserved) and CC (arithmetic coding) are not.
-            0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => return frame_dimensions(data),
-            START_OF_IMAGE | END_OF_IMAGE | START_OF_SCAN => {
-                return Err(HeaderError::Malformed("image data before the frame header"));
+            0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => {
+                read_uint(data, 3)?;
+                let height = read_uint(data, 2)?;
+                return Ok((read_uint(data, 2)?, height));
             }
-            _ => skip_segment(data)?,
+            START_OF_IMAGE | END_OF_IMAGE | START_OF_SCAN => {
+                return Err(Flaw::malformed("image data before the frame header"));
+            }
+            _ => {
+                let length = read_uint(data, 2)?.checked_sub(2);
+                let length = length.ok_or_else(|| Flaw::malformed("invalid segment length"))?;
+                // Unlike `seek`, this keeps the buffer: a file can have millions of short segments.
+                data.seek_relative(length.into())?;
+            }
         }
     }
 }
 
-fn next_marker(data: &mut impl Read) -> Result<u8, HeaderError> {
-    if read_u8(data)? != 0xFF {
-        return Err(HeaderError::Malformed("missing segment marker"));
-    }
-    // A marker may be preceded by any number of fill bytes.
+/// Skips stray bytes, as decoders do, and any number of fill bytes.
+fn next_marker(data: &mut impl Read) -> Result<u32, Flaw> {
+    let mut previous = 0;
     loop {
-        match read_u8(data)? {
-            0xFF => {}
-            0 => return Err(HeaderError::Malformed("missing segment marker")),
-            marker => return Ok(marker),
+        match (previous, read_uint(data, 1)?) {
+            (0xFF, marker @ 0x01..0xFF) => return Ok(marker),
+            (_, byte) => previous = byte,
         }
     }
 }
 
-fn skip_segment(data: &mut io::BufReader<impl Read + Seek>) -> Result<(), HeaderError> {
-    let length = read_u16(data)?;
-    let remaining =
-        length.checked_sub(2).ok_or(HeaderError::Malformed("invalid segment length"))?;
-    // Unlike `seek`, this keeps the buffer: a file can have millions of short segments.
-    data.seek_relative(remaining.into())?;
-    Ok(())
-}
-
-fn frame_dimensions(data: &mut impl Read) -> Result<(u32, u32), HeaderError> {
-    let _length = read_u16(data)?;
-    let _precision = read_u8(data)?;
-    let height = read_u16(data)?;
-    let width = read_u16(data)?;
-    Ok((width.into(), height.into()))
-}
-
-fn read_u8(data: &mut impl Read) -> io::Result<u8> {
-    let mut bytes = [0; 1];
-    data.read_exact(&mut bytes)?;
-    Ok(u8::from_be_bytes(bytes))
-}
-
-fn read_u16(data: &mut impl Read) -> io::Result<u16> {
-    let mut bytes = [0; 2];
-    data.read_exact(&mut bytes)?;
-    Ok(u16::from_be_bytes(bytes))
-}
-
-fn read_u32(data: &mut impl Read) -> io::Result<u32> {
+/// Reads a big-endian number of 1 to 4 bytes.
+fn read_uint(data: &mut impl Read, len: usize) -> io::Result<u32> {
     let mut bytes = [0; 4];
-    data.read_exact(&mut bytes)?;
+    data.read_exact(bytes.get_mut(4 - len..).unwrap_or_default())?;
     Ok(u32::from_be_bytes(bytes))
-}
-
-pub(super) fn read_error(name: &str, e: io::Error) -> Error {
-    Error::io(Operation::Validate, Some(PathBuf::from(name)), "failed to read the image", e)
 }
