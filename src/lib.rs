@@ -186,7 +186,7 @@
 //! one file and one thread per concurrent video; the threads are almost always asleep. After the
 //! first error that [`is_out_of_credits`](Error::is_out_of_credits), continue with a client whose
 //! limit is [`max_generations(0)`](ClientBuilder::max_generations): it fetches what is paid for and
-//! creates nothing. The examples `batch` and `resume` in the repository are complete programs.
+//! creates nothing. The examples `generate` and `batch` in the repository are complete programs.
 //!
 //! # More than one machine
 //!
