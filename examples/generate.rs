@@ -1,162 +1,252 @@
-//! Turns an image into a video in three steps, with progress: create, wait, download.
+//! Turns an image into a video, with progress. It can be interrupted at any point and started
+//! again, and pays once.
 //!
 //! `cargo run --example generate` needs no API key: without one it uses the sandbox, a bundled mock
 //! server that runs in this process and returns a sample video.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod common;
 
 use std::error::Error as _;
 use std::ffi::{OsStr, OsString};
-use std::fmt::Display;
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
-use kling_video::sandbox::Sandbox;
+use indicatif::ProgressBar;
 use kling_video::{
-    Client, ClientBuilder, Error, Event, EventKind, Image, ImageToVideo, VideoDuration, WaitOptions,
+    Client, Error, ErrorKind, Event, EventKind, FileJournal, GenerationId, Image, ImageToVideo,
+    Journal as _, JournalEntry, Usage, VideoDuration,
 };
 use lexopt::prelude::*;
 
+use common::{
+    Demo, Result, SAMPLE_IMAGES, cancelled_by_ctrl_c, connect, cost, exit_code, print_line,
+    print_note, style, with_causes,
+};
+
 const HELP: &str = "\
 Turns an image into a video with Kling 2.1 Pro on AI/ML API.
+The same command again continues where the last one stopped,
+and does not pay again.
 
 Usage: cargo run --example generate -- [OPTIONS] [IMAGE]
 
 Arguments:
-  [IMAGE]  Path of a JPEG or PNG file, or an http:// or https:// URL.
-           Defaults to a sample image in this repository
+  [IMAGE]  Path or https:// URL of a JPEG or PNG image.
+           Defaults to a sample image
 
 Options:
   --prompt TEXT           What should happen in the video
-  --negative-prompt TEXT  What should not appear in the video
-  --duration 5|10         Duration of the video in seconds. Defaults to the API's default, 5
-  --cfg-scale NUMBER      How closely to follow the prompt, from 0.0 to 1.0. Defaults to the API's
-                          default, 0.5
-  --out FILE              File to write the video to. Defaults to kling-video.mp4
-  --sandbox               Use the sandbox even if an API key is set
+  --negative-prompt TEXT  What should not appear in it
+  --duration 5|10         Seconds of video. Defaults to the
+                          API's default, 5
+  --cfg-scale NUMBER      How closely to follow the prompt,
+                          from 0.0 to 1.0. Defaults to the
+                          API's default, 0.5
+  --out FILE              The file to write. Defaults to
+                          kling-video.mp4
+  --interval SECONDS      Time between two polls. Defaults
+                          to 10
+  --resume ID             Fetch the video of a generation
+                          that was created anywhere
+  --abandon               Give up the unfinished generation
+                          of FILE, so that the next run pays
+                          for a new one
+  --sandbox               Use the sandbox even if an API key
+                          is set
   -h, --help              Print this help
 
-The API key is read from AIML_API_KEY, AIMLAPI_API_KEY or AIMLAPI_KEY. Without one, the sandbox is
-used: offline, free of charge, and always with the same sample video.
+The API key is read from AIML_API_KEY, AIMLAPI_API_KEY or
+AIMLAPI_KEY. Without one, the sandbox is used: offline, free
+of charge, and always with the same sample video.
+KLING_BASE_URL sets another URL for the API.
 ";
 
 fn main() -> ExitCode {
-    let args = match Args::parse() {
-        Ok(Some(args)) => args,
-        Ok(None) => {
-            print_line(HELP.trim_end());
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            eprintln!("error: {error}\nTry '--help' for more information.");
-            return ExitCode::from(2);
-        }
+    let Some(args) = Args::parse().transpose() else {
+        print_line(HELP.trim_end());
+        return ExitCode::SUCCESS;
     };
-    match run(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            print_error(&error, &args.out);
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(args.map_err(Into::into).and_then(|args| match args.abandon {
+        true => abandon(&args.out),
+        false => run(&args),
+    }))
 }
 
-fn run(args: &Args) -> kling_video::Result<()> {
-    let bar = ProgressBar::no_length();
-    // The sandbox stops when it is dropped.
-    let (builder, _sandbox) = connect(args.sandbox)?;
-    let client = builder.build()?.with_event_handler({
-        let bar = bar.clone();
-        move |event| show_progress(&bar, event)
-    });
-
-    start_step(&bar, "Uploading {wide_bar} {bytes} of {total_bytes}");
-    let generation = client.create(&args.request())?;
-    // The generation is paid for. With this id any process can wait for the video and download it.
-    bar.suspend(|| print_line(format_args!("Generation: {}", generation.id)));
-
-    start_step(&bar, "Waiting {spinner} {msg} {elapsed}");
-    let video = client.wait(&generation.id)?;
-
-    start_step(&bar, "Downloading {wide_bar} {bytes} of {total_bytes}");
-    let bytes = client.download(&video, &args.out)?;
-    bar.finish_and_clear();
-    print_line(format_args!("Video:      {} ({bytes} bytes)", args.out.display()));
+fn run(args: &Args) -> Result<()> {
+    let (builder, demo) = connect(args.sandbox, args.interval)?;
+    let client = builder.build()?.with_cancel_token(cancelled_by_ctrl_c()?);
+    match (demo, &args.resume) {
+        (None, None) => {}
+        // A download would replace any file.
+        (None, Some(_)) => check_replaceable(&args.out, b"")?,
+        (Some(demo), None) => return run_demo(&client, args, &demo),
+        (Some(_), Some(_)) => return Err("--resume needs an API key".into()),
+    }
+    let fetched = generate(&client, args, &args.out);
+    fetched.map_err(|error| with_way_on(&error, args))?.print(&args.out);
     Ok(())
 }
 
-/// Returns a builder for the API if an API key is set, else for a sandbox, which is also returned.
-fn connect(sandbox: bool) -> kling_video::Result<(ClientBuilder, Option<Sandbox>)> {
-    match Client::builder_from_env() {
-        Ok(builder) if !sandbox => {
-            print_line("Using AI/ML API with the key from the environment. This costs money.");
-            Ok((builder, None))
-        }
-        _ => {
-            let sandbox = Sandbox::start()?;
-            print_line("Using the sandbox, a bundled mock server: offline and free of charge.");
-            print_line("It returns a sample video. To use the API, set AIML_API_KEY.");
-            // Slow enough for the progress to be visible.
-            sandbox.complete_after_polls(7);
-            let interval = Duration::from_millis(300);
-            let options = WaitOptions::new().initial_delay(interval).interval(interval);
-            Ok((sandbox.client_builder().wait_options(options), Some(sandbox)))
+/// Generates the video in the sandbox's temporary directory and copies it out.
+fn run_demo(client: &Client, args: &Args, demo: &Demo) -> Result<()> {
+    let path = demo.dir.join("sample.mp4");
+    let fetched = generate(client, args, &path).map_err(|error| {
+        with_causes(&error) + "\nThe sandbox ends with this run. The next one starts anew."
+    })?;
+    let sample = fs::read(path)?;
+    // The last run may have written a part of it.
+    check_replaceable(&args.out, &sample)?;
+    fs::write(&args.out, sample)?;
+    fetched.print(&args.out);
+    print_line("That is what the sandbox reports. Nothing was paid.");
+    Ok(())
+}
+
+/// Protects videos that were paid for: the file may have only the content that is given, or a part
+/// of it from the beginning, and no journal.
+fn check_replaceable(out: &Path, content: &[u8]) -> Result<()> {
+    let is_not_found = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+    let has_journal = match FileJournal::for_target(out) {
+        Ok(_) => true,
+        Err(e) => !e.source().and_then(|e| e.downcast_ref()).is_some_and(is_not_found),
+    };
+    let is_replaceable = match fs::read(out) {
+        Ok(bytes) => content.starts_with(&bytes),
+        Err(e) => is_not_found(&e),
+    };
+    if has_journal || !is_replaceable {
+        let out = out.display();
+        return Err(
+            format!("{out} exists, or has a journal; choose another file with --out").into()
+        );
+    }
+    Ok(())
+}
+
+/// A video in a file.
+struct Fetched {
+    id: GenerationId,
+    bytes: u64,
+    usage: Option<Usage>,
+    reused: bool,
+}
+
+impl Fetched {
+    fn print(&self, out: &Path) {
+        print_line(format_args!("Generation: {}", self.id));
+        print_line(format_args!("Video:      {} ({} bytes)", out.display(), self.bytes));
+        print_line(format_args!("Cost:       {}", cost(self.usage)));
+        if self.reused {
+            print_line("Reused:     it was already there; nothing was requested");
         }
     }
 }
 
-/// Resets the progress bar for the next step. It is displayed only on a terminal.
-fn start_step(bar: &ProgressBar, template: &str) {
-    let style = ProgressStyle::with_template(template);
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
-    bar.set_message("created");
-    bar.unset_length();
-    bar.reset();
-    bar.enable_steady_tick(Duration::from_millis(100));
+fn generate(client: &Client, args: &Args, path: &Path) -> kling_video::Result<Fetched> {
+    let bar = ProgressBar::no_length();
+    let client = client.with_event_handler({
+        let bar = bar.clone();
+        move |event| show_progress(&bar, event)
+    });
+    let fetched = match &args.resume {
+        None => client.generate_to(&args.request(), path).map(|saved| Fetched {
+            id: saved.id,
+            bytes: saved.bytes,
+            usage: saved.usage,
+            reused: saved.reused,
+        }),
+        Some(id) => client.wait(id).and_then(|video| {
+            let bytes = client.download(&video, path)?;
+            Ok(Fetched { id: video.id, bytes, usage: video.usage, reused: false })
+        }),
+    };
+    bar.finish_and_clear();
+    fetched
 }
 
+const RETRYING: &str = "retrying";
+
+/// Shows progress: on a terminal in a bar, elsewhere as a line per change of state.
 fn show_progress(bar: &ProgressBar, event: &Event<'_>) {
     match event.kind {
         EventKind::Uploading { sent, total, .. } => {
-            bar.set_length(total);
-            bar.set_position(sent);
+            show_state(bar, "uploading", Some((sent, total)));
         }
-        EventKind::Polled { generation, .. } => bar.set_message(generation.status.to_string()),
+        // With the id any process can get the video, so it must not be lost.
+        EventKind::Created { generation, .. } => bar.suspend(|| {
+            print_line(format_args!("Created and paid for: {}", generation.id));
+        }),
+        EventKind::Recovered => bar.suspend(|| {
+            print_line("Found the generation of the interrupted create.");
+        }),
+        EventKind::Polled { generation, .. } => show_state(bar, generation.status.as_str(), None),
         EventKind::Downloading { received, total, .. } => {
-            bar.set_length(total.unwrap_or(received));
-            bar.set_position(received);
+            show_state(bar, "downloading", Some((received, total.unwrap_or(received))));
         }
         EventKind::Retrying { delay, error, .. } => {
-            bar.suspend(|| eprintln!("{error}; retrying in {delay:.1?}"));
+            if bar.message() != RETRYING {
+                bar.suspend(|| print_note(format_args!("{error}; retrying in {delay:.1?}")));
+            }
+            show_state(bar, RETRYING, None);
         }
         _ => {}
     }
 }
 
-/// Prints a line. Unlike `println!`, it does not panic if stdout is closed (`| head`), which is no
-/// reason to abort once the video is paid for.
-fn print_line(line: impl Display) {
-    let _ = writeln!(io::stdout(), "{line}");
+/// `bytes` are those transferred and their total.
+fn show_state(bar: &ProgressBar, state: &str, bytes: Option<(u64, u64)>) {
+    if bar.message() != state {
+        let template = match bytes {
+            Some(_) => "{msg} {wide_bar} {bytes} of {total_bytes}",
+            None => "{msg} {spinner} {elapsed}",
+        };
+        bar.set_style(style(template));
+        bar.set_message(state.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(100));
+        if bar.is_hidden() {
+            print_note(format_args!("{state} ({} s)", bar.elapsed().as_secs()));
+        }
+    }
+    if let Some((transferred, total)) = bytes {
+        bar.set_position(transferred);
+        bar.set_length(total);
+    }
 }
 
-/// Prints the error, its causes, and how to get a video that is already paid for.
-fn print_error(error: &Error, out: &Path) {
-    eprintln!("error: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        eprintln!("  caused by: {error}");
-        cause = error.source();
+/// Adds how to get a video that may be paid for.
+fn with_way_on(error: &Error, args: &Args) -> String {
+    let (mut text, out) = (with_causes(error), args.out.display());
+    if error.may_have_been_billed() || error.kind() == ErrorKind::Cancelled {
+        text += "\nTo continue, run the same command again. It does not pay again.";
     }
-    match error.generation_id() {
-        Some(id) if error.may_have_been_billed() => {
-            eprintln!("To get this video without paying again:");
-            eprintln!("  let video = client.wait(&{:?}.parse()?)?;", id.as_ref());
-            eprintln!("  client.download(&video, {out:?})?;");
-        }
-        _ => {}
+    if args.resume.is_some() || !error.may_have_been_billed() {
+        return text;
     }
+    if let Some(id) = error.generation_id() {
+        text += &format!("\nOn another machine: generate --resume {id}");
+    }
+    if matches!(error.kind(), ErrorKind::CreateUnknown | ErrorKind::GenerationFailed) {
+        text += &format!("\nTo give it up and pay for a new one: generate --abandon --out {out}");
+    }
+    text
+}
+
+/// Gives up what earlier runs may have paid for.
+fn abandon(out: &Path) -> Result<()> {
+    let mut journal = FileJournal::for_target(out)?;
+    let entries = journal.entries()?;
+    if matches!(entries.last(), Some(JournalEntry::Saved { .. })) {
+        return Err(format!("{} is finished; there is nothing to abandon", out.display()).into());
+    }
+    journal.abandon()?;
+    print_line("Abandoned. The next run pays for a new generation.");
+    if let Some(id) = entries.iter().rev().find_map(JournalEntry::id) {
+        print_line(format_args!("To get the last one: generate --resume {id}"));
+    }
+    Ok(())
 }
 
 struct Args {
@@ -166,21 +256,26 @@ struct Args {
     duration: Option<VideoDuration>,
     cfg_scale: Option<f64>,
     out: PathBuf,
+    interval: Duration,
+    resume: Option<GenerationId>,
+    abandon: bool,
     sandbox: bool,
 }
 
 impl Args {
     /// Returns `None` if help was requested.
     fn parse() -> Result<Option<Self>, lexopt::Error> {
-        let default_image = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/image.jpg");
         let mut image = None;
         let mut args = Self {
-            image: Image::file(default_image),
+            image: Image::file(Path::new(SAMPLE_IMAGES).join("image.jpg")),
             prompt: None,
             negative_prompt: None,
             duration: None,
             cfg_scale: None,
             out: PathBuf::from("kling-video.mp4"),
+            interval: Duration::from_secs(10),
+            resume: None,
+            abandon: false,
             sandbox: false,
         };
         let mut parser = lexopt::Parser::from_env();
@@ -192,6 +287,9 @@ impl Args {
                 Long("duration") => args.duration = Some(parse_duration(&parser.value()?)?),
                 Long("cfg-scale") => args.cfg_scale = Some(parse_cfg_scale(&parser.value()?)?),
                 Long("out") => args.out = parse_out(parser.value()?)?,
+                Long("interval") => args.interval = parse_interval(&parser.value()?)?,
+                Long("resume") => args.resume = Some(parser.value()?.parse()?),
+                Long("abandon") => args.abandon = true,
                 Long("sandbox") => args.sandbox = true,
                 Short('h') | Long("help") => return Ok(None),
                 _ => return Err(arg.unexpected()),
@@ -239,6 +337,13 @@ fn parse_cfg_scale(value: &OsStr) -> Result<f64, String> {
     scale
         .filter(|scale| (0.0..=1.0).contains(scale))
         .ok_or_else(|| format!("--cfg-scale must be from 0.0 to 1.0, got {}", value.display()))
+}
+
+fn parse_interval(value: &OsStr) -> Result<Duration, String> {
+    let seconds = value.to_str().and_then(|text| text.parse().ok());
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| format!("--interval must be a number of seconds, got {}", value.display()))
 }
 
 /// Checks the path, so that nothing is paid for if the video cannot be written to it.

@@ -72,7 +72,7 @@ pub enum EventKind<'a> {
         /// The new generation.
         generation: &'a Generation,
     },
-    /// `generate_to` found the generation of a create whose response was lost.
+    /// A durable run found the generation of a create whose response was lost.
     Recovered,
     /// A generation that is being waited for was retrieved.
     #[non_exhaustive]

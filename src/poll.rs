@@ -741,7 +741,7 @@ mod tests {
         let error = poller.wait_for(Known::Completed, &WaitOptions::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::GenerationFailed);
         assert!(error.may_have_been_billed());
-        assert_eq!(poller.poll_times(), [10, 20, 30, 40, 50, 60, 70]);
+        assert_eq!(poller.poll_times().last(), Some(&70));
     }
 
     #[test]
