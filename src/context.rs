@@ -233,7 +233,7 @@ impl TimeLimit {
     }
 
     fn error(&self, operation: Operation, source: Option<Error>) -> Error {
-        Error::wait_timeout(self.started.elapsed(), None, source).with_operation(operation)
+        Error::wait_timeout(self.started.elapsed(), source).with_operation(operation)
     }
 }
 

@@ -5,6 +5,7 @@ mod mp4;
 mod partial_file;
 mod target;
 
+use std::borrow::Cow;
 use std::mem;
 use std::time::Instant;
 
@@ -311,7 +312,7 @@ fn starts_like_html(start: &[u8]) -> bool {
         .any(|tag| start.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag)))
 }
 
-fn invalid(message: &str, recovery: Recovery) -> AttemptError {
+fn invalid(message: impl Into<Cow<'static, str>>, recovery: Recovery) -> AttemptError {
     AttemptError(Error::decode(OPERATION, message), recovery)
 }
 

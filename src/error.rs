@@ -9,10 +9,10 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::generation::{Generation, GenerationId, Status};
+use crate::model::generation::{Generation, GenerationId};
 use crate::operation::Operation;
 
-use self::display::{DisplayApiError, DisplayDuration, DisplayPath};
+use self::display::{DisplayDuration, DisplayErrorResponse};
 
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -110,11 +110,18 @@ impl fmt::Display for ErrorKind {
 /// ```
 pub struct Error(Box<Inner>);
 
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
 struct Inner {
-    repr: ErrorRepr,
+    kind: ErrorKind,
     operation: Operation,
     /// Why the request was made, if it was only needed to continue another step.
     reason: Option<String>,
+    message: Cow<'static, str>,
+    source: Option<Source>,
+    response: Option<Box<ErrorResponse>>,
+    /// The request's invalid field.
+    field: Option<String>,
     id: Option<GenerationId>,
     generation: Option<Box<Generation>>,
     client_request_id: Option<String>,
@@ -129,52 +136,10 @@ struct Inner {
     resumable: Option<Operation>,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum ErrorRepr {
-    #[error("{message}")]
-    Config { message: String, source: Option<Source> },
-    #[error("{message}")]
-    InvalidRequest { field: String, message: String },
-    #[error("max_generations({limit}) is reached for this client; nothing was sent")]
-    GenerationLimit { limit: u32 },
-    #[error("cannot connect to {peer}")]
-    Connect { peer: String, source: Source },
-    #[error("{message}")]
-    Transport { message: &'static str, source: Source },
-    #[error("timed out waiting for the server")]
-    Timeout { source: Source },
-    #[error("{}", DisplayApiError(.0))]
-    Api(Box<ApiError>),
-    #[error("{message}")]
-    Decode {
-        message: String,
-        server_message: Option<String>,
-        status: Option<u16>,
-        body: String,
-        source: Option<Source>,
-    },
-    #[error("no usable response was received; the generation may exist and be billed")]
-    CreateUnknown { source: Error },
-    #[error("the generation failed and is not charged: {message}")]
-    GenerationFailed { message: String },
-    #[error("the generation ended without a video and may have been charged: {message}")]
-    GenerationEnded { message: String },
-    #[error("timed out after {}", DisplayDuration(*.elapsed))]
-    WaitTimeout { elapsed: Duration, status: Option<Status>, source: Option<Error> },
-    #[error("cancelled")]
-    Cancelled,
-    #[error("{journal}: {message}")]
-    Journal { journal: String, message: String, source: Option<Source> },
-    #[error("not attempted: {reason}")]
-    NotAttempted { reason: String },
-    #[error("{}{message}", DisplayPath(.path))]
-    Io { path: Option<PathBuf>, message: Cow<'static, str>, source: io::Error },
-}
-
-/// An error response: its status and what its body and headers say.
+/// A response that is an error or cannot be used: what its body and headers say.
 #[derive(Debug, Default)]
-pub(crate) struct ApiError {
-    pub(crate) status: u16,
+pub(crate) struct ErrorResponse {
+    pub(crate) status: Option<u16>,
     pub(crate) message: Option<String>,
     pub(crate) name: Option<String>,
     pub(crate) kind: Option<String>,
@@ -185,7 +150,7 @@ pub(crate) struct ApiError {
     pub(crate) body: String,
 }
 
-impl ApiError {
+impl ErrorResponse {
     /// A 403 has several meanings; the vendor's kind (in its spelling) or name identifies this one.
     fn is_out_of_credits(&self) -> bool {
         self.kind.as_deref().is_some_and(|kind| kind.starts_with("err_insuff"))
@@ -195,71 +160,86 @@ impl ApiError {
 
 impl Error {
     #[cold]
-    fn new(operation: Operation, repr: ErrorRepr) -> Self {
+    fn new(kind: ErrorKind, operation: Operation, message: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Inner {
-            repr,
+            kind,
             operation,
             reason: None,
+            message: message.into(),
+            source: None,
+            response: None,
+            field: None,
             id: None,
             generation: None,
             client_request_id: None,
             attempts: 1,
             not_idempotent: false,
             not_created: false,
-            may_be_billed: false,
+            may_be_billed: kind == ErrorKind::CreateUnknown,
             resumable: None,
         }))
     }
 
-    pub(crate) fn config(message: impl Into<String>) -> Self {
-        Self::new(Operation::Build, ErrorRepr::Config { message: message.into(), source: None })
+    #[cold]
+    fn with_source(mut self, source: impl Into<Source>) -> Self {
+        self.0.source = Some(source.into());
+        self
     }
 
-    pub(crate) fn config_with_source(
-        message: impl Into<String>,
-        source: impl Into<Source>,
-    ) -> Self {
-        let source = Some(source.into());
-        Self::new(Operation::Build, ErrorRepr::Config { message: message.into(), source })
+    pub(crate) fn config(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Config, Operation::Build, message)
+    }
+
+    pub(crate) fn config_with_source(message: &'static str, source: impl Into<Source>) -> Self {
+        Self::config(message).with_source(source)
     }
 
     /// `message` is a complete sentence: it names the thing, what is wrong, and what is allowed.
-    pub(crate) fn invalid_request(field: &str, message: impl Into<String>) -> Self {
-        let (field, message) = (field.into(), message.into());
-        Self::new(Operation::Validate, ErrorRepr::InvalidRequest { field, message })
+    pub(crate) fn invalid_request(field: &str, message: impl Into<Cow<'static, str>>) -> Self {
+        let mut error = Self::new(ErrorKind::InvalidRequest, Operation::Validate, message);
+        error.0.field = Some(field.to_owned());
+        error
     }
 
     pub(crate) fn generation_limit(limit: u32) -> Self {
-        Self::new(Operation::Create, ErrorRepr::GenerationLimit { limit })
+        let message =
+            format!("max_generations({limit}) is reached for this client; nothing was sent");
+        Self::new(ErrorKind::GenerationLimit, Operation::Create, message)
     }
 
-    pub(crate) fn connect(operation: Operation, peer: impl Into<String>, source: Source) -> Self {
-        Self::new(operation, ErrorRepr::Connect { peer: peer.into(), source })
+    pub(crate) fn connect(operation: Operation, peer: impl fmt::Display, source: Source) -> Self {
+        let message = format!("cannot connect to {peer}");
+        Self::new(ErrorKind::Connect, operation, message).with_source(source)
     }
 
     pub(crate) fn transport(operation: Operation, source: Source) -> Self {
-        Self::new(operation, ErrorRepr::Transport { message: "connection lost", source })
+        Self::new(ErrorKind::Transport, operation, "connection lost").with_source(source)
     }
 
     /// A server that rejects a large upload often just closes the connection, and its response is
     /// lost.
     pub(crate) fn during_upload(mut self) -> Self {
-        if let ErrorRepr::Transport { message, .. } = &mut self.0.repr {
-            *message = "connection lost during the upload; the server may have rejected it";
+        if self.0.kind == ErrorKind::Transport {
+            let message = "connection lost during the upload; the server may have rejected it";
+            self.0.message = message.into();
         }
         self
     }
 
     pub(crate) fn timeout(operation: Operation, source: Source) -> Self {
-        Self::new(operation, ErrorRepr::Timeout { source })
+        let message = "timed out waiting for the server";
+        Self::new(ErrorKind::Timeout, operation, message).with_source(source)
     }
 
-    pub(crate) fn api(operation: Operation, error: ApiError) -> Self {
-        Self::new(operation, ErrorRepr::Api(Box::new(error)))
+    pub(crate) fn api(operation: Operation, response: ErrorResponse) -> Self {
+        let message = DisplayErrorResponse(&response).to_string();
+        let mut error = Self::new(ErrorKind::Api, operation, message);
+        error.0.response = Some(Box::new(response));
+        error
     }
 
-    pub(crate) fn decode(operation: Operation, message: impl Into<String>) -> Self {
-        Self::invalid_response(operation, &message.into(), None, None, String::new(), None)
+    pub(crate) fn decode(operation: Operation, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Decode, operation, message)
     }
 
     /// A response that cannot be used, with what the server says in it and the start of its body.
@@ -273,54 +253,63 @@ impl Error {
     ) -> Self {
         let words = server_message.as_ref().map(|words| format!(": {words}"));
         let message = [message, words.as_deref().unwrap_or_default()].concat();
-        Self::new(operation, ErrorRepr::Decode { message, server_message, status, body, source })
+        let mut error = Self::decode(operation, message);
+        let response =
+            ErrorResponse { status, message: server_message, body, ..ErrorResponse::default() };
+        error.0.response = Some(Box::new(response));
+        error.0.source = source;
+        error
     }
 
     pub(crate) fn create_unknown(source: Error) -> Self {
-        Self::new(Operation::Create, ErrorRepr::CreateUnknown { source }).not_idempotent()
+        let message = "no usable response was received; the generation may exist and be billed";
+        let error = Self::new(ErrorKind::CreateUnknown, Operation::Create, message);
+        error.with_source(source).not_idempotent()
     }
 
-    pub(crate) fn generation_failed(operation: Operation, message: String) -> Self {
-        Self::new(operation, ErrorRepr::GenerationFailed { message })
+    pub(crate) fn generation_failed(operation: Operation, reason: String) -> Self {
+        let message = format!("the generation failed and is not charged: {reason}");
+        let mut error = Self::new(ErrorKind::GenerationFailed, operation, message);
+        let message = Some(reason);
+        error.0.response = Some(Box::new(ErrorResponse { message, ..ErrorResponse::default() }));
+        error
     }
 
     /// Canceled, expired, moderated, or failed after it was completed: not documented as free.
-    pub(crate) fn generation_ended(operation: Operation, message: String) -> Self {
-        Self::new(operation, ErrorRepr::GenerationEnded { message })
+    pub(crate) fn generation_ended(operation: Operation, reason: String) -> Self {
+        let message =
+            format!("the generation ended without a video and may have been charged: {reason}");
+        let mut error = Self::generation_failed(operation, reason).may_be_billed();
+        error.0.message = message.into();
+        error
     }
 
-    pub(crate) fn wait_timeout(
-        elapsed: Duration,
-        status: Option<Status>,
-        source: Option<Error>,
-    ) -> Self {
-        Self::new(Operation::Wait, ErrorRepr::WaitTimeout { elapsed, status, source })
+    pub(crate) fn wait_timeout(elapsed: Duration, source: Option<Error>) -> Self {
+        let message = format!("timed out after {}", DisplayDuration(elapsed));
+        let mut error = Self::new(ErrorKind::WaitTimeout, Operation::Wait, message);
+        error.0.source = source.map(Source::from);
+        error
     }
 
     pub(crate) fn cancelled(operation: Operation) -> Self {
-        Self::new(operation, ErrorRepr::Cancelled)
+        Self::new(ErrorKind::Cancelled, operation, "cancelled")
     }
 
     /// `journal` is what the message calls it.
-    pub(crate) fn journal(journal: impl Into<String>, message: impl Into<String>) -> Self {
-        let (journal, message) = (journal.into(), message.into());
-        Self::new(Operation::GenerateTo, ErrorRepr::Journal { journal, message, source: None })
+    pub(crate) fn journal(journal: &str, message: impl AsRef<str>) -> Self {
+        let message = format!("{journal}: {}", message.as_ref());
+        Self::new(ErrorKind::Journal, Operation::GenerateTo, message)
     }
 
+    /// The source of a journal's error may be one of this crate already.
     pub(crate) fn journal_with_source(
-        journal: impl Into<String>,
-        message: impl Into<String>,
+        journal: &str,
+        message: &str,
         source: impl Into<Source>,
     ) -> Self {
-        let (journal, message, source) = (journal.into(), message.into(), Some(source.into()));
-        Self::new(Operation::GenerateTo, ErrorRepr::Journal { journal, message, source })
-    }
-
-    /// The error of a journal, which may be one of this crate already.
-    pub(crate) fn from_journal(journal: String, message: &str, source: Source) -> Self {
-        match source.downcast::<Self>() {
+        match source.into().downcast::<Self>() {
             Ok(error) => *error,
-            Err(source) => Self::journal_with_source(journal, message, source),
+            Err(source) => Self::journal(journal, message).with_source(source),
         }
     }
 
@@ -331,12 +320,17 @@ impl Error {
         message: impl Into<Cow<'static, str>>,
         source: io::Error,
     ) -> Self {
-        Self::new(operation, ErrorRepr::Io { path, message: message.into(), source })
+        let message = message.into();
+        let message = match path {
+            Some(path) => format!("{}: {message}", path.display()).into(),
+            None => message,
+        };
+        Self::new(ErrorKind::Io, operation, message).with_source(source)
     }
 
-    pub(crate) fn not_attempted(reason: impl Into<String>) -> Self {
-        let reason = reason.into();
-        Self::new(Operation::GenerateAllTo, ErrorRepr::NotAttempted { reason })
+    pub(crate) fn not_attempted(reason: &str) -> Self {
+        let message = format!("not attempted: {reason}");
+        Self::new(ErrorKind::NotAttempted, Operation::GenerateAllTo, message)
     }
 
     pub(crate) fn with_operation(mut self, operation: Operation) -> Self {
@@ -383,11 +377,6 @@ impl Error {
         self
     }
 
-    /// Whether a failed generation may have been charged.
-    pub(crate) fn is_generation_ended(&self) -> bool {
-        matches!(self.0.repr, ErrorRepr::GenerationEnded { .. })
-    }
-
     /// Repeating the call is safe: its journal has recorded what was paid for.
     pub(crate) fn resumable(mut self, operation: Operation) -> Self {
         self.0.not_idempotent = false;
@@ -400,16 +389,14 @@ impl Error {
 
     /// Whether this is an error response of the API itself, and not of a gateway in front of it.
     pub(crate) fn has_vendor_marks(&self) -> bool {
-        matches!(&self.0.repr, ErrorRepr::Api(error) if error.marked)
+        self.0.response.as_ref().is_some_and(|response| response.marked)
     }
 
     /// Whether the failure is transient: a network error, or a status that may succeed later.
     pub(crate) fn is_transient(&self) -> bool {
-        match &self.0.repr {
-            ErrorRepr::Connect { .. } | ErrorRepr::Transport { .. } | ErrorRepr::Timeout { .. } => {
-                true
-            }
-            ErrorRepr::Api(error) => is_transient_status(error.status),
+        match self.0.kind {
+            ErrorKind::Connect | ErrorKind::Transport | ErrorKind::Timeout => true,
+            ErrorKind::Api => self.status().is_some_and(is_transient_status),
             _ => false,
         }
     }
@@ -424,25 +411,7 @@ fn is_transient_status(status: u16) -> bool {
 impl Error {
     /// The category of the error, to branch on.
     pub fn kind(&self) -> ErrorKind {
-        match &self.0.repr {
-            ErrorRepr::Config { .. } => ErrorKind::Config,
-            ErrorRepr::InvalidRequest { .. } => ErrorKind::InvalidRequest,
-            ErrorRepr::GenerationLimit { .. } => ErrorKind::GenerationLimit,
-            ErrorRepr::Connect { .. } => ErrorKind::Connect,
-            ErrorRepr::Transport { .. } => ErrorKind::Transport,
-            ErrorRepr::Timeout { .. } => ErrorKind::Timeout,
-            ErrorRepr::Api(_) => ErrorKind::Api,
-            ErrorRepr::Decode { .. } => ErrorKind::Decode,
-            ErrorRepr::CreateUnknown { .. } => ErrorKind::CreateUnknown,
-            ErrorRepr::GenerationFailed { .. } | ErrorRepr::GenerationEnded { .. } => {
-                ErrorKind::GenerationFailed
-            }
-            ErrorRepr::WaitTimeout { .. } => ErrorKind::WaitTimeout,
-            ErrorRepr::Cancelled => ErrorKind::Cancelled,
-            ErrorRepr::Journal { .. } => ErrorKind::Journal,
-            ErrorRepr::Io { .. } => ErrorKind::Io,
-            ErrorRepr::NotAttempted { .. } => ErrorKind::NotAttempted,
-        }
+        self.0.kind
     }
 
     /// The call, or the step of a longer call, that failed.
@@ -469,59 +438,38 @@ impl Error {
 
     /// The HTTP status, if a response was received.
     pub fn status(&self) -> Option<u16> {
-        match self.response() {
-            Some(ErrorRepr::Api(error)) => Some(error.status),
-            Some(ErrorRepr::Decode { status, .. }) => *status,
-            _ => None,
-        }
+        self.response()?.status
     }
 
     /// The server's message, or the reason it gives for a failed generation. With
     /// [`WaitTimeout`](ErrorKind::WaitTimeout), what its last response says, if that is an error.
     pub fn server_message(&self) -> Option<&str> {
-        match self.response() {
-            Some(ErrorRepr::Api(error)) => error.message.as_deref(),
-            Some(ErrorRepr::Decode { server_message, .. }) => server_message.as_deref(),
-            Some(ErrorRepr::WaitTimeout { source, .. }) => source.as_ref()?.server_message(),
-            Some(
-                ErrorRepr::GenerationFailed { message } | ErrorRepr::GenerationEnded { message },
-            ) => Some(message),
+        let own = self.response().and_then(|response| response.message.as_deref());
+        own.or_else(|| match self.0.kind {
+            ErrorKind::WaitTimeout => self.source_error()?.server_message(),
             _ => None,
-        }
+        })
     }
 
     /// The server's id of the request, to quote to the vendor's support.
     pub fn request_id(&self) -> Option<&str> {
-        let from_response = match self.response() {
-            Some(ErrorRepr::Api(error)) => error.request_id.as_deref(),
-            _ => None,
-        };
+        let from_response = self.response().and_then(|response| response.request_id.as_deref());
         from_response.or_else(|| self.generation()?.metadata.request_id.as_deref())
     }
 
     /// The delay that the server asks for before the next attempt (`Retry-After`).
     pub fn retry_after(&self) -> Option<Duration> {
-        match self.response() {
-            Some(ErrorRepr::Api(error)) => error.retry_after,
-            _ => None,
-        }
+        self.response()?.retry_after
     }
 
     /// The name of the request's invalid field, with [`ErrorKind::InvalidRequest`].
     pub fn field(&self) -> Option<&str> {
-        match &self.0.repr {
-            ErrorRepr::InvalidRequest { field, .. } => Some(field),
-            _ => None,
-        }
+        self.0.field.as_deref()
     }
 
     /// The start of the body of an error response, or of a response that could not be parsed.
     pub fn body(&self) -> Option<&str> {
-        match self.response() {
-            Some(ErrorRepr::Api(error)) => Some(error.body.as_str()),
-            Some(ErrorRepr::Decode { body, status: Some(_), .. }) => Some(body.as_str()),
-            _ => None,
-        }
+        self.response().filter(|response| response.status.is_some()).map(|response| &*response.body)
     }
 
     /// The number of requests made before giving up, at least 1.
@@ -543,7 +491,7 @@ impl Error {
 
     /// Whether the account's credits are too low for this request.
     pub fn is_out_of_credits(&self) -> bool {
-        matches!(self.response(), Some(ErrorRepr::Api(error)) if error.is_out_of_credits())
+        self.response().is_some_and(ErrorResponse::is_out_of_credits)
     }
 
     /// Whether money may have been spent.
@@ -552,19 +500,20 @@ impl Error {
     /// not proved failed, and for every error of a run of `generate_to` whose journal says that a
     /// create may have been accepted. False for a rejected create, even if it names an id.
     pub fn may_have_been_billed(&self) -> bool {
-        match &self.0.repr {
-            ErrorRepr::CreateUnknown { .. } | ErrorRepr::GenerationEnded { .. } => true,
-            ErrorRepr::GenerationFailed { .. } => false,
-            _ => self.0.may_be_billed || (self.0.id.is_some() && !self.0.not_created),
-        }
+        let exists = self.0.id.is_some() && !self.0.not_created;
+        self.0.may_be_billed || (exists && self.0.kind != ErrorKind::GenerationFailed)
     }
 
     /// The response behind the error, also if all it did was leave a create unknown.
-    fn response(&self) -> Option<&ErrorRepr> {
-        match &self.0.repr {
-            ErrorRepr::CreateUnknown { source } => source.response(),
-            repr => Some(repr),
+    fn response(&self) -> Option<&ErrorResponse> {
+        match self.0.kind {
+            ErrorKind::CreateUnknown => self.source_error()?.response(),
+            _ => self.0.response.as_deref(),
         }
+    }
+
+    fn source_error(&self) -> Option<&Error> {
+        self.0.source.as_ref()?.downcast_ref()
     }
 }
 
@@ -584,6 +533,6 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.repr.source()
+        self.0.source()
     }
 }

@@ -447,12 +447,8 @@ impl<'a> Entry<'a> {
     }
 
     fn timed_out(&mut self, now: Duration) -> Error {
-        let status = self.last.as_ref().map(|generation| generation.status.clone());
-        let error = Error::wait_timeout(
-            now.saturating_sub(self.started_at),
-            status,
-            self.last_error.take(),
-        );
+        let elapsed = now.saturating_sub(self.started_at);
+        let error = Error::wait_timeout(elapsed, self.last_error.take());
         self.with_context(error)
     }
 
@@ -482,7 +478,7 @@ fn reason(generation: &Generation) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ApiError;
+    use crate::error::ErrorResponse;
     use crate::model::request::VideoDuration;
     use std::collections::{HashMap, HashSet};
     use std::sync::Barrier;
@@ -605,7 +601,8 @@ mod tests {
 
     /// An error response with the vendor's marks.
     fn api_error(status: u16) -> Result<Generation> {
-        let error = ApiError { status, marked: true, ..ApiError::default() };
+        let error =
+            ErrorResponse { status: Some(status), marked: true, ..ErrorResponse::default() };
         Err(Error::api(Operation::Retrieve, error))
     }
 
@@ -617,7 +614,7 @@ mod tests {
     fn error_response(status: u16, retry_after: Option<Duration>) -> Result<Generation> {
         Err(Error::api(
             Operation::Retrieve,
-            ApiError { status, retry_after, ..ApiError::default() },
+            ErrorResponse { status: Some(status), retry_after, ..ErrorResponse::default() },
         ))
     }
 
@@ -868,14 +865,14 @@ mod tests {
     fn failure_of_a_completed_generation_may_have_been_charged() {
         let poller = VirtualPoller::new(|_: &_, _| status("error"));
         let error = poller.wait_for(Known::Completed, &WaitOptions::new()).unwrap_err();
-        assert!(error.is_generation_ended() && error.may_have_been_billed());
+        assert!(error.may_have_been_billed());
         let error = poller.wait_for(Known::Created, &WaitOptions::new()).unwrap_err();
-        assert!(!error.is_generation_ended() && !error.may_have_been_billed());
+        assert!(!error.may_have_been_billed());
         let seen = wait_virtually(&WaitOptions::new(), |now| match now.as_secs() {
             10 => completed_without_url(),
             _ => status("error"),
         });
-        assert!(seen.0.unwrap_err().is_generation_ended());
+        assert!(seen.0.unwrap_err().may_have_been_billed());
     }
 
     #[test]

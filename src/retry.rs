@@ -119,7 +119,7 @@ impl Default for RetryPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ApiError;
+    use crate::error::ErrorResponse;
     use crate::operation::Operation;
 
     #[test]
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn grace_is_a_minute_unless_the_delays_are_short_or_there_are_no_retries() {
-        let not_found = ApiError { status: 404, ..ApiError::default() };
+        let not_found = ErrorResponse { status: Some(404), ..ErrorResponse::default() };
         let error = Error::api(Operation::Download, not_found);
         let delay = |policy: RetryPolicy, elapsed, attempt| {
             policy.next_delay_in_grace(Duration::from_millis(elapsed), attempt, &error, u64::MAX)
@@ -157,7 +157,7 @@ mod tests {
         let error = |retry_after| {
             Error::api(
                 Operation::Retrieve,
-                ApiError { status: 429, retry_after, ..ApiError::default() },
+                ErrorResponse { status: Some(429), retry_after, ..ErrorResponse::default() },
             )
         };
         let policy = RetryPolicy::new().max_retries(2);

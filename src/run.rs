@@ -108,7 +108,7 @@ impl DurableRun<'_> {
                 let waited = self.wait(&pending);
                 self.settle(&mut record, &pending, waited).map_err(|e| pending.explain(e))
             }
-            Started::Saved { .. } => Err(Error::journal(record.name(), "has no target")),
+            Started::Saved { .. } => Err(Error::journal(&record.name(), "has no target")),
         }
     }
 
@@ -242,7 +242,7 @@ impl DurableRun<'_> {
             }
             Err(error) if error.kind() == ErrorKind::GenerationFailed => {
                 let reason = error.server_message().unwrap_or_default().to_owned();
-                record.append(match error.is_generation_ended() {
+                record.append(match error.may_have_been_billed() {
                     true => JournalEntry::Ended { id, reason },
                     false => JournalEntry::Failed { id, reason },
                 })?;
@@ -267,7 +267,7 @@ fn blocked_error(journal: String, target: Option<&Target>, blocker: Blocker) -> 
                 "belongs to another request, which may have been paid for and is not \
                  finished{create}; repeat that request to finish it, or abandon it with {abandon}"
             );
-            let error = with_id(Error::journal(journal, message).may_be_billed(), id);
+            let error = with_id(Error::journal(&journal, message).may_be_billed(), id);
             client_request_id.iter().fold(error, |error, id| error.with_client_request_id(id))
         }
         // Only an id of this request is the error's: another one would lead to another video.
@@ -277,17 +277,17 @@ fn blocked_error(journal: String, target: Option<&Target>, blocker: Blocker) -> 
                  allow to replace it with replace_videos(true)",
                 target()
             );
-            with_id(Error::journal(journal, message), own)
+            with_id(Error::journal(&journal, message), own)
         }
         Blocker::UnknownFile { own } => {
             let message =
                 format!("{} is not a video that this journal recorded; move it away", target());
-            with_id(Error::journal(journal, message), own)
+            with_id(Error::journal(&journal, message), own)
         }
         Blocker::NoIntent { id } => {
             let message = "the first entry is not `intent`; repair it, or move it away if you no \
                            longer need what its entries name";
-            with_id(Error::journal(journal, message).may_be_billed(), id)
+            with_id(Error::journal(&journal, message).may_be_billed(), id)
         }
     }
 }

@@ -1,13 +1,12 @@
 //! The text of errors: what was being done, what is wrong, and the next step.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::operation::Operation;
 use crate::redact::sanitize;
 
-use super::{ApiError, Error, ErrorKind, ErrorRepr};
+use super::{Error, ErrorKind, ErrorResponse};
 
 impl Error {
     /// Says in front of the message why the request was made.
@@ -18,11 +17,10 @@ impl Error {
 
     /// What was being done, where the rest of the message does not imply it.
     fn write_activity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use ErrorRepr as E;
-        match self.0.repr {
-            E::Config { .. } | E::InvalidRequest { .. } | E::GenerationLimit { .. } => Ok(()),
-            E::Connect { .. } | E::Cancelled | E::Journal { .. } | E::Io { .. } => Ok(()),
-            E::NotAttempted { .. } => Ok(()),
+        use ErrorKind as K;
+        match self.0.kind {
+            K::Config | K::InvalidRequest | K::GenerationLimit | K::NotAttempted => Ok(()),
+            K::Connect | K::Cancelled | K::Journal | K::Io => Ok(()),
             _ => match (self.0.operation, &self.0.id) {
                 (Operation::Create, id) if id.is_none() || self.0.not_created => {
                     f.write_str("creating a generation: ")
@@ -43,11 +41,11 @@ impl Error {
 
     fn write_attempts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let attempts = self.0.attempts;
-        match (&self.0.repr, &self.0.id) {
-            (ErrorRepr::Cancelled, _) => Ok(()),
-            (ErrorRepr::WaitTimeout { status, .. }, Some(_)) => {
-                match status {
-                    Some(status) => write!(f, " (last status: {}", sanitize(status.as_str()))?,
+        match (self.0.kind, &self.0.id) {
+            (ErrorKind::Cancelled, _) => Ok(()),
+            (ErrorKind::WaitTimeout, Some(_)) => {
+                match self.generation().map(|generation| generation.status.as_str()) {
+                    Some(status) => write!(f, " (last status: {}", sanitize(status))?,
                     None => f.write_str(" (no status received")?,
                 }
                 write!(f, ", {attempts} {})", if attempts == 1 { "poll" } else { "polls" })
@@ -64,50 +62,50 @@ impl Error {
             Some(Operation::GenerateRecorded) => "Journal",
             _ => "FileJournal",
         };
-        match (&self.0.repr, &self.0.id) {
-            (ErrorRepr::Api(error), _) => {
+        match (self.0.kind, &self.0.id) {
+            (ErrorKind::Api, _) => {
                 // The host of the video never sees the key; only the API gives a fresh URL.
                 let is_from_api =
                     self.0.operation != Operation::Download || self.0.reason.is_some();
-                if error.status == 401 && is_from_api {
+                if self.status() == Some(401) && is_from_api {
                     f.write_str("; check the API key")?;
-                } else if error.is_out_of_credits() {
+                } else if self.is_out_of_credits() {
                     f.write_str(
                         "; check the account's balance() and the spending limit of its API key",
                     )?;
-                } else if error.status == 404 && self.0.operation == Operation::Wait {
+                } else if self.status() == Some(404) && self.0.operation == Operation::Wait {
                     f.write_str("; the API does not know this generation id")?;
                 }
-                match error.retry_after {
+                match self.retry_after() {
                     Some(delay) => write!(f, "; try again in {}", DisplayDuration(delay)),
                     None => Ok(()),
                 }
             }
-            (ErrorRepr::CreateUnknown { .. }, Some(id)) if !resumable => {
+            (ErrorKind::CreateUnknown, Some(id)) if !resumable => {
                 write!(f, "; wait for generation `{id}`")
             }
-            (ErrorRepr::CreateUnknown { .. }, Some(_)) => write!(f, "; {again}"),
-            (ErrorRepr::CreateUnknown { .. }, None) if resumable => write!(
+            (ErrorKind::CreateUnknown, Some(_)) => write!(f, "; {again}"),
+            (ErrorKind::CreateUnknown, None) if resumable => write!(
                 f,
                 "; {again} later to search for it, or abandon it with {journal}::abandon to pay \
                  for a new generation",
             ),
-            (ErrorRepr::CreateUnknown { .. }, None) => match &self.0.client_request_id {
+            (ErrorKind::CreateUnknown, None) => match &self.0.client_request_id {
                 Some(id) => write!(f, "; search for it with find(\"{id}\") before creating again"),
                 None => Ok(()),
             },
-            (ErrorRepr::GenerationEnded { .. }, _) if resumable => {
+            (ErrorKind::GenerationFailed, _) if resumable && self.0.may_be_billed => {
                 write!(f, "; abandon it with {journal}::abandon to pay for a new generation")
             }
-            (ErrorRepr::WaitTimeout { .. }, Some(_)) => {
+            (ErrorKind::WaitTimeout, Some(_)) => {
                 write!(f, "; it may still be running and be billed; {again}")
             }
-            (ErrorRepr::WaitTimeout { .. }, None) => write!(f, "; {again}"),
-            (ErrorRepr::Cancelled, Some(id)) if self.0.operation == Operation::Download => {
+            (ErrorKind::WaitTimeout, None) => write!(f, "; {again}"),
+            (ErrorKind::Cancelled, Some(id)) if self.0.operation == Operation::Download => {
                 let again = if resumable { &again } else { "call download again" };
                 write!(f, "; generation `{id}` is complete: {again}")
             }
-            (ErrorRepr::Cancelled, Some(id)) if !self.0.not_created => {
+            (ErrorKind::Cancelled, Some(id)) if !self.0.not_created => {
                 write!(f, "; generation `{id}` may still be running and be billed: {again}")
             }
             _ => Ok(()),
@@ -121,8 +119,8 @@ impl fmt::Display for Error {
         if let Some(reason) = &self.0.reason {
             write!(f, "{reason}: ")?;
         }
-        let message = self.0.repr.to_string();
-        f.write_str(&message)?;
+        let message = &self.0.message;
+        f.write_str(message)?;
         self.write_attempts(f)?;
         if let (ErrorKind::CreateUnknown | ErrorKind::WaitTimeout, Some(words)) =
             (self.kind(), self.server_message())
@@ -146,16 +144,16 @@ impl fmt::Display for Error {
     }
 }
 
-pub(super) struct DisplayApiError<'a>(pub(super) &'a ApiError);
+pub(super) struct DisplayErrorResponse<'a>(pub(super) &'a ErrorResponse);
 
-impl fmt::Display for DisplayApiError<'_> {
+impl fmt::Display for DisplayErrorResponse<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let error = self.0;
-        write!(f, "server returned HTTP {}", error.status)?;
-        if let Some(message) = &error.message {
+        let response = self.0;
+        write!(f, "server returned HTTP {}", response.status.unwrap_or_default())?;
+        if let Some(message) = &response.message {
             write!(f, ": {message}")?;
         }
-        if let Some(id) = &error.request_id {
+        if let Some(id) = &response.request_id {
             write!(f, " (request id `{id}`)")?;
         }
         Ok(())
@@ -171,17 +169,6 @@ impl fmt::Display for DisplayDuration {
             secs if secs.is_multiple_of(3600) => write!(f, "{} h", secs / 3600),
             secs if secs.is_multiple_of(60) => write!(f, "{} min", secs / 60),
             secs => write!(f, "{secs} s"),
-        }
-    }
-}
-
-pub(super) struct DisplayPath<'a>(pub(super) &'a Option<PathBuf>);
-
-impl fmt::Display for DisplayPath<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(path) => write!(f, "{}: ", path.display()),
-            None => Ok(()),
         }
     }
 }

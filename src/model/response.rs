@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
 
-use crate::error::{ApiError, Error, Result};
+use crate::error::{Error, ErrorResponse, Result};
 use crate::model::generation::{JsonObject, ResponseMetadata};
 use crate::model::retry_after::{parse_http_date, parse_retry_after};
 use crate::operation::Operation;
@@ -150,12 +150,12 @@ impl Response {
                 || is_status("status") && (is_text("/error/name") || is_text("/error/data/kind")))
     }
 
-    fn parse_api_error(&self) -> ApiError {
+    fn parse_api_error(&self) -> ErrorResponse {
         let body: Value = self.json().unwrap_or_default();
         let error = body.get("error").unwrap_or(&Value::Null);
         let string = |value: Option<&Value>| value.and_then(Value::as_str).map(sanitize);
-        ApiError {
-            status: self.status,
+        ErrorResponse {
+            status: Some(self.status),
             message: error_message(&body).as_deref().map(sanitize),
             name: string(error.get("name")),
             kind: string(error.pointer("/data/kind")),

@@ -82,7 +82,7 @@ pub(crate) fn generate_all_to(
     options: &BatchOptions,
 ) -> Vec<Result<SavedVideo>> {
     if let Err(error) = validate_targets(jobs) {
-        let others = || Error::not_attempted(error.to_string());
+        let others = || Error::not_attempted(&error.to_string());
         let mut results: Vec<_> = jobs.iter().skip(1).map(|_| Err(others())).collect();
         results.insert(0, Err(error));
         return results;
@@ -275,7 +275,7 @@ impl Batch<'_> {
                 .stops
                 .iter()
                 .find(|stop| stop.only_for.as_ref().is_none_or(|only_for| *only_for == price));
-            stop.map_or(Ok(()), |stop| Err(Error::not_attempted(stop.reason.as_str())))
+            stop.map_or(Ok(()), |stop| Err(Error::not_attempted(&stop.reason)))
         };
         let context = self.run.context.for_path(path);
         let base_url = self.run.base_url.clone();

@@ -66,7 +66,7 @@ impl FileJournal {
     /// or written, if a line is invalid, or if it was written by another version of this crate.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let failed =
-            |e| Error::journal_with_source(journal_name(path.as_ref()), "failed to open", e);
+            |e| Error::journal_with_source(&journal_name(path.as_ref()), "failed to open", e);
         let path = std::path::absolute(path.as_ref()).map_err(failed)?;
         path.symlink_metadata().map_err(failed)?;
         // A child that another thread is starting holds the lock of a run that has just ended, from
@@ -100,7 +100,8 @@ impl FileJournal {
     /// # Errors
     /// [`Journal`](crate::ErrorKind::Journal) if the file cannot be written.
     pub fn abandon(&mut self) -> Result<()> {
-        Journal::abandon(self).map_err(|e| Error::from_journal(self.name(), "failed to write", e))
+        Journal::abandon(self)
+            .map_err(|e| Error::journal_with_source(&self.name(), "failed to write", e))
     }
 
     /// Opens the journal, creating it if necessary. Calls `wait` with how long to sleep while
@@ -110,11 +111,12 @@ impl FileJournal {
         mut wait: impl FnMut(Duration) -> Result<()>,
     ) -> Result<Self> {
         let name = || journal_name(&path);
-        let io_error = |message: &str, e: io::Error| Error::journal_with_source(name(), message, e);
+        let io_error =
+            |message: &str, e: io::Error| Error::journal_with_source(&name(), message, e);
         let (file, read_only) = loop {
             match path.metadata() {
                 Ok(metadata) if !metadata.is_file() => {
-                    return Err(Error::journal(name(), "not a regular file"));
+                    return Err(Error::journal(&name(), "not a regular file"));
                 }
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     return Err(io_error("failed to read", e));
@@ -132,7 +134,7 @@ impl FileJournal {
                 },
             };
             if OPEN_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner).contains(&path) {
-                return Err(Error::journal(name(), "already open in this process"));
+                return Err(Error::journal(&name(), "already open in this process"));
             }
             lock(&file, &path, &mut wait)?;
             // The file may have been deleted or replaced while this call waited.
@@ -218,7 +220,7 @@ fn lock(file: &File, path: &Path, wait: &mut impl FnMut(Duration) -> Result<()>)
             Err(TryLockError::WouldBlock) => wait(delay)?,
             Err(TryLockError::Error(e)) => {
                 let message = "failed to lock; unlocked, two runs could pay for the same video";
-                return Err(Error::journal_with_source(journal_name(path), message, e));
+                return Err(Error::journal_with_source(&journal_name(path), message, e));
             }
         }
         delay = (delay * 2).min(Duration::from_millis(500));
@@ -263,7 +265,7 @@ impl ParseError {
                  finish the run"
             ),
         };
-        let error = Error::journal(journal_name(path), message).may_be_billed();
+        let error = Error::journal(&journal_name(path), message).may_be_billed();
         let newest = || self.entries.iter().rev();
         let error = newest().find_map(JournalEntry::id).into_iter().fold(error, Error::with_id);
         let sent = newest().find_map(JournalEntry::client_request_id);

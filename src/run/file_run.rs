@@ -114,7 +114,7 @@ impl DurableRun<'_> {
             let remaining = self.options.timeout.saturating_sub(started.elapsed());
             if remaining.is_zero() {
                 let busy = Error::journal(&name, "in use by another process");
-                let timed_out = Error::wait_timeout(started.elapsed(), None, Some(busy));
+                let timed_out = Error::wait_timeout(started.elapsed(), Some(busy));
                 return Err(timed_out.with_operation(OPERATION));
             }
             match self.context.sleep(delay.min(remaining)) {

@@ -23,8 +23,8 @@ impl<'a> Record<'a> {
         source: Option<String>,
     ) -> Result<Self> {
         let entries = journal.entries();
-        let entries =
-            entries.map_err(|e| Error::from_journal(journal.name(), "failed to read", e))?;
+        let entries = entries
+            .map_err(|e| Error::journal_with_source(&journal.name(), "failed to read", e))?;
         Ok(Self { journal, entries, request, source })
     }
 
@@ -62,7 +62,7 @@ impl<'a> Record<'a> {
 
     fn write(&mut self, entry: JournalEntry) -> Result<()> {
         let written = self.journal.append(self.entries.len() as u64, &entry);
-        written.map_err(|e| Error::from_journal(self.name(), "failed to write", e))?;
+        written.map_err(|e| Error::journal_with_source(&self.name(), "failed to write", e))?;
         self.entries.push(entry);
         Ok(())
     }

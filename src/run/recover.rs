@@ -63,7 +63,7 @@ impl DurableRun<'_> {
         deadline: Option<Instant>,
     ) -> Result<GenerationId> {
         let unknown = |record: &Record<'_>, message| {
-            Error::create_unknown(Error::journal(record.name(), message))
+            Error::create_unknown(Error::journal(&record.name(), message))
         };
         let days = days_since(time, now());
         let Some(found) = self.context.find(client_request_id, days, deadline)? else {
