@@ -54,9 +54,9 @@ impl<'a> Record<'a> {
             _ => None,
         });
         let is_current = last.is_some_and(|last| self.request.matches(last));
-        let begun = if is_current { Ok(()) } else { self.begin(None) };
+        let started = if is_current { Ok(()) } else { self.begin(None) };
         let id = entry.id().cloned();
-        let written = begun.and_then(|()| self.write(entry));
+        let written = started.and_then(|()| self.write(entry));
         written.map_err(|error| id.iter().fold(error, Error::with_id))
     }
 

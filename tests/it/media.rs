@@ -19,7 +19,7 @@ struct Verdict {
 
 const ACCEPTED: Verdict = Verdict { announced: true, unannounced: true };
 const IF_ANNOUNCED: Verdict = Verdict { announced: true, unannounced: false };
-const REFUSED: Verdict = Verdict { announced: false, unannounced: false };
+const REJECTED: Verdict = Verdict { announced: false, unannounced: false };
 
 fn cut(mut file: Vec<u8>, from_end: usize) -> Vec<u8> {
     file.truncate(file.len() - from_end);
@@ -139,7 +139,7 @@ fn bytes_behind_the_last_box_are_accepted_if_the_length_was_announced() {
         ("open free box", behind(&mp4_open_box(b"free", &[0; 9])), ACCEPTED),
         ("NUL, moov last", [ftyp(), mdat(), moov(), vec![0]].concat(), IF_ANNOUNCED),
         ("NULs, fragmented", [ftyp(), moov(), fragment(), vec![0; 5]].concat(), IF_ANNOUNCED),
-        ("before the media", [ftyp(), moov(), b"junk behind".to_vec()].concat(), REFUSED),
+        ("before the media", [ftyp(), moov(), b"junk behind".to_vec()].concat(), REJECTED),
     ]);
 }
 
@@ -154,47 +154,47 @@ fn mdat_without_a_size_is_accepted_if_the_length_was_announced() {
             { [ftyp(), moov(), mp4_box(b"moof", &[0; 80]), open()].concat() },
             IF_ANNOUNCED,
         ),
-        ("open mdat without moov", [ftyp(), open()].concat(), REFUSED),
+        ("open mdat without moov", [ftyp(), open()].concat(), REJECTED),
     ]);
 }
 
 #[test]
-fn truncated_files_are_refused_whatever_was_announced() {
+fn truncated_files_are_rejected_whatever_was_announced() {
     let fragmented = || [ftyp(), moov(), fragment(), fragment()].concat();
     let long = || [ftyp(), moov(), mp4_box_64(b"mdat", &[1; 999])].concat();
     let moov_last = || [ftyp(), mdat(), moov()].concat();
     assert_verdicts(vec![
-        ("empty", Vec::new(), REFUSED),
-        ("HTML", b"<!DOCTYPE html><html><body>Log in</body></html>".to_vec(), REFUSED),
-        ("JSON", br#"{"error":"not found"}"#.to_vec(), REFUSED),
-        ("gzip", b"\x1f\x8b\x08\0\0\0\0\0\0\x03".to_vec(), REFUSED),
-        ("NULs", vec![0; 5_000], REFUSED),
-        ("no ftyp", [moov(), mdat()].concat(), REFUSED),
-        ("ftyp alone", ftyp(), REFUSED),
-        ("ftyp and moov alone", [ftyp(), moov()].concat(), REFUSED),
-        ("ftyp and mdat alone", [ftyp(), mdat()].concat(), REFUSED),
-        ("empty mdat", [ftyp(), moov(), mp4_box(b"mdat", b"")].concat(), REFUSED),
-        ("ftyp, cut", cut(ftyp(), 1), REFUSED),
-        ("mdat, last byte missing", cut(faststart(), 1), REFUSED),
-        ("mdat, half", cut(faststart(), 1_500), REFUSED),
-        ("mdat, header only", cut(faststart(), 3_000), REFUSED),
-        ("mdat, header cut", cut(faststart(), 3_004), REFUSED),
-        ("64-bit mdat, cut", cut(long(), 1), REFUSED),
-        ("64-bit mdat, header cut", cut(long(), 1_003), REFUSED),
-        ("moov last, cut", cut(moov_last(), 1), REFUSED),
-        ("moov last, header cut", cut(moov_last(), moov().len() - 5), REFUSED),
-        ("second mdat, cut", cut([faststart(), mdat()].concat(), 1), REFUSED),
-        ("fragment's mdat, cut", cut(fragmented(), 1), REFUSED),
-        ("moof, cut", cut(fragmented(), mdat().len() + 1), REFUSED),
+        ("empty", Vec::new(), REJECTED),
+        ("HTML", b"<!DOCTYPE html><html><body>Log in</body></html>".to_vec(), REJECTED),
+        ("JSON", br#"{"error":"not found"}"#.to_vec(), REJECTED),
+        ("gzip", b"\x1f\x8b\x08\0\0\0\0\0\0\x03".to_vec(), REJECTED),
+        ("NULs", vec![0; 5_000], REJECTED),
+        ("no ftyp", [moov(), mdat()].concat(), REJECTED),
+        ("ftyp alone", ftyp(), REJECTED),
+        ("ftyp and moov alone", [ftyp(), moov()].concat(), REJECTED),
+        ("ftyp and mdat alone", [ftyp(), mdat()].concat(), REJECTED),
+        ("empty mdat", [ftyp(), moov(), mp4_box(b"mdat", b"")].concat(), REJECTED),
+        ("ftyp, cut", cut(ftyp(), 1), REJECTED),
+        ("mdat, last byte missing", cut(faststart(), 1), REJECTED),
+        ("mdat, half", cut(faststart(), 1_500), REJECTED),
+        ("mdat, header only", cut(faststart(), 3_000), REJECTED),
+        ("mdat, header cut", cut(faststart(), 3_004), REJECTED),
+        ("64-bit mdat, cut", cut(long(), 1), REJECTED),
+        ("64-bit mdat, header cut", cut(long(), 1_003), REJECTED),
+        ("moov last, cut", cut(moov_last(), 1), REJECTED),
+        ("moov last, header cut", cut(moov_last(), moov().len() - 5), REJECTED),
+        ("second mdat, cut", cut([faststart(), mdat()].concat(), 1), REJECTED),
+        ("fragment's mdat, cut", cut(fragmented(), 1), REJECTED),
+        ("moof, cut", cut(fragmented(), mdat().len() + 1), REJECTED),
         (
             "mdat with a size over u64",
             [ftyp(), moov(), { [&b"\0\0\0\x01mdat"[..], &[0xFF; 8]].concat() }].concat(),
-            REFUSED,
+            REJECTED,
         ),
         (
             "mdat with a size below its header",
             { [faststart(), b"\0\0\0\x07mdat".to_vec()].concat() },
-            REFUSED,
+            REJECTED,
         ),
     ]);
     // A response without a length may have been cut between two boxes.

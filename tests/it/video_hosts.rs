@@ -151,7 +151,7 @@ fn upper_case_https_is_not_redirected_to_http() {
 }
 
 #[test]
-fn url_of_this_machine_or_its_link_is_refused_unless_the_api_is_on_it() {
+fn url_of_this_machine_or_its_link_is_rejected_unless_the_api_is_on_it() {
     let server = RawServer::start(|stream| respond(stream, "200 OK", TINY_MP4));
     let port = server.url().rsplit(':').next().unwrap().to_owned();
     let client = |base_url: &str| {
