@@ -71,25 +71,24 @@ fn run() -> Result<()> {
     let database = Database::new(&url, Duration::try_from_secs_f64(lease)?)?;
     let operands: Vec<_> = operands.iter().map(String::as_str).collect();
     match operands.as_slice() {
-        ["submit", images @ ..] if !images.is_empty() => submit(&database, images, &prompt),
+        ["submit", images @ ..] if !images.is_empty() => submit(&database, images, &prompt)?,
         ["work"] => {
             let pause = Duration::try_from_secs_f64(interval)?;
             let client = client(pause)?;
             fs::create_dir_all(&out)?;
             let out = absolute(&out)?;
             Worker { database, client, out, pause }.run(forever);
-            Ok(())
         }
         ["status"] => {
             println!("{:>6}  {:<20}  {:<32}  VIDEO, ERROR OR WORKER", "JOB", "STATE", "IMAGE");
             for [id, state, image, details] in database.status()? {
                 println!("{id:>6}  {state:<20}  {image:<32}  {details}");
             }
-            Ok(())
         }
-        ["abandon", job] => abandon(&database, job.parse()?),
-        _ => Err("expected submit, work, status or abandon; see --help".into()),
+        ["abandon", job] => abandon(&database, job.parse()?)?,
+        _ => return Err("expected submit, work, status or abandon; see --help".into()),
     }
+    Ok(())
 }
 
 fn client(interval: Duration) -> Result<Client> {

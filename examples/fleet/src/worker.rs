@@ -21,12 +21,11 @@ pub struct Worker {
 impl Worker {
     /// Works until no job is open; with `forever`, until it is killed.
     pub fn run(&self, forever: bool) {
+        let is_finished = || !forever && self.database.has_open_jobs().is_ok_and(|open| !open);
         loop {
             match self.take_job() {
                 Ok(true) => continue,
-                Ok(false) if !forever && self.database.has_open_jobs().is_ok_and(|open| !open) => {
-                    return;
-                }
+                Ok(false) if is_finished() => return,
                 Ok(false) => {}
                 Err(error) => eprintln!("{}", describe(&*error)),
             }

@@ -269,12 +269,10 @@ impl Postgres {
     }
 
     /// A program of the newest installed version, as Debian installs it, or of the `PATH`.
-    fn program(program: &str) -> String {
+    fn program(program: &str) -> PathBuf {
         let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-        let version = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
-        let newest = versions.filter_map(version).max();
-        let dir = newest.map(|version| format!("/usr/lib/postgresql/{version}/bin/"));
-        dir.unwrap_or_default() + program
+        let dirs = versions.map(|version| version.path().join("bin"));
+        dirs.filter(|dir| dir.join("initdb").exists()).max().unwrap_or_default().join(program)
     }
 
     fn as_user<'a>(&self, command: &'a mut Command) -> &'a mut Command {
