@@ -482,9 +482,11 @@ impl Error {
     /// Always false from `create` and `generate` once the last byte of a create was sent, so
     /// `while error.is_retryable() { generate() }` never pays twice.
     ///
-    /// `generate_to` never pays twice and can be called again after any error; there this says
-    /// whether calling it again at once may help. After `CreateUnknown` it usually takes a while
-    /// until the API's log lists the request.
+    /// Durable runs (`generate_to`, `generate_all_to`, `generate_recorded`) never pay twice and can be
+    /// called again after any error; there this says whether calling again at once may help. After
+    /// `CreateUnknown` it usually takes a while until the API's log lists the request. Whether an
+    /// error of the caller's own [`Journal`](crate::Journal) may pass, only the caller knows: it is
+    /// the [`source`](StdError::source).
     pub fn is_retryable(&self) -> bool {
         !self.0.not_idempotent && (self.is_transient() || self.kind() == ErrorKind::WaitTimeout)
     }

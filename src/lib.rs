@@ -235,40 +235,19 @@
 //!
 //! # More than one machine
 //!
-//! A [`GenerationId`] is a string, and the id is all that is needed: one process creates, and any
-//! other with an API key of the account waits and downloads. A table or a queue that you already
-//! operate is therefore enough. Write a row *before* the create, with your own client request id,
-//! and the id after it; then every state that a crash can leave says what to do next:
+//! Keep the record where all machines see it: [`generate_recorded`](Client::generate_recorded) is
+//! `generate_to` over a [`Journal`] of your own, such as rows of a table that you already operate.
+//! Any machine then continues what another one has begun. If two have the same job, only one gets to
+//! pay, since each position of a journal can be taken only once.
 //!
-//! | Row | Meaning | What a worker does |
-//! |---|---|---|
-//! | `request_id`, no `id` | a generation may have been created | [`find(request_id)`](Client::find); if the log does not list it, a person decides |
-//! | `id` | it is paid for | [`wait`](Client::wait), [`download`](Client::download), mark the row as done |
+//! `examples/fleet` in the repository is a complete program: any number of workers over one
+//! PostgreSQL table. Its README says what happens if a worker is killed or cut off from the
+//! database, and what this relies on.
 //!
-//! ```
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let sandbox = kling_video::sandbox::Sandbox::start()?;
-//! # let client = sandbox.client_builder().build()?;
-//! # let request = kling_video::ImageToVideo::new(kling_video::Image::url("https://example.com/cat.jpg"));
-//! # let dir = tempfile::tempdir()?;
-//! # let path = dir.path().join("cat.mp4");
-//! use kling_video::GenerationId;
-//!
-//! // INSERT INTO videos (request_id) VALUES ('order-4711')
-//! let generation = client.create(&request.client_request_id("order-4711"))?;
-//! // UPDATE videos SET id = … WHERE request_id = 'order-4711'
-//! let row = generation.id.to_string();
-//!
-//! // Later, anywhere: SELECT id FROM videos WHERE NOT done FOR UPDATE SKIP LOCKED
-//! let id: GenerationId = row.parse()?;
-//! let video = client.wait(&id)?;
-//! client.download(&video, &path)?;
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! [`Generation`], [`Video`] and [`GenerationId`] implement serde's `Serialize` and `Deserialize`.
-//! Two workers that wait for the same id cost nothing but requests.
+//! Without a journal, the [`GenerationId`] is all that is needed: one process creates, and any other
+//! with an API key of the account waits and downloads. Two that wait for the same id cost nothing but
+//! requests. [`Generation`], [`Video`] and [`GenerationId`] implement serde's `Serialize` and
+//! `Deserialize`.
 //!
 //! # Testing your own program
 //!

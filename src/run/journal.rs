@@ -31,8 +31,10 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 ///   unique key on `(job, position)`. Two workers that both read an empty journal then cannot both
 ///   create: the second one fails at its first entry.
 /// - **One writer at a time** is not required for that, but without it two workers may wait for the
-///   same generation. A lock that ends with its holder gives it: `SELECT … FOR UPDATE SKIP LOCKED`
-///   in a transaction that stays open, or an advisory lock of the session.
+///   same generation. A lease in the job's row, which the worker renews, gives it, also if its machine
+///   is cut off from the database; `examples/fleet` in the repository does that. So does a lock that
+///   ends with its holder: an advisory lock of the session, or `SELECT … FOR UPDATE SKIP LOCKED` in a
+///   transaction that stays open. Entries must then be committed through another connection.
 ///
 /// # What happens when it fails
 /// - [`entries`](Self::entries): nothing is sent.
@@ -44,7 +46,10 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// - of `failed` or `ended`: the call ends with the journal's error and the id; the next one polls
 ///   the generation again.
 ///
-/// An `append` whose outcome is unknown, such as a commit without a response, must be an error.
+/// An `append` whose outcome is unknown, such as a commit without a response, must be an error. A
+/// process that ends after `sending`, but before the last byte is sent, leaves a create that the
+/// API's log never lists; nobody can know that, so it ends with
+/// [`CreateUnknown`](crate::ErrorKind::CreateUnknown) until it is [abandoned](Self::abandon).
 ///
 /// The smallest implementation, which survives nothing:
 /// ```
@@ -99,7 +104,7 @@ pub trait Journal {
     ///
     /// This is the way on from a create whose outcome stays unknown, and from a generation that has
     /// ended without a video but may have been charged. Finished videos are not affected, and
-    /// calling it again changes nothing.
+    /// calling it again changes nothing. Make sure first that no other process is still at it.
     ///
     /// # Errors
     /// Those of [`entries`](Self::entries) and [`append`](Self::append).
