@@ -1,7 +1,7 @@
 //! The journal in a file: one entry per line, each on disk before the next thing happens. It never
 //! contains the API key.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::download::Target;
 use crate::error::{Error, Result};
-use crate::fs::{fsync_parent_dir, is_same_file};
+use crate::fs::{fsync_parent_dir, is_same_file, open_options};
 use crate::operation::Operation;
 
 use super::entry::{Entry, LineError};
@@ -133,14 +133,13 @@ impl FileJournal {
                 _ => {}
             }
             // A finished run can be reused from a directory that cannot be written.
-            let (file, read_only) =
-                match OpenOptions::new().read(true).append(true).create(true).open(&path) {
-                    Ok(file) => (file, false),
-                    Err(e) => match File::open(&path) {
-                        Ok(file) => (file, true),
-                        Err(_) => return Err(io_error("failed to open for writing", e)),
-                    },
-                };
+            let (file, read_only) = match open_options().create(true).open(&path) {
+                Ok(file) => (file, false),
+                Err(e) => match open_options().write(false).open(&path) {
+                    Ok(file) => (file, true),
+                    Err(_) => return Err(io_error("failed to open for writing", e)),
+                },
+            };
             if OPEN_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner).contains(&path) {
                 return Err(Error::journal(&path, "already open in this process"));
             }
@@ -198,6 +197,7 @@ impl FileJournal {
         if self.file.metadata()?.len() > self.valid_len {
             self.file.set_len(self.valid_len)?;
         }
+        self.file.seek(SeekFrom::Start(self.valid_len))?;
         self.file.write_all(&line)?;
         self.file.sync_data()?;
         self.missing_newline = false;
