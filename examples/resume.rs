@@ -6,7 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -120,7 +120,11 @@ fn print_last_entry(target: &Path) {
             println!("Found the journal of an earlier run: {}", journal.display());
             println!("Last entry: {}", entries.lines().last().unwrap_or("none"));
         }
-        Err(_) => println!("Found no journal: this is the first run."),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            println!("Found no journal: this is the first run.");
+        }
+        // On Windows, one that another run has open cannot be read.
+        Err(error) => println!("The journal of another run cannot be read now: {error}"),
     }
 }
 
