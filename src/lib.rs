@@ -15,6 +15,7 @@
 //! [More than one machine](#more-than-one-machine) ·
 //! [Testing your own program](#testing-your-own-program) ·
 //! [TLS and proxies](#tls-and-proxies) ·
+//! [Platforms](#platforms) ·
 //! [What it does not do](#what-it-does-not-do-and-why) ·
 //! [Features](#features)
 //!
@@ -286,6 +287,31 @@
 //! in `NO_PROXY`; [`proxy`](ClientBuilder::proxy) and [`no_proxy`](ClientBuilder::no_proxy) override
 //! them. Requests are tunneled through it (`CONNECT`), so it never sees the API key. SOCKS proxies
 //! are not supported, and are rejected when the client is built.
+//!
+//! # Platforms
+//!
+//! | Platform | Tests |
+//! |---|---|
+//! | Linux on x86-64, with glibc | all run, with rustls and with native-tls |
+//! | Linux on x86-64 with musl (static, in an empty directory), on 32-bit x86, and on aarch64 (in an emulator) | run, except those that need other programs or measure the process |
+//! | Windows on x86-64, built with MinGW | run in wine, which is not Windows: it enforces less |
+//! | macOS, FreeBSD, Linux on RISC-V | compile, but were never run |
+//! | Windows built with MSVC, Android | the library compiles without TLS; never run |
+//!
+//! The guarantees about files need a file system with locks, and are as durable as it is:
+//!
+//! - **Network file systems**: where files cannot be locked, runs and downloads fail before they send
+//!   anything. Where locks are accepted but not shared between machines, two machines can pay for the
+//!   same target: use [one database](#more-than-one-machine) instead.
+//! - **Directories**: after a power failure, a new or renamed file can be missing where directories
+//!   cannot be synced: on Windows, on some network file systems, and in directories without read
+//!   permission. A journal that is lost in this way is a run that is paid for again.
+//! - **Windows**: a journal or partial file in use cannot be read, renamed or deleted by others. The
+//!   partial file is closed right before it is renamed: in that moment, another download to the same
+//!   target can open it, which is an error for the first one. A target that somebody has open is
+//!   replaced only if they permit its deletion; otherwise the complete video is kept, and the error
+//!   names it. Names of devices and streams (`NUL`, `12:30.mp4`) are rejected.
+//! - **Other than Unix and Windows**: a journal that is replaced while it is in use is not noticed.
 //!
 //! # What it does not do, and why
 //!

@@ -59,7 +59,33 @@ fn is_connect_error(e: &io::Error) -> bool {
         | K::AddrNotAvailable
         // rustls reports an untrusted certificate like this.
         | K::InvalidData => true,
-        // std has no error kind for a failed DNS lookup.
-        _ => e.raw_os_error().is_none() && e.to_string().contains("failed to lookup address"),
+        // std has no error kind for a failed DNS lookup: it is a code on Windows (WSAHOST_NOT_FOUND,
+        // WSATRY_AGAIN, WSANO_RECOVERY, WSANO_DATA), and a message elsewhere.
+        _ => match e.raw_os_error() {
+            Some(code) => (11_001..=11_004).contains(&code),
+            None => e.to_string().contains("failed to lookup address"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_dns_lookup_is_a_connect_error_on_every_system() {
+        let is_connect = |e: io::Error| {
+            let error = send_error(e.into(), Operation::Create, String::new());
+            error.kind() == crate::ErrorKind::Connect
+        };
+        for code in 11_001..=11_004 {
+            assert!(is_connect(io::Error::from_raw_os_error(code)), "{code}");
+        }
+        assert!(is_connect(io::Error::other("failed to lookup address information: no such host")));
+        // EIO of Unix or ERROR_GEN_FAILURE of Windows, WSABASEERR, and a message of something else.
+        for e in [5, 31, 10_000].map(io::Error::from_raw_os_error) {
+            assert!(!is_connect(e));
+        }
+        assert!(!is_connect(io::Error::other("connection lost")));
     }
 }

@@ -145,6 +145,7 @@ fn partial_file_with_another_link_is_not_overwritten() {
 }
 
 /// A process that is killed between `link` and `unlink` leaves the video with both names.
+#[cfg(unix)]
 #[test]
 fn partial_file_linked_to_the_target_does_not_lead_to_it() {
     let sandbox = sandbox();
@@ -395,7 +396,7 @@ fn directory_that_cannot_be_read_is_no_error() {
 
     const NOBODY: u32 = 65_534;
     let dir = TestDir::new();
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let mut command = crate::helpers::subprocess::this_binary();
     // The permissions do not apply to root.
     if std::os::unix::fs::chown(dir.path(), Some(NOBODY), None).is_ok() {
         command.uid(NOBODY);

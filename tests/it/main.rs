@@ -3,6 +3,10 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![allow(clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 #![allow(unreachable_pub, reason = "shared by the modules of one binary")]
+#![cfg_attr(
+    not(target_os = "linux"),
+    allow(unused_imports, reason = "used by tests of Linux or Unix")
+)]
 
 mod helpers;
 
@@ -47,6 +51,8 @@ mod matrix;
 mod requests_prop;
 mod secrets;
 mod tls;
+#[cfg(windows)]
+mod windows;
 
 // The source tree itself.
 mod tidy;
