@@ -284,6 +284,7 @@ impl Connection<'_> {
     fn read_body(&mut self, cycle: &RequestCycle) -> io::Result<Option<Vec<u8>>> {
         let total = cycle.bytes_to_read();
         let (mut body, mut received) = (Vec::new(), 0);
+        let started = Instant::now();
         self.record_body_bytes(cycle, received);
         while received < total {
             let remaining = usize::try_from(total - received).unwrap_or(usize::MAX);
@@ -298,6 +299,10 @@ impl Connection<'_> {
             let read = chunk.len();
             self.reader.consume(read);
             received += read as u64;
+            if let RequestRead::Slow(rate) = cycle.fault.request_read {
+                let due = Duration::from_secs_f64(received as f64 / rate.max(1) as f64);
+                self.server.shutdown.sleep(due.saturating_sub(started.elapsed()))?;
+            }
             self.record_body_bytes(cycle, received);
         }
         Ok(Some(body))
