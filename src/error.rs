@@ -131,7 +131,7 @@ enum ErrorRepr {
     #[error("max_generations({limit}) is reached for this client; nothing was sent")]
     GenerationLimit { limit: u32 },
     #[error("cannot connect to {peer}")]
-    Connect { peer: String, source: Source },
+    Connect { peer: String, hint: Option<&'static str>, source: Source },
     #[error("{message}")]
     Transport { message: &'static str, source: Source },
     #[error("timed out waiting for the server")]
@@ -218,7 +218,16 @@ impl Error {
     }
 
     pub(crate) fn connect(operation: Operation, peer: impl Into<String>, source: Source) -> Self {
-        Self::new(operation, ErrorRepr::Connect { peer: peer.into(), source })
+        Self::new(operation, ErrorRepr::Connect { peer: peer.into(), hint: None, source })
+    }
+
+    /// Says what to change about a connection that cannot be established otherwise, so that retrying
+    /// is pointless.
+    pub(crate) fn with_hint(mut self, new: Option<&'static str>) -> Self {
+        if let ErrorRepr::Connect { hint, .. } = &mut self.0.repr {
+            *hint = new;
+        }
+        self
     }
 
     pub(crate) fn transport(operation: Operation, source: Source) -> Self {
@@ -377,9 +386,8 @@ impl Error {
     /// Whether the failure is transient: a network error, or a status that may succeed later.
     pub(crate) fn is_transient(&self) -> bool {
         match &self.0.repr {
-            ErrorRepr::Connect { .. } | ErrorRepr::Transport { .. } | ErrorRepr::Timeout { .. } => {
-                true
-            }
+            ErrorRepr::Connect { hint, .. } => hint.is_none(),
+            ErrorRepr::Transport { .. } | ErrorRepr::Timeout { .. } => true,
             ErrorRepr::Api(error) => is_transient_status(error.status),
             _ => false,
         }

@@ -52,6 +52,7 @@ impl Error {
         let resumable = self.0.resumable;
         let again = if resumable { "call generate_to again" } else { "call wait again" };
         match (&self.0.repr, &self.0.id) {
+            (ErrorRepr::Connect { hint: Some(hint), .. }, _) => write!(f, "; {hint}"),
             (ErrorRepr::Api(error), _) => {
                 if error.status == 401 && self.0.operation != Operation::Download {
                     f.write_str("; check the API key")?;
