@@ -13,7 +13,6 @@ use crate::model::generation::{Generation, GenerationId};
 use crate::model::request::attempt_id;
 use crate::operation::Operation;
 use crate::random::random;
-use crate::transport::EXPECT_CONTINUE_THRESHOLD;
 
 /// Observes the attempts of a create, to record them.
 pub(crate) trait CreateObserver {
@@ -25,7 +24,7 @@ pub(crate) trait CreateObserver {
         Ok(())
     }
 
-    /// The attempt was committed and rejected, by a response that may name a generation.
+    /// The attempt was committed and certainly not accepted. Its response may name a generation.
     fn rejected(&mut self, _error: &Error) -> Result<()> {
         Ok(())
     }
@@ -111,7 +110,7 @@ fn submit_attempts(
     let mut reservation = quota.acquire()?;
     let retry_policy = context.retry_policy.for_create();
     let mut attempts = 0;
-    let mut expect_continue = body.len() > EXPECT_CONTINUE_THRESHOLD;
+    let mut expect_continue = false;
     let mut ever_committed = false;
     loop {
         attempts += 1;
@@ -124,7 +123,7 @@ fn submit_attempts(
         }
         let (outcome, state) = attempt(context, &mut body, &request_id, expect_continue, observer)
             .map_err(|error| with_context(error).not_created())?;
-        let committed = state == UploadState::Committed;
+        let committed = matches!(state, UploadState::Committed | UploadState::Cut);
         ever_committed |= committed;
         let (error, retryable) = match outcome {
             Outcome::Accepted(generation) => {
@@ -152,6 +151,15 @@ fn submit_attempts(
         if expect_continue && error.status() == Some(417) {
             // RFC 9110: repeat the request without the expectation.
             expect_continue = false;
+        } else if !expect_continue
+            && error.kind() == ErrorKind::Transport
+            && matches!(state, UploadState::InProgress | UploadState::Cut)
+        {
+            // The server has probably rejected the request, and its response was lost. With the
+            // expectation, it is received before the body is sent. Only then: ureq waits for the
+            // idle timeout if a server that rejects a request with an expectation, such as nginx,
+            // keeps the connection open.
+            expect_continue = true;
         } else {
             if error.kind() == ErrorKind::Timeout && state == UploadState::NotStarted {
                 // The server may not support `Expect`.
