@@ -22,7 +22,7 @@ use crate::helpers::tls_server::CertificateAuthority;
 
 const CREATES: usize = 20;
 
-/// Answers the head of a request and keeps the connection open, whatever the client asks for.
+/// Responds to the head of a request and keeps the connection open, whatever the client asks for.
 const HOLDING_SERVER: &str = r#"
 import socket, ssl, sys, threading
 listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))

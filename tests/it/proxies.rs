@@ -49,7 +49,7 @@ fn client_with_proxy(sandbox: &Sandbox, proxy: &ConnectProxy) -> ClientBuilder {
 }
 
 #[test]
-fn refusal_of_a_proxy_is_not_retried_and_the_proxy_is_named() {
+fn rejection_by_a_proxy_is_not_retried_and_the_proxy_is_named() {
     for (response, hint) in [
         ("HTTP/1.1 407 No\r\n\r\n", "; the proxy requires valid credentials in its URL"),
         ("HTTP/1.1 403 No\r\n\r\n", "; the proxy does not permit it"),
