@@ -148,23 +148,12 @@ fn submit_attempts(
         }
         let error = if ever_committed { error.not_idempotent() } else { error };
         let id = error.generation_id().cloned();
-        if expect_continue && error.status() == Some(417) {
-            // RFC 9110: repeat the request without the expectation.
-            expect_continue = false;
-        } else if !expect_continue
-            && error.kind() == ErrorKind::Transport
-            && matches!(state, UploadState::InProgress | UploadState::Cut)
-        {
-            // The server has probably rejected the request, and its response was lost. With the
-            // expectation, it is received before the body is sent. Only then: ureq waits for the
-            // idle timeout if a server that rejects a request with an expectation, such as nginx,
-            // keeps the connection open.
-            expect_continue = true;
+        if let Some(changed) = change_expectation(expect_continue, &error, state) {
+            expect_continue = changed;
         } else {
-            if error.kind() == ErrorKind::Timeout && state == UploadState::NotStarted {
-                // The server may not support `Expect`.
-                expect_continue = false;
-            }
+            // The server may not support `Expect`.
+            let may_help = error.kind() != ErrorKind::Timeout || state != UploadState::NotStarted;
+            expect_continue &= may_help;
             let delay = retryable.then(|| retry_policy.next_delay(attempts, &error, random()));
             let Some(delay) = delay.flatten() else { return Err(error) };
             let operation = Operation::Create;
@@ -180,6 +169,22 @@ fn submit_attempts(
             reservation.spent = true;
             return Ok(accepted(context, observer, &request_id, generation));
         }
+    }
+}
+
+/// Whether to repeat the attempt at once, with or without `Expect: 100-continue`.
+fn change_expectation(expect_continue: bool, error: &Error, state: UploadState) -> Option<bool> {
+    let is_interrupted = error.kind() == ErrorKind::Transport
+        && matches!(state, UploadState::InProgress | UploadState::Cut);
+    match expect_continue {
+        // RFC 9110: repeat the request without the expectation.
+        true if error.status() == Some(417) => Some(false),
+        // The server has probably rejected the request, and its response was lost. With the
+        // expectation, it is received before the body is sent. Only then: ureq waits for the idle
+        // timeout if a server that rejects a request with an expectation, such as nginx, keeps the
+        // connection open.
+        false if is_interrupted => Some(true),
+        _ => None,
     }
 }
 
