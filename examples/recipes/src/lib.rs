@@ -8,7 +8,8 @@
 //! | the record of a run in SQLite | `rusqlite` | `src/sqlite_journal.rs` |
 //! | a web server that responds at once and finishes later | `tiny_http`, `rusqlite` | `src/bin/web_worker.rs` |
 //!
-//! `cargo test` runs each of them against the sandbox, without an API key and at no cost.
+//! `cargo test` runs each of them against the sandbox, without an API key and at no cost, and checks
+//! what the guide says of logging and of build scripts.
 
 pub mod ctrl_c;
 pub mod log_events;
