@@ -118,6 +118,8 @@ struct Inner {
     /// Why the request was made, if it was only needed to continue another step.
     reason: Option<String>,
     message: Cow<'static, str>,
+    /// What to change, if retrying is pointless.
+    hint: Option<&'static str>,
     source: Option<Source>,
     response: Option<Box<ErrorResponse>>,
     /// The request's invalid field.
@@ -166,6 +168,7 @@ impl Error {
             operation,
             reason: None,
             message: message.into(),
+            hint: None,
             source: None,
             response: None,
             field: None,
@@ -210,6 +213,13 @@ impl Error {
     pub(crate) fn connect(operation: Operation, peer: impl fmt::Display, source: Source) -> Self {
         let message = format!("cannot connect to {peer}");
         Self::new(ErrorKind::Connect, operation, message).with_source(source)
+    }
+
+    /// Says what to change about a connection that cannot be established otherwise, so that retrying
+    /// is pointless.
+    pub(crate) fn with_hint(mut self, hint: Option<&'static str>) -> Self {
+        self.0.hint = hint;
+        self
     }
 
     pub(crate) fn transport(operation: Operation, source: Source) -> Self {
@@ -395,7 +405,8 @@ impl Error {
     /// Whether the failure is transient: a network error, or a status that may succeed later.
     pub(crate) fn is_transient(&self) -> bool {
         match self.0.kind {
-            ErrorKind::Connect | ErrorKind::Transport | ErrorKind::Timeout => true,
+            ErrorKind::Connect => self.0.hint.is_none(),
+            ErrorKind::Transport | ErrorKind::Timeout => true,
             ErrorKind::Api => self.status().is_some_and(is_transient_status),
             _ => false,
         }

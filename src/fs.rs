@@ -49,7 +49,7 @@ pub(crate) fn parent_dir(path: &Path) -> &Path {
 /// Options for a file that is locked and written. Windows does not let others delete or rename it
 /// until it is closed, this process included.
 ///
-/// Not for appending: Windows then refuses to truncate the file.
+/// Not for appending: Windows then does not allow to truncate the file.
 pub(crate) fn open_options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
@@ -104,7 +104,7 @@ mod tests {
         assert!(!is_reserved_on_windows(b"\xff.mp4"));
     }
 
-    /// Whether the file can be truncated is seen in the options only: wine does not refuse it for a
+    /// Whether the file can be truncated is seen in the options only: wine allows it for a
     /// file that is open for appending, as Windows does.
     #[test]
     fn locked_file_is_open_for_writing_and_keeps_its_place_on_windows() {

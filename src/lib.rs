@@ -238,7 +238,7 @@
 //!
 //! Keep the record where all machines see it: [`generate_recorded`](Client::generate_recorded) is
 //! `generate_to` over a [`Journal`] of your own, such as rows of a table that you already operate.
-//! Any machine then continues what another one has begun. If two have the same job, only one gets to
+//! Any machine then continues what another one has started. If two have the same job, only one gets to
 //! pay, since each position of a journal can be taken only once.
 //!
 //! `examples/fleet` in the repository is a complete program: any number of workers over one

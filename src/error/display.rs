@@ -63,6 +63,7 @@ impl Error {
             _ => "FileJournal",
         };
         match (self.0.kind, &self.0.id) {
+            (ErrorKind::Connect, _) => self.0.hint.map_or(Ok(()), |hint| write!(f, "; {hint}")),
             (ErrorKind::Api, _) => {
                 // The host of the video never sees the key; only the API gives a fresh URL.
                 let is_from_api =

@@ -13,6 +13,11 @@ use crate::operation::Operation;
 /// The error of a request that got no response. `peer` is the host it was sent to.
 #[cold]
 pub(super) fn send_error(e: ureq::Error, operation: Operation, peer: String) -> Error {
+    let hint = connect_hint(&e.to_string());
+    connect_error(e, operation, peer).with_hint(hint)
+}
+
+fn connect_error(e: ureq::Error, operation: Operation, peer: String) -> Error {
     use ureq::Error as E;
     match e {
         E::Io(e) if is_connect_error(&e) => Error::connect(operation, peer, e.into()),
@@ -31,6 +36,23 @@ pub(super) fn send_error(e: ureq::Error, operation: Operation, peer: String) -> 
         E::NativeTls(_) => Error::connect(operation, peer, e.into()),
         other => received_error(other, operation),
     }
+}
+
+/// What to change if the message of a failed connection says that the certificate or the proxy does
+/// not allow it. The error types of the TLS libraries are not in ureq's versioned API.
+fn connect_hint(message: &str) -> Option<&'static str> {
+    if let Some((_, response)) = message.split_once("proxy server responded ") {
+        return match response.get(..3)? {
+            "407" => Some("the proxy requires valid credentials in its URL"),
+            "408" | "429" => None,
+            status if status.starts_with(['3', '4']) => Some("the proxy does not permit it"),
+            _ => None,
+        };
+    }
+    let message = message.to_ascii_lowercase();
+    // An alert is about a certificate of the client.
+    let untrusted = message.contains("certificate") && !message.contains("alert");
+    untrusted.then_some("its certificate is not trusted; see `root_certificates_pem`")
 }
 
 /// The error of a body that could not be received completely.

@@ -33,6 +33,9 @@ mod cancel;
 mod create;
 mod create_verdicts;
 mod download_faults;
+mod early_rejection;
+#[cfg(unix)]
+mod early_rejection_campaign;
 mod files;
 mod find;
 mod generation_verdicts;
@@ -48,6 +51,7 @@ mod build_script;
 // Hostile networks, and other programs that embed the crate.
 mod embedding;
 mod matrix;
+mod proxies;
 mod requests_prop;
 mod secrets;
 mod tls;
