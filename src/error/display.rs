@@ -10,9 +10,8 @@ use super::{Error, ErrorKind, ErrorResponse};
 
 impl Error {
     /// Says in front of the message why the request was made.
-    pub(crate) fn with_reason(mut self, reason: String) -> Self {
-        self.0.reason = Some(reason);
-        self
+    pub(crate) fn with_reason(self, reason: String) -> Self {
+        self.with(|error| error.reason = Some(reason))
     }
 
     /// What was being done, where the rest of the message does not imply it.
