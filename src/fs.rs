@@ -1,8 +1,20 @@
-//! What `std::fs` lacks: durable directory entries, the identity of files, and Windows' rules.
+//! What `std` lacks for files: bounded reading, durable directory entries, the identity of files, and
+//! Windows' rules.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
+
+/// Appends up to `limit` bytes to `data`, fewer only at EOF, and returns their number.
+///
+/// It is not generic: `read_to_end` is long, and would be compiled for each type of reader.
+pub(crate) fn read_up_to(
+    reader: &mut dyn Read,
+    limit: u64,
+    data: &mut Vec<u8>,
+) -> io::Result<usize> {
+    reader.take(limit).read_to_end(data)
+}
 
 /// Syncs the directory that contains `path`, so that a new or renamed entry survives a crash. Does
 /// nothing where this is not supported: by systems other than Unix, by some network file systems,

@@ -2,8 +2,10 @@
 
 use std::io::{self, Read};
 
+use crate::fs::read_up_to;
+
 /// Hashes all bytes up to EOF.
-pub(crate) fn hash_reader(data: &mut impl Read) -> io::Result<String> {
+pub(crate) fn hash_reader(data: &mut dyn Read) -> io::Result<String> {
     // A multiple of the hash's block size, and read completely whatever the reader returns, so that
     // the hash depends on the bytes alone.
     const CHUNK_SIZE: usize = 64 * 1024;
@@ -11,7 +13,7 @@ pub(crate) fn hash_reader(data: &mut impl Read) -> io::Result<String> {
     let mut chunk = Vec::with_capacity(CHUNK_SIZE);
     loop {
         chunk.clear();
-        let len = data.by_ref().take(CHUNK_SIZE as u64).read_to_end(&mut chunk)?;
+        let len = read_up_to(data, CHUNK_SIZE as u64, &mut chunk)?;
         hash.update(&chunk);
         if len < CHUNK_SIZE {
             return Ok(hash.hex());
