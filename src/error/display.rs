@@ -165,7 +165,7 @@ pub(super) struct DisplayDuration(pub(super) Duration);
 impl fmt::Display for DisplayDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_secs() {
-            0..10 => write!(f, "{} ms", self.0.as_millis()),
+            0..10 => write!(f, "{} ms", self.0.as_millis() as u64),
             secs if secs.is_multiple_of(3600) => write!(f, "{} h", secs / 3600),
             secs if secs.is_multiple_of(60) => write!(f, "{} min", secs / 60),
             secs => write!(f, "{secs} s"),
