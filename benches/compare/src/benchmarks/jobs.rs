@@ -10,15 +10,16 @@ use crate::server::{Server, ServerKind};
 
 /// Checks that both clients send the same requests: method, target, and headers in order.
 pub fn requests(env: &Environment) -> Result<Section> {
-    let record = |program: &Program| -> Result<Vec<String>> {
+    let record = |program: &Program, create: &str| -> Result<Vec<String>> {
         let mut server = Server::start(ServerKind::Sandbox)?;
-        program.run(&server.url, "create-poll", 1, &[])?;
+        program.run(&server.url, create, 1, &[])?;
         program.run(&server.url, "upload", 1, &[&env.programs.image])?;
         let host = server.url.trim_start_matches("http://").to_owned();
         let requests: Vec<Value> = server.command("requests")?;
         Ok(requests.into_iter().map(|request| mask(&request, &host)).collect())
     };
-    let (kling_video, ureq) = (record(&env.programs.kling_video)?, record(&env.programs.ureq)?);
+    let kling_video = record(&env.programs.kling_video, "create-poll")?;
+    let ureq = record(&env.programs.ureq, "create-poll-fresh")?;
     let mut section = Section::new("The same requests");
     section.text(match kling_video == ureq {
         true => "Both clients send the same requests: method, target, and headers in order. Only \

@@ -86,7 +86,7 @@ struct Ureq {
 }
 
 impl Ureq {
-    fn create(&self, agent: &Agent, image_url: &str) -> Result<Generation, Error> {
+    fn create(&self, fresh: bool, image_url: &str) -> Result<Generation, Error> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let body = serde_json::to_vec(&CreateRequest {
             model: "kling-video/v2.1/pro/image-to-video",
@@ -96,6 +96,7 @@ impl Ureq {
         })?;
         // A new id for each request, as long as kling-video's.
         let (process, count) = (std::process::id(), COUNT.fetch_add(1, Relaxed));
+        let agent = if fresh { &self.fresh } else { &self.agent };
         let mut request = agent
             .post(format!("{}{PATH}", self.base_url))
             .header("authorization", AUTHORIZATION)
@@ -103,14 +104,17 @@ impl Ureq {
             .header("content-type", "application/json")
             .header("content-length", body.len())
             .header("x-client-request-id", format!("kling-video-{process:016x}{count:016x}"));
+        if fresh {
+            request = request.header("connection", "close");
+        }
         if body.len() > EXPECT_CONTINUE_THRESHOLD {
             request = request.header("expect", "100-continue");
         }
         parse_response(request.send(&body[..])?)
     }
 
-    fn create_and_poll(&self, agent: &Agent) -> Result<(), Error> {
-        let created = self.create(agent, IMAGE_URL)?;
+    fn create_and_poll(&self, fresh: bool) -> Result<(), Error> {
+        let created = self.create(fresh, IMAGE_URL)?;
         let request = self
             .agent
             .get(format!("{}{PATH}?generation_id={}", self.base_url, created.id))
@@ -122,7 +126,7 @@ impl Ureq {
 
     fn upload(&self, image: &str) -> Result<(), Error> {
         let base64 = STANDARD.encode(fs::read(image)?);
-        self.create(&self.agent, &format!("data:image/png;base64,{base64}"))?;
+        self.create(true, &format!("data:image/png;base64,{base64}"))?;
         Ok(())
     }
 
@@ -157,8 +161,8 @@ impl Implementation for Ureq {
 
     fn run(&self, job: &str, _round: u32, arguments: &[String]) -> Result {
         match (job, arguments) {
-            ("create-poll", []) => self.create_and_poll(&self.agent)?,
-            ("create-poll-fresh", []) => self.create_and_poll(&self.fresh)?,
+            ("create-poll", []) => self.create_and_poll(false)?,
+            ("create-poll-fresh", []) => self.create_and_poll(true)?,
             ("upload", [image]) => self.upload(image)?,
             ("download", [url, path]) => self.download(url, path)?,
             _ => return Err(format!("unknown job `{job}`").into()),
