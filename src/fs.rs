@@ -6,14 +6,28 @@ use std::io::{self, Read};
 use std::path::Path;
 
 /// Appends up to `limit` bytes to `data`, fewer only at EOF, and returns their number.
-///
-/// It is not generic: `read_to_end` is long, and would be compiled for each type of reader.
 pub(crate) fn read_up_to(
-    reader: &mut dyn Read,
+    reader: &mut impl Read,
     limit: u64,
     data: &mut Vec<u8>,
 ) -> io::Result<usize> {
-    reader.take(limit).read_to_end(data)
+    ReadFn(&mut |buf| reader.read(buf)).read_up_to(limit, data)
+}
+
+/// A reader of any type, because `read_to_end` would be compiled anew for each of them. A
+/// `dyn Read` would not prevent that: its table of methods has this one, too.
+struct ReadFn<'a>(&'a mut dyn FnMut(&mut [u8]) -> io::Result<usize>);
+
+impl ReadFn<'_> {
+    fn read_up_to(self, limit: u64, data: &mut Vec<u8>) -> io::Result<usize> {
+        self.take(limit).read_to_end(data)
+    }
+}
+
+impl Read for ReadFn<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        (self.0)(buf)
+    }
 }
 
 /// Syncs the directory that contains `path`, so that a new or renamed entry survives a crash. Does

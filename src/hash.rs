@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 /// Hashes all bytes up to EOF.
-pub(crate) fn hash_reader(data: &mut dyn Read) -> io::Result<String> {
+pub(crate) fn hash_reader(data: &mut impl Read) -> io::Result<String> {
     // A multiple of the hash's block size, and read completely whatever the reader returns, so that
     // the hash depends on the bytes alone.
     const CHUNK_SIZE: usize = 64 * 1024;

@@ -247,17 +247,25 @@ impl Session<'_> {
 
     fn send_download(&self, uri: &Uri, range: Option<&ResumeRange>) -> Result<HttpResponse> {
         let operation = Operation::Download;
-        let mut request = Request::get(uri.clone())
-            // Byte ranges of a compressed representation would not fit together.
-            .header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let mut request = Request::new(());
+        *request.uri_mut() = uri.clone();
+        let headers = request.headers_mut();
+        // Byte ranges of a compressed representation would not fit together.
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(ResumeRange { from, validator }) = range {
-            request = request.header(header::RANGE, format!("bytes={from}-"));
-            if let Some(validator) = validator {
-                request = request.header(header::IF_RANGE, validator);
+            let values = [
+                (header::RANGE, Some(format!("bytes={from}-"))),
+                (header::IF_RANGE, validator.clone()),
+            ];
+            for (name, value) in values {
+                let value = value.map(HeaderValue::try_from).transpose().map_err(|_| {
+                    Error::decode(operation, "the video's validator is not a header value")
+                })?;
+                if let Some(value) = value {
+                    headers.insert(name, value);
+                }
             }
         }
-        let invalid = |_| Error::decode(operation, "the video's validator is not a header value");
-        let mut request = request.body(()).map_err(invalid)?;
         let agent: &Agent = &self.agents.downloads;
         if is_loopback(uri.host().unwrap_or_default()) {
             request = agent.configure_request(request).proxy(None).timeout_resolve(None).build();

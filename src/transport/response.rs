@@ -121,12 +121,15 @@ fn filter_headers(headers: &HeaderMap, key: &ApiKey) -> Headers {
         let value = key.redact(value.as_bytes().to_vec());
         String::from_utf8(value).ok().filter(|value| !value.contains(char::is_control))
     };
+    let mut found = Headers::default();
     // A response usually has fewer headers than there are names to search for.
-    let found = headers.iter().filter_map(|(name, value)| {
-        let known = RESPONSE_HEADERS.iter().find(|known| **known == name.as_str())?;
-        Some((*known, text(value)?))
-    });
-    Headers(found.collect())
+    for (name, value) in headers {
+        let known = RESPONSE_HEADERS.iter().find(|known| **known == name.as_str());
+        if let Some((known, text)) = known.and_then(|known| Some((*known, text(value)?))) {
+            found.0.push((known, text));
+        }
+    }
+    found
 }
 
 /// The target of a redirect, which servers also send as raw UTF-8.
