@@ -14,8 +14,6 @@ use ureq::Agent;
 
 const PATH: &str = "/v2/generate/video/kling/generation";
 const AUTHORIZATION: &str = "Bearer sandbox-key";
-/// Larger bodies are sent with `Expect: 100-continue`, as kling-video does.
-const EXPECT_CONTINUE_THRESHOLD: usize = 1024 * 1024;
 
 #[derive(Serialize)]
 struct CreateRequest<'a> {
@@ -88,12 +86,14 @@ struct Ureq {
 impl Ureq {
     fn create(&self, fresh: bool, image_url: &str) -> Result<Generation, Error> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let body = serde_json::to_vec(&CreateRequest {
+        let mut body = serde_json::to_vec(&CreateRequest {
             model: "kling-video/v2.1/pro/image-to-video",
             kind: "image-to-video",
             prompt: PROMPT,
             image_url,
         })?;
+        // kling-video has it there, too.
+        body.insert(body.len() - 1, b'\n');
         // A new id for each request, as long as kling-video's.
         let (process, count) = (std::process::id(), COUNT.fetch_add(1, Relaxed));
         let agent = if fresh { &self.fresh } else { &self.agent };
@@ -106,9 +106,6 @@ impl Ureq {
             .header("x-client-request-id", format!("kling-video-{process:016x}{count:016x}"));
         if fresh {
             request = request.header("connection", "close");
-        }
-        if body.len() > EXPECT_CONTINUE_THRESHOLD {
-            request = request.header("expect", "100-continue");
         }
         parse_response(request.send(&body[..])?)
     }
@@ -131,7 +128,7 @@ impl Ureq {
     }
 
     fn download(&self, url: &str, path: &str) -> Result<(), Error> {
-        let response = self.agent.get(url).header("accept-encoding", "identity").call()?;
+        let response = self.agent.get(url).call()?;
         io::copy(&mut response.into_body().into_reader(), &mut File::create(path)?)?;
         Ok(())
     }
@@ -150,7 +147,11 @@ fn parse_response(mut response: ureq::http::Response<ureq::Body>) -> Result<Gene
 impl Implementation for Ureq {
     fn new(base_url: &str) -> Result<Self> {
         let config = || {
-            Agent::config_builder().http_status_as_error(false).proxy(None).user_agent(USER_AGENT)
+            Agent::config_builder()
+                .http_status_as_error(false)
+                .proxy(None)
+                .user_agent(USER_AGENT)
+                .accept_encoding("identity")
         };
         Ok(Self {
             base_url: base_url.to_owned(),
