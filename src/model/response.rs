@@ -99,10 +99,10 @@ impl Response {
         }
     }
 
-    /// The `data` array of a successful response that lists things, and its other fields.
+    /// The `data` array of a successful response that lists things, and the other fields.
     pub(crate) fn parse_list(&mut self) -> Result<(Vec<Value>, JsonObject)> {
         let mut fields = self.parse_json()?;
-        match fields.remove("data") {
+        match fields.get_mut("data").map(Value::take) {
             Some(Value::Array(data)) => Ok((data, fields)),
             _ => Err(self.invalid_response("response has no `data` array")),
         }

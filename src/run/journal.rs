@@ -416,7 +416,7 @@ struct Fields(Map<String, Value>);
 
 impl Fields {
     fn optional<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, InvalidEntry> {
-        let value = self.0.remove(name).unwrap_or_default();
+        let value = self.0.get_mut(name).map(Value::take).unwrap_or_default();
         serde_json::from_value(value).map_err(|_| InvalidEntry::Invalid)
     }
 
