@@ -103,7 +103,8 @@ impl DurableRun<'_> {
     pub(crate) fn generate_recorded(&self, journal: &mut dyn Journal) -> Result<Video> {
         let (request, body) = self.prepare()?;
         let mut record = self.record(journal, request)?;
-        match self.start(&mut record, body, None, &TargetState::Absent)? {
+        let started = self.start(&mut record, body, None, &TargetState::Absent);
+        match started.map_err(|error| record.explain(error))? {
             Started::Pending(mut pending) => {
                 let waited = self.wait(&pending);
                 self.settle(&mut record, &pending, waited).map_err(|e| pending.explain(e))
@@ -141,17 +142,6 @@ impl DurableRun<'_> {
 
     /// Carries out one action after the other, up to a generation to wait for.
     fn start(
-        &self,
-        record: &mut Record<'_>,
-        body: Result<RequestBody>,
-        target: Option<&Target>,
-        state: &TargetState,
-    ) -> Result<Started> {
-        let started = self.advance(record, body, target, state);
-        started.map_err(|error| record.explain(error))
-    }
-
-    fn advance(
         &self,
         record: &mut Record<'_>,
         body: Result<RequestBody>,

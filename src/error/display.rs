@@ -54,6 +54,22 @@ impl Error {
         }
     }
 
+    fn write_api_advice(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The host of the video never sees the key; only the API gives a fresh URL.
+        let is_from_api = self.0.operation != Operation::Download || self.0.reason.is_some();
+        if self.status() == Some(401) && is_from_api {
+            f.write_str("; check the API key")?;
+        } else if self.is_out_of_credits() {
+            f.write_str("; check the account's balance() and the spending limit of its API key")?;
+        } else if self.status() == Some(404) && self.0.operation == Operation::Wait {
+            f.write_str("; the API does not know this generation id")?;
+        }
+        match self.retry_after() {
+            Some(delay) => write!(f, "; try again in {}", DisplayDuration(delay)),
+            None => Ok(()),
+        }
+    }
+
     fn write_next_step(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let resumable = self.0.resumable.is_some();
         let again = format!("call {} again", self.0.resumable.unwrap_or(Operation::Wait));
@@ -63,24 +79,7 @@ impl Error {
         };
         match (self.0.kind, &self.0.id) {
             (ErrorKind::Connect, _) => self.0.hint.map_or(Ok(()), |hint| write!(f, "; {hint}")),
-            (ErrorKind::Api, _) => {
-                // The host of the video never sees the key; only the API gives a fresh URL.
-                let is_from_api =
-                    self.0.operation != Operation::Download || self.0.reason.is_some();
-                if self.status() == Some(401) && is_from_api {
-                    f.write_str("; check the API key")?;
-                } else if self.is_out_of_credits() {
-                    f.write_str(
-                        "; check the account's balance() and the spending limit of its API key",
-                    )?;
-                } else if self.status() == Some(404) && self.0.operation == Operation::Wait {
-                    f.write_str("; the API does not know this generation id")?;
-                }
-                match self.retry_after() {
-                    Some(delay) => write!(f, "; try again in {}", DisplayDuration(delay)),
-                    None => Ok(()),
-                }
-            }
+            (ErrorKind::Api, _) => self.write_api_advice(f),
             (ErrorKind::CreateUnknown, Some(id)) if !resumable => {
                 write!(f, "; wait for generation `{id}`")
             }

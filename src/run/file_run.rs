@@ -95,10 +95,11 @@ impl DurableRun<'_> {
         let mut journal = self.open_journal(journal_path)?;
         let mut record = self.record(&mut journal, request.clone())?;
         let state = target_state(&target, record.entries())?;
-        match self.start(&mut record, body, Some(&target), &state)? {
-            Started::Saved { id, length } => {
-                let usage = record.usage(&id);
-                Ok(Opened::Saved(saved(&target, id, length, usage, true)))
+        let started = self.start(&mut record, body, Some(&target), &state);
+        match started.map_err(|error| record.explain(error))? {
+            Started::Saved { id, length: bytes } => {
+                let (path, usage) = (target.path().to_owned(), record.usage(&id));
+                Ok(Opened::Saved(SavedVideo { path, bytes, id, reused: true, usage }))
             }
             Started::Pending(pending) => {
                 Ok(Opened::Pending(Box::new(FileRun { target, state, journal, request, pending })))
@@ -163,7 +164,8 @@ impl DurableRun<'_> {
         let usage = video.usage.or_else(|| record.usage(id));
         record.append(JournalEntry::Saved { id: id.clone(), length, usage })?;
         self.context.emit(id, EventKind::Saved { bytes: length });
-        Ok(saved(target, id.clone(), length, usage, false))
+        let (path, id) = (target.path().to_owned(), id.clone());
+        Ok(SavedVideo { path, bytes: length, id, reused: false, usage })
     }
 }
 
@@ -200,14 +202,4 @@ fn replaceable_file(
         }
         _ => None,
     })
-}
-
-fn saved(
-    target: &Target,
-    id: GenerationId,
-    bytes: u64,
-    usage: Option<Usage>,
-    reused: bool,
-) -> SavedVideo {
-    SavedVideo { path: target.path().to_owned(), bytes, id, reused, usage }
 }

@@ -316,14 +316,7 @@ impl JournalEntry {
                     return Err(InvalidEntry::OtherVersion);
                 }
                 Self::Intent {
-                    request: RequestFingerprint {
-                        base_url: fields.required("base_url")?,
-                        route: fields.required("route")?,
-                        model: fields.required("model")?,
-                        fields: fields.required("fields")?,
-                        image: fields.optional("image")?,
-                        masks: fields.optional("masks")?.unwrap_or_default(),
-                    },
+                    request: fields.request()?,
                     source: fields.optional("source")?,
                     time: fields.required("time")?,
                     replaces: fields.optional("replaces")?,
@@ -422,6 +415,17 @@ impl Fields {
 
     fn required<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, InvalidEntry> {
         self.optional(name)?.ok_or(InvalidEntry::Invalid)
+    }
+
+    fn request(&mut self) -> Result<RequestFingerprint, InvalidEntry> {
+        Ok(RequestFingerprint {
+            base_url: self.required("base_url")?,
+            route: self.required("route")?,
+            model: self.required("model")?,
+            fields: self.required("fields")?,
+            image: self.optional("image")?,
+            masks: self.optional("masks")?.unwrap_or_default(),
+        })
     }
 
     fn reason(&mut self) -> Result<String, InvalidEntry> {

@@ -84,13 +84,6 @@ pub(crate) fn next_action(
         let id = entries.iter().rev().find_map(Entry::id).cloned();
         return Action::Block(Blocker::NoIntent { id });
     };
-    let replaces = |own: Option<&GenerationId>| match target {
-        TargetState::Absent => Ok(None),
-        TargetState::Video(id) if own == Some(id) => Ok(None),
-        TargetState::Video(id) if replace_videos => Ok(Some(id.clone())),
-        TargetState::Video(id) => Err(Blocker::OtherVideo { video: id.clone(), own: own.cloned() }),
-        TargetState::Empty | TargetState::Other => Err(Blocker::UnknownFile { own: own.cloned() }),
-    };
     match (newest_unsettled(&own), target) {
         (Some(Entry::Saved { id, length, .. }), TargetState::Video(video)) if video == id => {
             Action::Reuse { id: id.clone(), length: *length }
@@ -117,21 +110,34 @@ pub(crate) fn next_action(
                 | Entry::Saved { id, .. },
             ),
             _,
-        ) => match replaces(Some(id)) {
+        ) => match replaced_video(target, Some(id), replace_videos) {
             Ok(replaces) => Action::Fetch { id: id.clone(), replaces },
             Err(blocker) => Action::Block(blocker),
         },
         // All of its creates are rejected, failed or abandoned.
         _ => {
             let mut others = others.iter().filter_map(|(_, other)| newest_unsettled(other));
-            if let Some(blocker) = others.find_map(unfinished) {
-                return Action::Block(blocker);
-            }
-            match replaces(None) {
+            let unfinished = others.find_map(unfinished).map_or(Ok(()), Err);
+            match unfinished.and_then(|()| replaced_video(target, None, replace_videos)) {
                 Ok(replaces) => Action::Create { rejected: rejected_ids(&own, asked), replaces },
                 Err(blocker) => Action::Block(blocker),
             }
         }
+    }
+}
+
+/// The other video that `own` would replace at the target, or why there must be none.
+fn replaced_video(
+    target: &TargetState,
+    own: Option<&GenerationId>,
+    replace_videos: bool,
+) -> Result<Option<GenerationId>, Blocker> {
+    match target {
+        TargetState::Absent => Ok(None),
+        TargetState::Video(id) if own == Some(id) => Ok(None),
+        TargetState::Video(id) if replace_videos => Ok(Some(id.clone())),
+        TargetState::Video(id) => Err(Blocker::OtherVideo { video: id.clone(), own: own.cloned() }),
+        TargetState::Empty | TargetState::Other => Err(Blocker::UnknownFile { own: own.cloned() }),
     }
 }
 

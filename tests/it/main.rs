@@ -13,6 +13,7 @@ mod helpers;
 // Types, single calls and complete jobs.
 mod client;
 mod download;
+mod error_responses;
 mod errors;
 mod image_kinds;
 mod images;
@@ -20,9 +21,11 @@ mod list;
 mod media;
 mod pricing;
 mod requests;
+mod response_serde;
 mod responses;
 mod sandbox;
 mod sandbox_money;
+mod sandbox_settings;
 mod statuses;
 mod video_hosts;
 mod wait;
@@ -39,11 +42,18 @@ mod early_rejection_campaign;
 mod files;
 mod find;
 mod generation_verdicts;
+mod journal_file;
+mod journal_order;
 mod journals;
 mod kill;
 mod record;
+mod record_files;
+mod record_recovery;
 mod resume;
+mod resume_requests;
+mod resume_target;
 mod retry;
+mod target_path;
 
 // The example that is a separate crate.
 mod build_script;

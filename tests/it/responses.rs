@@ -1,48 +1,47 @@
 //! Every form of response that the API documents or was seen to send, each in its own fixture file.
 
 use kling_video::sandbox::{Endpoint, Fault};
-use kling_video::{Error, ErrorKind, Generation, GenerationId, Operation, Status, Usage, Video};
-use serde_json::{Value, json};
+use kling_video::{Error, ErrorKind, Generation, GenerationId, Operation, Status, Usage};
+use serde_json::json;
 
 use crate::helpers::clients::{id, no_retry_client, request, sandbox};
-use crate::helpers::error_output::{error_chain, full_error_output};
 use crate::helpers::files::fixture;
 
-const ID: &str = "789392067490349060";
-const REQUEST_ID: &str = "V1StGXR8Z5jdHi6BmyT8k";
+pub const ID: &str = "789392067490349060";
+pub const REQUEST_ID: &str = "V1StGXR8Z5jdHi6BmyT8k";
 
-fn read(name: &str) -> String {
+pub fn read(name: &str) -> String {
     std::fs::read_to_string(fixture("responses").join(name)).unwrap()
 }
 
 /// The response as a program deserializes it from its own storage.
-fn deserialized(name: &str) -> Generation {
+pub fn deserialized(name: &str) -> Generation {
     serde_json::from_str(&read(name)).unwrap()
 }
 
 /// What `retrieve` returns for this response.
-fn retrieve_with(fault: Fault) -> kling_video::Result<Generation> {
+pub fn retrieve_with(fault: Fault) -> kling_video::Result<Generation> {
     let sandbox = sandbox();
     sandbox.fault(Endpoint::Retrieve, fault, 1);
     no_retry_client(&sandbox).retrieve(&id(ID))
 }
 
 /// The response as `retrieve` receives it over HTTP.
-fn retrieved(name: &str) -> Generation {
+pub fn retrieved(name: &str) -> Generation {
     let sandbox = sandbox();
     sandbox.fault(Endpoint::Retrieve, Fault::response(200, read(name)), 1);
     no_retry_client(&sandbox).retrieve(&deserialized(name).id).unwrap()
 }
 
 /// The error that `retrieve` returns for this error response.
-fn api_error(status: u16, name: &str) -> Error {
+pub fn api_error(status: u16, name: &str) -> Error {
     let error = retrieve_with(Fault::response(status, read(name))).unwrap_err();
     assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(status)), "{error}");
     assert_eq!(error.generation_id(), Some(&id(ID)));
     error
 }
 
-fn fixture_names(prefix: &str) -> Vec<String> {
+pub fn fixture_names(prefix: &str) -> Vec<String> {
     let names = std::fs::read_dir(fixture("responses")).unwrap();
     let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
@@ -285,130 +284,6 @@ fn usage_round_trips_through_serde() {
     assert_eq!(serde_json::from_value::<Usage>(serialized).unwrap(), usage);
 }
 
-// ---------------------------------------------------------------- serde
-
-/// The JSON expected from serializing a response: the response itself, in canonical form where the
-/// API has several.
-fn canonical_json(name: &str) -> Value {
-    let mut response: Value = serde_json::from_str(&read(name)).unwrap();
-    let fields = response.as_object_mut().unwrap();
-    let id = fields.remove("generation_id").or(fields.remove("id")).unwrap();
-    let id = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
-    fields.insert("id".into(), id.into());
-    match fields["status"].as_str().unwrap() {
-        "succeeded" => fields["status"] = "completed".into(),
-        "failed" => fields["status"] = "error".into(),
-        _ => {}
-    }
-    fields.retain(|_, value| !value.is_null());
-    if name == "generation-video-outer-duration.json" {
-        fields["video"]["duration"] = fields["duration"].clone();
-    }
-    response
-}
-
-#[test]
-fn generation_serializes_every_field() {
-    for name in fixture_names("generation-") {
-        let serialized = serde_json::to_value(deserialized(&name)).unwrap();
-        assert_eq!(serialized, canonical_json(&name), "{name}");
-    }
-}
-
-#[test]
-fn generation_round_trips_through_serde() {
-    for name in fixture_names("generation-") {
-        let generation = deserialized(&name);
-        let serialized = serde_json::to_string(&generation).unwrap();
-        assert_eq!(serde_json::from_str::<Generation>(&serialized).unwrap(), generation, "{name}");
-    }
-}
-
-/// The responses that serializing and deserializing changes.
-fn changed_by_round_trip(responses: impl IntoIterator<Item = Value>) -> Vec<String> {
-    let is_changed = |response: &Value| {
-        let generation: Generation = serde_json::from_value(response.clone()).unwrap();
-        let serialized = serde_json::to_value(&generation).unwrap();
-        serde_json::from_value::<Generation>(serialized).unwrap() != generation
-    };
-    responses.into_iter().filter(is_changed).map(|response| response.to_string()).collect()
-}
-
-#[test]
-fn known_field_of_other_type_round_trips() {
-    let usage = json!({ "usage": { "credits_used": "7", "usd_spent": 1 } });
-    let responses = [
-        json!({ "id": "1", "status": null }),
-        json!({ "id": "1", "status": 7 }),
-        json!({ "id": null, "status": "queued", "generation_id": "2" }),
-        json!({ "id": "1", "status": "queued", "generation_id": "2" }),
-        json!({ "id": "1", "status": "queued", "video": "soon", "error": false, "meta": [] }),
-        json!({ "id": "1", "status": "queued", "meta": usage }),
-    ];
-    assert_eq!(changed_by_round_trip(responses), [""; 0]);
-}
-
-#[test]
-fn known_video_field_of_other_type_round_trips() {
-    let url = "https://a/b.mp4";
-    let responses = [
-        json!({ "url": url, "duration": "5", "file_size": "7", "content_type": null }),
-        json!({ "url": url, "duration": "5", "file_size": 1.5 }),
-        json!({ "url": url, "id": "v", "usage": 7 }),
-    ];
-    let responses = responses.map(|video| {
-        let response = json!({ "id": "1", "status": "completed", "video": video, "duration": 5 });
-        let mut without_duration = response.clone();
-        without_duration.as_object_mut().unwrap().remove("duration");
-        [response, without_duration]
-    });
-    assert_eq!(changed_by_round_trip(responses.into_iter().flatten()), [""; 0]);
-}
-
-#[test]
-fn video_with_its_own_id_or_usage_round_trips() {
-    for fields in [json!({ "id": "v" }), json!({ "usage": { "credits_used": 1 } })] {
-        let mut response =
-            json!({ "id": "1", "status": "completed", "video": { "url": "https://a" } });
-        response["video"].as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        let video = serde_json::from_value::<Generation>(response).unwrap().video.unwrap();
-        let serialized = serde_json::to_value(&video).unwrap();
-        assert_eq!(
-            serde_json::from_value::<Video>(serialized.clone()).unwrap(),
-            video,
-            "{serialized}"
-        );
-    }
-}
-
-#[test]
-fn video_round_trips_with_id_and_usage() {
-    let names = fixture_names("generation-");
-    let videos: Vec<Video> = names.iter().filter_map(|name| deserialized(name).video).collect();
-    assert!(videos.len() > 3, "{videos:?}");
-    for video in videos {
-        let serialized = serde_json::to_value(&video).unwrap();
-        assert_eq!(serde_json::from_value::<Video>(serialized).unwrap(), video);
-    }
-}
-
-#[test]
-fn unknown_fields_are_preserved_in_place() {
-    let generation = deserialized("generation-unknown-fields.json");
-    assert_eq!(generation.extra["created_at"], "2026-08-21T10:00:00.000Z");
-    assert_eq!(generation.extra["meta"]["usage"]["seconds_billed"], 5);
-    let video = generation.video.unwrap();
-    assert_eq!(video.extra["fps"], 24);
-    assert_eq!(video.extra["thumbnail"]["url"], "https://cdn.aimlapi.com/generations/a.jpg");
-}
-
-#[test]
-fn response_forms_are_parsed_the_same_over_http() {
-    for name in fixture_names("generation-") {
-        assert_eq!(retrieved(&name), deserialized(&name), "{name}");
-    }
-}
-
 // ---------------------------------------------------------------- headers
 
 #[test]
@@ -456,192 +331,6 @@ fn success_status_may_be_200_201_or_202() {
             "{status}"
         );
     }
-}
-
-// ---------------------------------------------------------------- error responses
-
-#[test]
-fn error_responses_are_api_errors_of_their_status() {
-    for name in fixture_names("error-") {
-        let status = name.get(6..9).unwrap().parse().unwrap();
-        let body = read(&name);
-        let error = api_error(status, &name);
-        let first_word = body.split_whitespace().next().unwrap_or_default();
-        assert!(error.body().unwrap().starts_with(first_word), "{name}");
-    }
-}
-
-#[test]
-fn invalid_key_is_401_with_server_message() {
-    let error = api_error(401, "error-401-key.json");
-    assert_eq!(error.server_message(), Some("Invalid API key provided"));
-    assert_eq!(error.request_id(), Some(REQUEST_ID));
-    assert!(!error.is_out_of_credits() && !error.is_retryable());
-    assert!(error.to_string().contains("check the API key"), "{error}");
-}
-
-#[test]
-fn error_message_list_is_joined() {
-    let error = api_error(400, "error-400-list.json");
-    assert_eq!(error.server_message(), Some("first problem; second problem"));
-    assert_eq!(error.request_id(), None);
-}
-
-#[test]
-fn validation_error_message_is_quoted() {
-    let error = api_error(400, "error-400-body.json");
-    let message = r#"Body validation error at "duration": Expected 5 | 10, received "5""#;
-    assert_eq!(error.server_message(), Some(message));
-    assert!(error.to_string().contains(message), "{error}");
-}
-
-#[test]
-fn out_of_credits_is_detected_by_error_kind() {
-    let error = api_error(403, "error-403-credits.json");
-    assert!(error.is_out_of_credits());
-    assert_eq!(error.server_message(), Some("You've run out of credits"));
-    assert!(error.to_string().contains("balance()"), "{error}");
-}
-
-#[test]
-fn out_of_credits_is_detected_by_error_name() {
-    let error = api_error(403, "error-403-funds.json");
-    assert!(error.is_out_of_credits());
-    assert_eq!(error.server_message(), Some("The account has no funds"));
-}
-
-#[test]
-fn other_403_is_not_out_of_credits() {
-    assert!(!api_error(403, "error-403-other.json").is_out_of_credits());
-}
-
-#[test]
-fn status_code_in_error_body_may_be_string() {
-    let error = api_error(429, "error-429.json");
-    assert_eq!(error.server_message(), Some("Too Many Requests"));
-    assert_eq!(error.request_id(), Some(REQUEST_ID));
-    assert!(error.is_retryable());
-}
-
-#[test]
-fn not_found_is_not_retryable() {
-    let error = api_error(404, "error-404.json");
-    assert_eq!(error.server_message(), Some("Inference not found"));
-    assert!(!error.is_retryable());
-}
-
-#[test]
-fn gateway_page_is_kept_as_body() {
-    for (status, name) in [(502, "error-502.html"), (524, "error-524.html")] {
-        let error = api_error(status, name);
-        assert_eq!((error.server_message(), error.request_id()), (None, None));
-        assert!(error.body().unwrap().contains(&format!("<title>{status}")), "{error:?}");
-        assert!(error.is_retryable());
-    }
-}
-
-#[test]
-fn error_response_without_body_is_api_error() {
-    let error = api_error(503, "error-503-empty.txt");
-    assert_eq!((error.server_message(), error.body()), (None, Some("")));
-}
-
-#[test]
-fn request_id_may_come_from_header() {
-    let fault =
-        Fault::response(504, read("error-504.json")).header("X-Request-Id", "of-the-header");
-    assert_eq!(retrieve_with(fault).unwrap_err().request_id(), Some("of-the-header"));
-}
-
-#[test]
-fn retry_after_is_read_from_header() {
-    let fault = Fault::response(429, read("error-429.json")).header("Retry-After", "7");
-    let retry_after = retrieve_with(fault).unwrap_err().retry_after();
-    assert_eq!(retry_after, Some(std::time::Duration::from_secs(7)));
-}
-
-// ---------------------------------------------------------------- invalid responses
-
-fn decode_error(body: impl Into<Vec<u8>>) -> Error {
-    let error = retrieve_with(Fault::response(200, body)).unwrap_err();
-    assert_eq!((error.kind(), error.status()), (ErrorKind::Decode, Some(200)), "{error}");
-    assert_eq!(error.generation_id(), Some(&id(ID)));
-    error
-}
-
-#[test]
-fn html_instead_of_json_is_decode_error_with_body() {
-    let error = decode_error(read("error-524.html"));
-    assert!(error.body().unwrap().starts_with("<!DOCTYPE html>"));
-    assert_eq!(error_chain(&error).len(), 2, "the JSON error is the source: {error:?}");
-}
-
-#[test]
-fn empty_success_body_is_decode_error() {
-    let error = decode_error("");
-    assert!(error.to_string().contains("empty response body"), "{error}");
-}
-
-#[test]
-fn json_without_generation_is_decode_error() {
-    for body in ["[]", "null", "\"completed\"", "7", "{}", r#"{"id":"1"}"#, "{\"id\":"] {
-        assert_eq!(decode_error(body).body(), Some(body));
-    }
-}
-
-#[test]
-fn invalid_utf8_is_decode_error() {
-    assert!(decode_error(b"\xFF\xFE{\0}\0".to_vec()).body().is_some());
-}
-
-#[test]
-fn response_body_may_be_at_most_1_mib() {
-    const MIB: usize = 1024 * 1024;
-    let padded = |len: usize| {
-        let mut body = read("generation-queued.json");
-        body.extend(std::iter::repeat_n(' ', len - body.len()));
-        body
-    };
-    assert_eq!(retrieve_with(Fault::response(200, padded(MIB))).unwrap().status, Status::Queued);
-    let error = retrieve_with(Fault::response(200, padded(MIB + 1))).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Decode, "{error}");
-    assert!(error.to_string().contains("1 MiB"), "{error}");
-}
-
-#[test]
-fn error_response_over_1_mib_is_api_error() {
-    let error = retrieve_with(Fault::response(500, "<html>".repeat(400_000))).unwrap_err();
-    assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(500)));
-    assert!(error.body().unwrap().len() <= 2048);
-}
-
-// ---------------------------------------------------------------- server text in errors
-
-#[test]
-fn server_text_is_truncated_to_2_kib() {
-    let body = json!({ "message": "é".repeat(5_000), "requestId": "x".repeat(5_000) });
-    let error = retrieve_with(Fault::response(400, body.to_string())).unwrap_err();
-    assert!(error.server_message().unwrap().starts_with("éé"));
-    for text in [error.server_message(), error.request_id(), error.body()] {
-        assert!(text.unwrap().len() <= 2048, "{}", text.unwrap().len());
-    }
-}
-
-#[test]
-fn image_in_error_response_is_redacted() {
-    let message = format!("bad image data:image/png;base64,{} given", "iVBORw0KGgo".repeat(99));
-    let body = json!({ "message": message }).to_string();
-    let error = retrieve_with(Fault::response(400, body)).unwrap_err();
-    let output = full_error_output(&error);
-    assert!(!output.contains("iVBORw0KGgo"), "{output}");
-    assert!(error.server_message().unwrap().ends_with(" given"), "{error}");
-}
-
-#[test]
-fn control_characters_in_server_text_are_removed() {
-    let body = json!({ "message": "bad\u{1b}[2J\r\nkey" }).to_string();
-    let error = retrieve_with(Fault::response(400, body)).unwrap_err();
-    assert!(!error.to_string().contains(char::is_control), "{error:?}");
 }
 
 // ---------------------------------------------------------------- balance
