@@ -265,7 +265,12 @@ pub(crate) fn check_error(
         let has_request_id = error.client_request_id().is_some();
         check("client_request_id().is_some()", has_request_id.to_string(), "true".to_owned());
     }
-    let operation = match call {
+    check("operation", error.operation().to_string(), operation_of(call).to_string());
+    failures
+}
+
+fn operation_of(call: ClientCall) -> Operation {
+    match call {
         ClientCall::Create | ClientCall::CreateLarge | ClientCall::GenerateToCreate => {
             Operation::Create
         }
@@ -273,9 +278,7 @@ pub(crate) fn check_error(
         ClientCall::Wait | ClientCall::WaitOneFault | ClientCall::GenerateToPoll => Operation::Wait,
         ClientCall::Find => Operation::Find,
         ClientCall::Download | ClientCall::GenerateToDownload => Operation::Download,
-    };
-    check("operation", error.operation().to_string(), operation.to_string());
-    failures
+    }
 }
 
 /// How many create requests are sent: one, and another without `Expect` if that is rejected.
