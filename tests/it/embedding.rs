@@ -26,7 +26,6 @@ use crate::helpers::subprocess::{emit_result, run_in_subprocess};
 use crate::helpers::timing::with_timeout;
 use crate::helpers::tls_server::{CertificateAuthority, TlsServer};
 
-/// Generates a video and downloads it to a file in `dir`.
 fn generate_and_download(client: &Client, dir: &Path, name: &str) -> PathBuf {
     let video = client.generate(&request()).unwrap();
     let to = dir.join(name);

@@ -100,7 +100,6 @@ impl Job {
         Subprocess::start(command, "kill::subprocess_entry")
     }
 
-    /// Starts a run and kills it at this event.
     fn kill_at(&self, event: &str) {
         let mut run = self.start(event);
         assert_eq!(run.next_result().as_deref(), Some("paused"), "at {event}");

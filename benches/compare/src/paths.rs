@@ -26,7 +26,6 @@ impl Paths {
         Ok(Paths { root, small_image, large_image })
     }
 
-    /// An implementation's directory.
     pub fn implementation(&self, directory: &str) -> PathBuf {
         self.root.join("implementations").join(directory)
     }

@@ -79,6 +79,13 @@ pub fn id(text: &str) -> GenerationId {
     text.parse().unwrap()
 }
 
+/// A client, and the id of a generation that it created.
+pub fn client_with_generation(sandbox: &Sandbox) -> (Client, GenerationId) {
+    let client = test_client(sandbox);
+    let id = client.create(&request()).unwrap().id;
+    (client, id)
+}
+
 /// A video that the sandbox does not know, deserialized as a caller would from its own storage.
 pub fn video_at(url: &str) -> Video {
     serde_json::from_value(serde_json::json!({ "id": "1", "url": url })).unwrap()

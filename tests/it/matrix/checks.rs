@@ -14,7 +14,10 @@ pub(crate) enum FaultEffect {
     Valid,
     /// A status other than success, with a complete or truncated body. `from_api` is false for a
     /// response that a gateway sent in place of the API.
-    ErrorStatus { status: u16, from_api: bool },
+    ErrorStatus {
+        status: u16,
+        from_api: bool,
+    },
     /// A success status with an invalid body.
     InvalidBody,
     /// The connection is lost, or the data is not HTTP.
@@ -27,7 +30,6 @@ pub(crate) enum FaultEffect {
     EndlessHead,
     /// HTTP allows the client to accept or to reject it.
     ValidOrConnectionLost,
-    /// A success status that the request does not allow.
     UnexpectedSuccess,
     /// A status that HTTP does not allow as the final response.
     NotFinal,
