@@ -24,11 +24,15 @@ impl ApiKey {
             "contains control characters"
         } else if !key.is_ascii() {
             "contains non-ASCII characters"
+        } else if key.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("bearer ")) {
+            "starts with `Bearer `, which is added automatically"
+        } else if key.contains([' ', '"', '\'', '`']) {
+            "contains a space or a quotation mark"
         } else {
             return Ok(Self { key });
         };
         Err(Error::config(format!(
-            "the API key {problem}; must be printable ASCII without surrounding whitespace"
+            "the API key {problem}; must be printable ASCII without spaces and quotation marks"
         )))
     }
 

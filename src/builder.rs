@@ -10,7 +10,7 @@ use crate::endpoint::Route;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler};
 use crate::retry::RetryPolicy;
-use crate::transport::{ProxyChoice, RootCertificates, Transport, TransportConfig};
+use crate::transport::{ProxyChoice, RootCertificates, Transport, TransportConfig, first_variable};
 use crate::wait_options::WaitOptions;
 
 const BASE_URL: &str = "https://api.aimlapi.com";
@@ -78,7 +78,7 @@ impl Client {
     /// Reads the variables that [`from_env`](Self::from_env) reads.
     ///
     /// # Errors
-    /// [`Config`](crate::ErrorKind::Config) if none of the variables is set.
+    /// [`Config`](crate::ErrorKind::Config) if none of the variables is set, or one is not UTF-8.
     ///
     /// ```no_run
     /// use kling_video::Client;
@@ -88,8 +88,8 @@ impl Client {
     /// # Ok::<(), kling_video::Error>(())
     /// ```
     pub fn builder_from_env() -> Result<ClientBuilder> {
-        let set = |name: &&str| std::env::var(name).ok().filter(|key| !key.is_empty());
-        API_KEY_ENV_VARS.iter().find_map(set).map(Self::builder).ok_or_else(|| {
+        let key = first_variable(&API_KEY_ENV_VARS)?;
+        key.map(|(_, key)| Self::builder(key)).ok_or_else(|| {
             let names = API_KEY_ENV_VARS.join(", ");
             Error::config(format!("no API key in the environment; set one of {names}"))
         })
@@ -120,7 +120,8 @@ impl ClientBuilder {
     ///
     /// The URL is `http://` or `https://`, with credentials if the proxy needs them. The default is
     /// the first of `HTTPS_PROXY`, `ALL_PROXY` and `HTTP_PROXY`, in upper or lower case, with the
-    /// exceptions in `NO_PROXY`.
+    /// exceptions in `NO_PROXY`: hosts, which include their subdomains, with or without a port,
+    /// separated by commas or spaces; `*` is every host.
     pub fn proxy(mut self, url: impl Into<String>) -> Self {
         self.transport.proxy = ProxyChoice::Url(url.into());
         self
@@ -137,6 +138,10 @@ impl ClientBuilder {
     ///
     /// Defaults to Mozilla's, bundled; with the feature `platform-verifier`, or with `native-tls`
     /// alone, to the system trust store, where a company's own is usually installed already.
+    ///
+    /// A certificate may be that of a root or, with `rustls`, of an intermediate authority. With
+    /// `native-tls` alone, whether the latter suffices without its root depends on the system:
+    /// OpenSSL, on Linux, requires the root.
     pub fn root_certificates_pem(mut self, pem: &[u8]) -> Self {
         self.transport.root_certificates = Some(RootCertificates::new(pem));
         self
@@ -152,7 +157,8 @@ impl ClientBuilder {
     /// Sets the maximum time without data from the server. Defaults to 60 s.
     ///
     /// For API responses it also bounds receiving the complete headers, and separately the complete
-    /// body.
+    /// body. The response to a create of more than 1 MiB may take 2.5 times as long again, at most
+    /// 150 s more: on a slow network the operating system is still sending then.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.transport.idle_timeout = timeout;
         self
@@ -198,8 +204,9 @@ impl ClientBuilder {
     /// Validates the settings and creates the client. Nothing is sent.
     ///
     /// # Errors
-    /// [`Config`](crate::ErrorKind::Config), naming the setting: an API key that is not a valid
-    /// header value; a base URL that is not `https`, or for which no TLS feature is enabled; an
+    /// [`Config`](crate::ErrorKind::Config), naming the setting: an API key that is not printable
+    /// ASCII without spaces and quotation marks, or starts with `Bearer `; a base URL that is not
+    /// `https`, or for which no TLS feature is enabled; an environment variable that is not UTF-8; an
     /// unsupported proxy; invalid certificates; a timeout of zero.
     pub fn build(self) -> Result<Client> {
         let inner = ClientInner {

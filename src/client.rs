@@ -199,8 +199,9 @@ impl Client {
     /// Every attempt has its own client request id: a retry's is the first one's with `.` and 16
     /// hexadecimal digits. [`Error::client_request_id`] is that of the last attempt.
     ///
-    /// For a body over 1 MiB (an image over about 750 kB) the server is asked before the upload
-    /// (`Expect: 100-continue`), so that a rejection costs no upload.
+    /// A server that rejects a create before it has read the body often closes the connection, and
+    /// its response is lost. If it is certain that the body was not sent completely, the create is
+    /// repeated at once, and asks before the upload (`Expect: 100-continue`).
     ///
     /// # Errors
     /// As above; [`InvalidRequest`](crate::ErrorKind::InvalidRequest) and

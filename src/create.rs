@@ -13,7 +13,6 @@ use crate::model::generation::{Generation, GenerationId};
 use crate::model::request::attempt_id;
 use crate::operation::Operation;
 use crate::random::random;
-use crate::transport::EXPECT_CONTINUE_THRESHOLD;
 
 /// Observes the attempts of a create, to record them.
 pub(crate) trait CreateObserver {
@@ -25,7 +24,7 @@ pub(crate) trait CreateObserver {
         Ok(())
     }
 
-    /// The attempt was committed and rejected, by a response that may name a generation.
+    /// The attempt was committed and certainly not accepted. Its response may name a generation.
     fn rejected(&mut self, _error: &Error) -> Result<()> {
         Ok(())
     }
@@ -111,7 +110,7 @@ fn submit_attempts(
     let mut reservation = quota.acquire()?;
     let retry_policy = context.retry_policy.for_create();
     let mut attempts = 0;
-    let mut expect_continue = body.len() > EXPECT_CONTINUE_THRESHOLD;
+    let mut expect_continue = false;
     let mut ever_committed = false;
     loop {
         attempts += 1;
@@ -124,7 +123,7 @@ fn submit_attempts(
         }
         let (outcome, state) = attempt(context, &mut body, &request_id, expect_continue, observer)
             .map_err(|error| with_context(error).not_created())?;
-        let committed = state == UploadState::Committed;
+        let committed = matches!(state, UploadState::Committed | UploadState::Cut);
         ever_committed |= committed;
         let (error, retryable) = match outcome {
             Outcome::Accepted(generation) => {
@@ -149,14 +148,12 @@ fn submit_attempts(
         }
         let error = if ever_committed { error.not_idempotent() } else { error };
         let id = error.generation_id().cloned();
-        if expect_continue && error.status() == Some(417) {
-            // RFC 9110: repeat the request without the expectation.
-            expect_continue = false;
+        if let Some(changed) = change_expectation(expect_continue, &error, state) {
+            expect_continue = changed;
         } else {
-            if error.kind() == ErrorKind::Timeout && state == UploadState::NotStarted {
-                // The server may not support `Expect`.
-                expect_continue = false;
-            }
+            // The server may not support `Expect`.
+            let may_help = error.kind() != ErrorKind::Timeout || state != UploadState::NotStarted;
+            expect_continue &= may_help;
             let delay = retryable.then(|| retry_policy.next_delay(attempts, &error, random()));
             let Some(delay) = delay.flatten() else { return Err(error) };
             let operation = Operation::Create;
@@ -172,6 +169,22 @@ fn submit_attempts(
             reservation.spent = true;
             return Ok(accepted(context, observer, &request_id, generation));
         }
+    }
+}
+
+/// Whether to repeat the attempt at once, with or without `Expect: 100-continue`.
+fn change_expectation(expect_continue: bool, error: &Error, state: UploadState) -> Option<bool> {
+    let is_interrupted = error.kind() == ErrorKind::Transport
+        && matches!(state, UploadState::InProgress | UploadState::Cut);
+    match expect_continue {
+        // RFC 9110: repeat the request without the expectation.
+        true if error.status() == Some(417) => Some(false),
+        // The server has probably rejected the request, and its response was lost. With the
+        // expectation, it is received before the body is sent. Only then: ureq waits for the idle
+        // timeout if a server that rejects a request with an expectation, such as nginx, keeps the
+        // connection open.
+        false if is_interrupted => Some(true),
+        _ => None,
     }
 }
 

@@ -115,6 +115,8 @@ struct Inner {
     /// Why the request was made, if it was only needed to continue another step.
     reason: Option<String>,
     message: Cow<'static, str>,
+    /// What to change, if retrying is pointless.
+    hint: Option<&'static str>,
     source: Option<Source>,
     response: Option<Box<ErrorResponse>>,
     /// The request's invalid field.
@@ -164,7 +166,8 @@ impl Error {
     /// Whether the failure is transient: a network error, or a status that may succeed later.
     pub(crate) fn is_transient(&self) -> bool {
         match self.0.kind {
-            ErrorKind::Connect | ErrorKind::Transport | ErrorKind::Timeout => true,
+            ErrorKind::Connect => self.0.hint.is_none(),
+            ErrorKind::Transport | ErrorKind::Timeout => true,
             ErrorKind::Api => self.status().is_some_and(is_transient_status),
             _ => false,
         }

@@ -32,7 +32,7 @@ use crate::operation::Operation;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Event<'a> {
-    /// The output file, for calls that write one: `generate_to` and `download`.
+    /// The output file, for calls that write one: `generate_to`, `generate_all_to` and `download`.
     pub path: Option<&'a Path>,
     /// The generation, once it is known.
     pub generation_id: Option<&'a GenerationId>,

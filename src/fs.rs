@@ -1,6 +1,6 @@
-//! What `std::fs` lacks: durable directory entries, and the identity of files.
+//! What `std::fs` lacks: durable directory entries, the identity of files, and Windows' rules.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 
@@ -35,7 +35,8 @@ pub(crate) fn is_same_file(file: &File, path: &Path) -> bool {
     }
 }
 
-/// The standard library does not identify files on other systems.
+/// The standard library does not identify files on other systems. On Windows, a file opened with
+/// [`open_options`] keeps its path until it is closed.
 #[cfg(not(unix))]
 pub(crate) fn is_same_file(_file: &File, path: &Path) -> bool {
     path.exists()
@@ -43,6 +44,36 @@ pub(crate) fn is_same_file(_file: &File, path: &Path) -> bool {
 
 pub(crate) fn parent_dir(path: &Path) -> &Path {
     path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Options for a file that is locked and written. Windows does not let others delete or rename it
+/// until it is closed, this process included.
+///
+/// Not for appending: Windows then does not allow to truncate the file.
+pub(crate) fn open_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    #[cfg(windows)]
+    std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, SHARE_READ_AND_WRITE);
+    options
+}
+
+/// `FILE_SHARE_READ | FILE_SHARE_WRITE`, without `FILE_SHARE_DELETE`.
+#[cfg(windows)]
+const SHARE_READ_AND_WRITE: u32 = 0x1 | 0x2;
+
+/// Whether Windows has no file of this name: it is a device (`NUL`, `com1.mp4`), has a stream
+/// (`12:30.mp4`) or another character that it reserves, or loses its last character (`cat.mp4.`).
+///
+/// From Microsoft's "Naming Files, Paths, and Namespaces".
+pub(crate) fn is_reserved_on_windows(name: &[u8]) -> bool {
+    let name = String::from_utf8_lossy(name).to_ascii_uppercase();
+    let stem = name.split('.').next().unwrap_or_default().trim_end_matches(' ');
+    let port = stem.strip_suffix(|c| matches!(c, '1'..='9' | '\u{b9}' | '\u{b2}' | '\u{b3}'));
+    name.ends_with(['.', ' '])
+        || name.contains(|c: char| c < ' ' || r#"<>:"/\|?*"#.contains(c))
+        || matches!(stem, "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$")
+        || matches!(port, Some("COM" | "LPT"))
 }
 
 #[cfg(test)]
@@ -57,5 +88,36 @@ mod tests {
         assert_eq!([1, 9, 13, 22, 38, 95].map(is_unsupported), [true; 6]);
         // ENOENT, EIO, ENOTDIR, EMFILE, ENOSPC, EROFS, ESTALE, EDQUOT.
         assert_eq!([2, 5, 20, 24, 28, 30, 116, 122].map(is_unsupported), [false; 8]);
+    }
+
+    #[test]
+    fn names_reserved_on_windows_are_recognized() {
+        let is_reserved = |name: &str| is_reserved_on_windows(name.as_bytes());
+        let reserved = "12:30.mp4;cat.mp4:stream;a?.mp4;a*.mp4;<a.mp4;a>.mp4;a|b.mp4;\"a\".mp4;\
+            a\\b.mp4;a/b.mp4;a\nb.mp4;a\0.mp4;cat.mp4.;cat.mp4 ;cat.; ;...;NUL;nul;Nul.mp4;\
+            CON.mp4;con.tar.mp4;con .mp4;prn.mp4;AUX;COM1;com9.mp4;LPT1.mp4;lpt\u{b2}.mp4;CONIN$;conout$";
+        assert_eq!(reserved.split(';').find(|name| !is_reserved(name)), None);
+        let free = "cat.mp4;12.30.mp4;.cat.mp4;a b.mp4;a..mp4;nul-and-void.mp4;null.mp4;\
+            context.mp4;cat.con;cat.nul.mp4;COM;COM0;COM10.mp4;LPTX.mp4;c1.mp4;\
+            \u{e4}\u{732b}.mp4;(1)+~#$%&'!@,=[]{}^`";
+        assert_eq!(free.split(';').find(|name| is_reserved(name)), None);
+        assert!(!is_reserved_on_windows(b"\xff.mp4"));
+    }
+
+    /// Whether the file can be truncated is seen in the options only: wine allows it for a
+    /// file that is open for appending, as Windows does.
+    #[test]
+    fn locked_file_is_open_for_writing_and_keeps_its_place_on_windows() {
+        let options = format!("{:?}", open_options());
+        assert!(options.contains("read: true, write: true, append: false"), "{options}");
+        assert_eq!(options.contains("share_mode: 3"), cfg!(windows), "{options}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cat.mp4");
+        let file = open_options().create_new(true).open(&path).unwrap();
+        assert!(is_same_file(&file, &path));
+        // Another process of this crate can open it too, to wait for the lock.
+        open_options().open(&path).unwrap();
+        let others = [std::fs::rename(&path, &path), std::fs::remove_file(&path)];
+        assert_eq!(others.map(|other| other.is_err()), [cfg!(windows); 2]);
     }
 }

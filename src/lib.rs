@@ -13,37 +13,39 @@
 //! [What it costs](#what-it-costs) ·
 //! [Many at once](#many-at-once) ·
 //! [More than one machine](#more-than-one-machine) ·
+//! [Recipes](#recipes) ·
 //! [Testing your own program](#testing-your-own-program) ·
+//! [Logging](#logging) ·
+//! [Other models and fields](#other-models-and-fields) ·
 //! [TLS and proxies](#tls-and-proxies) ·
+//! [Platforms](#platforms) ·
+//! [Small programs](#small-programs) ·
 //! [What it does not do](#what-it-does-not-do-and-why) ·
 //! [Features](#features)
 //!
 //! # First program
 //!
-//! The API key is read from the environment variable `AIML_API_KEY`.
-//!
 //! ```no_run
 //! use kling_video::{Client, Image, ImageToVideo};
 //!
 //! fn main() -> kling_video::Result<()> {
-//!     let client = Client::from_env()?;
+//!     let client = Client::from_env()?; // AIML_API_KEY, AIMLAPI_API_KEY or AIMLAPI_KEY
 //!     let request = ImageToVideo::new(Image::file("cat.jpg")).prompt("the cat yawns");
-//!     let generation = client.create(&request)?; // from here on it costs money
-//!     println!("created {}", generation.id); // enough to continue from any process
-//!     let video = client.wait(&generation.id)?;
-//!     client.download(&video, "cat.mp4")?;
+//!     let saved = client.generate_to(&request, "cat.mp4")?; // can be killed and repeated; pays once
+//!     println!("{} bytes, generation {}", saved.bytes, saved.id);
 //!     Ok(())
 //! }
 //! ```
 //!
-//! [`generate`](Client::generate) does the first two steps in one call. Download soon: URLs expire,
-//! although [`download`](Client::download) then retrieves a fresh one.
-//!
 //! # Programs that may be killed
 //!
-//! [`generate_to`](Client::generate_to) does all three steps and keeps a journal next to the file.
-//! Called again after a crash, a reboot or Ctrl-C, it continues and **pays once**; called again
-//! after success, it makes no request at all. Use it in build scripts and batch jobs.
+//! [`generate_to`](Client::generate_to) records each step in a journal next to the file,
+//! `cat.mp4.kling.jsonl`, before it takes the next one. Called again after a crash, a reboot, Ctrl-C
+//! or any error, it continues and **pays once**; called again after success, it makes no request at
+//! all. If it cannot be known whether a generation was paid for, it stops and pays for no other until
+//! [`FileJournal::abandon`] gives that one up.
+//!
+//! The steps are also available one by one. Programs that use them keep the id themselves:
 //!
 //! ```
 //! # fn main() -> kling_video::Result<()> {
@@ -52,8 +54,10 @@
 //! # let dir = tempfile::tempdir().unwrap();
 //! # let path = dir.path().join("cat.mp4");
 //! # let request = kling_video::ImageToVideo::new(kling_video::Image::url("https://example.com/cat.jpg"));
-//! let saved = client.generate_to(&request, &path)?; // cat.mp4, and cat.mp4.kling.jsonl next to it
-//! println!("{} bytes in {}", saved.bytes, saved.path.display());
+//! let generation = client.create(&request)?; // from here on it costs money
+//! println!("created {}", generation.id); // enough to continue from any process
+//! let video = client.wait(&generation.id)?;
+//! client.download(&video, &path)?; // soon, since URLs expire
 //! # Ok(())
 //! # }
 //! ```
@@ -75,14 +79,8 @@
 //! A video of 5 seconds takes 3 to 4 minutes, one of 10 takes 6 to 8 (Kling's documentation).
 //! [`WaitOptions`] set when to poll and for how long. An
 //! [event handler](ClientBuilder::event_handler) receives progress, and a [`CancelToken`] ends any
-//! call from another thread. The client's `with_…` methods return a *view*: the same client with
-//! another setting for the calls made through it.
-//!
-//! | For every call | For single calls |
-//! |---|---|
-//! | [`ClientBuilder::wait_options`] | [`Client::with_wait_options`] |
-//! | [`ClientBuilder::event_handler`] | [`Client::with_event_handler`] |
-//! | – | [`Client::with_cancel_token`] |
+//! call from another thread. Each can be set for single calls: the client's `with_…` methods return a
+//! *view*, the same client with another setting for the calls made through it.
 //!
 //! ```
 //! use kling_video::{CancelToken, Client, EventKind, VideoDuration, WaitOptions};
@@ -90,7 +88,6 @@
 //! let client = Client::builder("key")
 //!     .wait_options(WaitOptions::for_duration(VideoDuration::FiveSeconds))
 //!     .event_handler(|event| match event.kind {
-//!         EventKind::Uploading { sent, total, .. } => eprintln!("{sent} of {total} bytes sent"),
 //!         EventKind::Created { generation, .. } => eprintln!("created {}", generation.id),
 //!         EventKind::Polled { generation, elapsed, .. } => {
 //!             eprintln!("{} after {} s", generation.status, elapsed.as_secs());
@@ -99,7 +96,7 @@
 //!         _ => {}
 //!     })
 //!     .build()?;
-//! let token = CancelToken::new(); // call token.cancel() in a Ctrl-C handler
+//! let token = CancelToken::new(); // for a handler of Ctrl-C: see the recipe below
 //! let client = client.with_cancel_token(token.clone());
 //! # Ok::<(), kling_video::Error>(())
 //! ```
@@ -169,9 +166,7 @@
 //!   [`balance`](Client::balance) returns what is left on the account.
 //!
 //! The log and the balance lag: a charge is recorded only after the generation is reported as
-//! completed, so compare sums some time later. According to the API's documentation, a failed
-//! generation is not charged. One that ended in another way may have been: see
-//! [`may_have_been_billed`](Error::may_have_been_billed).
+//! completed, so compare sums some time later.
 //!
 //! ```
 //! # fn main() -> kling_video::Result<()> {
@@ -199,33 +194,10 @@
 //!
 //! # Many at once
 //!
-//! [`generate_all_to`](Client::generate_all_to) does what `generate_to` does, for many jobs and with a
-//! handful of threads. Killed and called again with the same jobs, it pays once for each:
-//!
-//! ```
-//! # fn main() -> kling_video::Result<()> {
-//! # let sandbox = kling_video::sandbox::Sandbox::start()?;
-//! # let client = sandbox.client_builder().build()?;
-//! # let dir = tempfile::tempdir().unwrap();
-//! use kling_video::{BatchOptions, Image, ImageToVideo};
-//!
-//! let job = |name: &str| {
-//!     let image = Image::url(format!("https://example.com/{name}.jpg"));
-//!     (ImageToVideo::new(image).prompt("it yawns"), dir.path().join(format!("{name}.mp4")))
-//! };
-//! let jobs = ["cat", "dog"].map(job);
-//! for result in client.generate_all_to(&jobs, &BatchOptions::new()) {
-//!     match result {
-//!         Ok(saved) => println!("{}", saved.path.display()),
-//!         Err(error) => eprintln!("{error}"),
-//!     }
-//! }
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! When the credits run out, it stops creating and fetches what is paid for. Events carry the path
-//! of their job. The example `batch` in the repository is a complete program.
+//! [`generate_all_to`](Client::generate_all_to) does what `generate_to` does, for many jobs and with
+//! a handful of threads. Killed and called again with the same jobs, it pays once for each. When the
+//! credits run out, it stops creating and fetches what is paid for. Events carry the path of their
+//! job. The example `batch` in the repository is a complete program.
 //!
 //! Programs that store the ids themselves can create one after the other, or from a few threads (a
 //! [`Client`] is cheap to clone, and clones share its connections and limits), and then wait for all
@@ -237,7 +209,7 @@
 //!
 //! Keep the record where all machines see it: [`generate_recorded`](Client::generate_recorded) is
 //! `generate_to` over a [`Journal`] of your own, such as rows of a table that you already operate.
-//! Any machine then continues what another one has begun. If two have the same job, only one gets to
+//! Any machine then continues what another one has started. If two have the same job, only one gets to
 //! pay, since each position of a journal can be taken only once.
 //!
 //! `examples/fleet` in the repository is a complete program: any number of workers over one
@@ -249,6 +221,218 @@
 //! requests. [`Generation`], [`Video`] and [`GenerationId`] implement serde's `Serialize` and
 //! `Deserialize`.
 //!
+//! # Recipes
+//!
+//! ## A build script
+//!
+//! ```no_run
+//! use kling_video::{Client, Image, ImageToVideo};
+//!
+//! fn main() -> kling_video::Result<()> {
+//!     println!("cargo::rerun-if-changed=assets/cat.jpg");
+//!     println!("cargo::rerun-if-changed=assets/cat.mp4");
+//!     let builder = match Client::builder_from_env() {
+//!         Ok(builder) => builder.max_generations(1),
+//!         // No API key, as in CI: what is committed is used, and nothing is created.
+//!         Err(_) => Client::builder("none").max_generations(0),
+//!     };
+//!     let request = ImageToVideo::new(Image::file("assets/cat.jpg")).prompt("the cat yawns");
+//!     builder.build()?.generate_to(&request, "assets/cat.mp4")?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Commit `assets/cat.mp4` **and** `assets/cat.mp4.kling.jsonl`: every build that has both makes no
+//! request, and needs neither network nor key. Never write to `OUT_DIR`: `cargo clean` empties it, and
+//! the next build pays again. A changed prompt or image is another request for the same path, so the
+//! build fails before anything is sent; [`replace_videos(true)`](ClientBuilder::replace_videos) allows
+//! it to pay for the new video and to replace the old one. The example `build-script` in the repository
+//! also uses a sample from the sandbox as long as there is no video.
+//!
+//! ## A cron job or serverless function
+//!
+//! Poll once per run instead of sleeping. The first run creates the generation:
+//!
+//! ```
+//! use std::path::Path;
+//! use std::time::Duration;
+//!
+//! use kling_video::{Client, ErrorKind, ImageToVideo, Result, WaitOptions};
+//!
+//! /// Returns whether the video is there.
+//! fn tick(client: &Client, request: &ImageToVideo, path: &Path) -> Result<bool> {
+//!     let once = WaitOptions::new().initial_delay(Duration::ZERO).timeout(Duration::ZERO);
+//!     match client.with_wait_options(once).generate_to(request, path) {
+//!         Ok(_) => Ok(true),
+//!         Err(error) if error.kind() == ErrorKind::WaitTimeout => Ok(false), // the next run
+//!         Err(error) => Err(error),
+//!     }
+//! }
+//! # fn main() -> Result<()> {
+//! # let sandbox = kling_video::sandbox::Sandbox::start()?;
+//! # let client = sandbox.client_builder().build()?;
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let path = dir.path().join("cat.mp4");
+//! # let request = ImageToVideo::new(kling_video::Image::url("https://example.com/cat.jpg"));
+//! # for (run, is_there) in [false, false, true, true].into_iter().enumerate() {
+//! #     assert_eq!(tick(&client, &request, &path)?, is_there);
+//! #     let polls = sandbox.request_count(kling_video::sandbox::Endpoint::Retrieve);
+//! #     assert_eq!(polls, (run + 1).min(3));
+//! # }
+//! # sandbox.fault(kling_video::sandbox::Endpoint::Create,
+//! #     kling_video::sandbox::Fault::close_connection().after_accepting(), 1);
+//! # let path = dir.path().join("lost.mp4");
+//! # assert_eq!(tick(&client, &request, &path).unwrap_err().kind(), ErrorKind::CreateUnknown);
+//! # for is_there in [false, false, true] {
+//! #     assert_eq!(tick(&client, &request, &path)?, is_there);
+//! # }
+//! # assert_eq!(sandbox.generations().len(), 2);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Where no disk is kept, do the same with `generate_recorded`.
+//!
+//! <details><summary>With an id that is stored elsewhere</summary>
+//!
+//! ```
+//! # use std::time::Duration;
+//! use kling_video::{Client, GenerationId, Result, Video, WaitOptions};
+//!
+//! fn tick(client: &Client, id: &GenerationId) -> Result<Option<Video>> {
+//!     if !client.retrieve(id)?.status.is_terminal() {
+//!         return Ok(None); // the next run
+//!     }
+//!     // Returns the video, or why there is none: a single response proves no failure.
+//!     let options = WaitOptions::new().initial_delay(Duration::ZERO);
+//!     client.with_wait_options(options).wait(id).map(Some)
+//! }
+//! # fn main() -> Result<()> {
+//! # let sandbox = kling_video::sandbox::Sandbox::start()?;
+//! # sandbox.complete_after_polls(1);
+//! # let client = sandbox.client_builder().build()?;
+//! # let request = kling_video::ImageToVideo::new(kling_video::Image::url("https://example.com/cat.jpg"));
+//! # let id = client.create(&request)?.id;
+//! # assert!(tick(&client, &id)?.is_none() && tick(&client, &id)?.is_some());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! </details>
+//!
+//! ## With other crates
+//!
+//! These are in `examples/recipes` in the repository, too, with tests that run them.
+//!
+//! <details><summary>Ctrl-C, with <code>ctrlc</code></summary>
+//!
+//! Calls of `client.with_cancel_token(token)` then end with [`ErrorKind::Cancelled`]. With
+//! `generate_to` the next run continues, so a program without a handler pays once, too.
+//!
+//! ```ignore
+//! use kling_video::CancelToken;
+//!
+//! pub fn cancelled_by_ctrl_c() -> Result<CancelToken, ctrlc::Error> {
+//!     let token = CancelToken::new();
+//!     let on_ctrl_c = token.clone();
+//!     ctrlc::set_handler(move || match on_ctrl_c.is_cancelled() {
+//!         false => on_ctrl_c.cancel(),
+//!         true => std::process::exit(130),
+//!     })?;
+//!     Ok(token)
+//! }
+//! ```
+//!
+//! </details>
+//! <details><summary>A progress bar, with <code>indicatif</code></summary>
+//!
+//! ```ignore
+//! use indicatif::ProgressBar;
+//! use kling_video::{Event, EventKind};
+//!
+//! pub fn show_event(bar: &ProgressBar, event: &Event<'_>) {
+//!     let (message, position, length) = match event.kind {
+//!         EventKind::Uploading { sent, total, .. } => ("uploading", sent, total),
+//!         EventKind::Polled { generation, .. } => (generation.status.as_str(), 0, 1),
+//!         EventKind::Downloading { received, total, .. } => {
+//!             ("downloading", received, total.unwrap_or(received))
+//!         }
+//!         EventKind::Saved { .. } | EventKind::Reused => return bar.finish_with_message("saved"),
+//!         _ => return,
+//!     };
+//!     bar.set_length(length);
+//!     bar.set_position(position);
+//!     bar.set_message(message.to_owned());
+//! }
+//! ```
+//!
+//! </details>
+//! <details><summary>Log lines, with <code>tracing</code></summary>
+//!
+//! ```ignore
+//! use kling_video::{Event, EventKind};
+//! use tracing::{debug, info, warn};
+//!
+//! pub fn log_event(event: &Event<'_>) {
+//!     let id = event.generation_id.map(|id| id.as_str());
+//!     match event.kind {
+//!         EventKind::Created { .. } => info!(id, request = event.client_request_id, "paid for"),
+//!         EventKind::Recovered => info!(id, "found in the API's log"),
+//!         EventKind::Polled { generation, .. } => debug!(id, status = %generation.status, "polled"),
+//!         EventKind::Retrying { operation, error, .. } => warn!(id, %operation, %error, "retrying"),
+//!         EventKind::Saved { bytes, .. } => info!(id, path = ?event.path, bytes, "saved"),
+//!         _ => {}
+//!     }
+//! }
+//! ```
+//!
+//! </details>
+//! <details><summary>A journal in SQLite, with <code>rusqlite</code> and <code>serde_json</code></summary>
+//!
+//! The primary key is what keeps two workers from paying for the same job.
+//!
+//! ```ignore
+//! use kling_video::{BoxError, Journal, JournalEntry};
+//! use rusqlite::Connection;
+//!
+//! pub const SCHEMA: &str = "
+//!     PRAGMA synchronous = FULL;
+//!     CREATE TABLE IF NOT EXISTS journal (
+//!         job INTEGER, position INTEGER, entry TEXT NOT NULL, PRIMARY KEY (job, position)
+//!     );";
+//!
+//! pub struct SqliteJournal<'a> {
+//!     pub connection: &'a Connection,
+//!     pub job: i64,
+//! }
+//!
+//! impl Journal for SqliteJournal<'_> {
+//!     fn entries(&mut self) -> Result<Vec<JournalEntry>, BoxError> {
+//!         let query = "SELECT entry FROM journal WHERE job = ?1 ORDER BY position";
+//!         let mut query = self.connection.prepare(query)?;
+//!         let rows = query.query_map([self.job], |row| row.get::<_, String>(0))?;
+//!         rows.map(|entry| Ok(serde_json::from_str(&entry?)?)).collect()
+//!     }
+//!
+//!     fn append(&mut self, position: u64, entry: &JournalEntry) -> Result<(), BoxError> {
+//!         let row = (self.job, i64::try_from(position)?, serde_json::to_string(entry)?);
+//!         self.connection.execute("INSERT INTO journal VALUES (?1, ?2, ?3)", row)?;
+//!         Ok(())
+//!     }
+//! }
+//! ```
+//!
+//! </details>
+//!
+//! ## A web server
+//!
+//! Respond at once, and finish the job in a thread. A job is a row, inserted before the response is
+//! sent; worker threads carry it out with `generate_recorded` over the journal above, `download` it and
+//! mark the row as done. After a kill, the open rows go back into the queue. Let clients name their
+//! jobs (`PUT /videos/NAME`), so that a repeated request does not pay again, and accept only URLs as
+//! images: a stranger's path would be a file of your machine. All of it is in
+//! `examples/recipes/src/bin/web_worker.rs` in the repository, with a test that kills it ten times.
+//!
 //! # Testing your own program
 //!
 //! With the feature `sandbox`, `sandbox::Sandbox` is a mock server on a loopback port: it serves a
@@ -259,23 +443,90 @@
 //! kling-video = { version = "0.1", features = ["sandbox"] }
 //! ```
 //!
+//! Let your functions take a [`Client`]. That of `Sandbox::client_builder` polls and retries within
+//! milliseconds, so no test sleeps.
+//!
 //! ```
 //! # fn main() -> kling_video::Result<()> {
-//! use kling_video::sandbox::{Endpoint, Fault, Sandbox};
-//! use kling_video::{ErrorKind, Image, ImageToVideo};
+//! use kling_video::sandbox::{Endpoint, Fault, Sandbox, Script};
+//! use kling_video::{BatchOptions, ErrorKind, Image, ImageToVideo};
 //!
 //! let sandbox = Sandbox::start()?;
-//! // The first create request is accepted, but its response is lost.
-//! sandbox.fault(Endpoint::Create, Fault::close_connection().after_accepting(), 1);
 //! let client = sandbox.client_builder().build()?;
-//!
 //! let request = ImageToVideo::new(Image::url("https://example.com/cat.jpg"));
-//! let error = client.generate(&request).unwrap_err();
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let dir = dir.path();
+//!
+//! // Out of credits.
+//! sandbox.fault(Endpoint::Create, Fault::status(403), 1);
+//! let error = client.generate_to(&request, dir.join("1.mp4")).unwrap_err();
+//! assert!(error.is_out_of_credits() && !error.may_have_been_billed());
+//!
+//! // Accepted, but the response is lost. The next call finds the generation, which is paid once.
+//! sandbox.fault(Endpoint::Create, Fault::close_connection().after_accepting(), 1);
+//! let error = client.generate_to(&request, dir.join("2.mp4")).unwrap_err();
 //! assert_eq!(error.kind(), ErrorKind::CreateUnknown);
-//! assert!(client.find(error.client_request_id().unwrap_or_default())?.is_some());
+//! client.generate_to(&request, dir.join("2.mp4"))?;
+//! assert_eq!(sandbox.generations().len(), 1);
+//!
+//! // Too many requests, and a download that is interrupted: the program notices neither.
+//! sandbox.fault(Endpoint::Create, Fault::status(429), 2);
+//! sandbox.fault(Endpoint::Retrieve, Fault::status(429), 2);
+//! sandbox.fault(Endpoint::Video, Fault::truncate(9_000), 1);
+//! client.generate_to(&request, dir.join("3.mp4"))?;
+//!
+//! // Concurrent jobs with different ends: one is moderated.
+//! sandbox.set_script(|generation| match generation.request["prompt"].as_str() {
+//!     Some("4") => Some(Script::new().failure("ContentPolicyViolation", "The image was rejected")),
+//!     _ => None,
+//! });
+//! let jobs = ["4", "5", "6"].map(|name| {
+//!     (request.clone().prompt(name), dir.join(name).with_extension("mp4"))
+//! });
+//! let results = client.generate_all_to(&jobs, &BatchOptions::new());
+//! assert_eq!(results[0].as_ref().unwrap_err().kind(), ErrorKind::GenerationFailed);
+//! assert!(results[1].is_ok() && results[2].is_ok());
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! `sandbox::Fault` has the other ways to fail. A program that runs as its own process is given the
+//! sandbox's URL and key; the example `serve` in the repository is a sandbox as a process.
+//!
+//! # Logging
+//!
+//! This crate logs nothing: an [event handler](ClientBuilder::event_handler) receives everything there
+//! is to log. Log single fields, since the `Debug` output of an [`Event`] may contain the video's URL,
+//! with which anybody can download it. The HTTP library logs through the `log` crate:
+//!
+//! | Level | What ureq 3.5 logs, with targets that start with `ureq` |
+//! |---|---|
+//! | info and above | nothing |
+//! | debug | connections, requests and responses: hosts, statuses, harmless headers; no paths, no key |
+//! | trace | complete URLs, all headers, bodies of responses: **the API key**, signed URLs |
+//!
+//! A search of a trace log does not find the key, since it is broken into lines of 16 bytes. The filter
+//! `debug,ureq=info`, in `RUST_LOG` for `env_logger` and `tracing_subscriber`, keeps all of it out. No
+//! configuration can undo a limit at compile time:
+//! `log = { version = "0.4", features = ["release_max_level_debug"] }`.
+//!
+//! # Other models and fields
+//!
+//! Models that take the same fields can be tried with [`ImageToVideo::model`], and fields without a
+//! setter with [`extra`](ImageToVideo::extra). Both are untested: the server decides.
+//!
+//! | Checked before sending | For |
+//! |---|---|
+//! | length of prompts; range of `cfg_scale` and camera movements; number of masks and points; masks with a camera movement | [`MODEL`] |
+//! | images: JPEG or PNG, size, dimensions, aspect ratio | [`MODEL`] |
+//! | images: a format that a data URI can name, not empty | others |
+//! | numbers are finite, client request ids valid, extra fields not those of a setter | all |
+//!
+//! [`Pricing::estimate`] assumes 5 seconds for an unset duration for [`MODEL`] only.
+//!
+//! `extra("tail_image_url", …)`, a last frame, is sent as it is. The vendor documented it for this
+//! model until September 2025 and still does for others. Whether the API now ignores, rejects or
+//! honors it is not known.
 //!
 //! # TLS and proxies
 //!
@@ -287,22 +538,55 @@
 //! them. Requests are tunneled through it (`CONNECT`), so it never sees the API key. SOCKS proxies
 //! are not supported, and are rejected when the client is built.
 //!
+//! # Platforms
+//!
+//! | Platform | Tests |
+//! |---|---|
+//! | Linux on x86-64, with glibc | all run, with rustls and with native-tls |
+//! | Linux on x86-64 with musl (static, in an empty directory), on 32-bit x86, and on aarch64 (in an emulator) | run, except those that need other programs or measure the process |
+//! | Windows on x86-64, built with MinGW | run in wine, which is not Windows: it enforces less |
+//! | macOS, FreeBSD, Linux on RISC-V | compile, but were never run |
+//! | Windows built with MSVC, Android | the library compiles without TLS; never run |
+//!
+//! The guarantees about files need a file system with locks, and are as durable as it is:
+//!
+//! - **Network file systems**: where files cannot be locked, runs and downloads fail before they send
+//!   anything. Where locks are accepted but not shared between machines, two machines can pay for the
+//!   same target: use [one database](#more-than-one-machine) instead.
+//! - **Directories**: after a power failure, a new or renamed file can be missing where directories
+//!   cannot be synced: on Windows, on some network file systems, and in directories without read
+//!   permission. A journal that is lost in this way is a run that is paid for again.
+//! - **Windows**: a journal or partial file in use cannot be read, renamed or deleted by others. The
+//!   partial file is closed right before it is renamed: in that moment, another download to the same
+//!   target can open it, which is an error for the first one. A target that somebody has open is
+//!   replaced only if they permit its deletion; otherwise the complete video is kept, and the error
+//!   names it. Names of devices and streams (`NUL`, `12:30.mp4`) are rejected.
+//! - **Other than Unix and Windows**: a journal that is replaced while it is in use is not noticed.
+//!
+//! # Small programs
+//!
+//! The largest lever is the TLS library (see [Features](#features)): `native-tls` saves most of its
+//! size, and no TLS at all, for a [`base_url`](ClientBuilder::base_url) on the loopback, the rest. Keep
+//! `sandbox` in the `dev-dependencies`. Then comes the profile:
+//!
+//! ```toml
+//! [profile.release]
+//! opt-level = "z"   # for size; the network limits the speed anyway
+//! lto = true
+//! codegen-units = 1
+//! panic = "abort"   # loses nothing that `generate_to` has paid for
+//! strip = true
+//! ```
+//!
 //! # What it does not do, and why
 //!
 //! - **No async.** A generation takes minutes, so a blocking call costs one sleeping thread. In an
 //!   async program call it from `spawn_blocking` or an equivalent.
-//! - **No other products of the vendor.** One model, done with care. Sibling models that take the same
-//!   fields can be tried with [`ImageToVideo::model`] and [`extra`](ImageToVideo::extra).
+//! - **No other products of the vendor.** One model, done with care.
 //! - **No webhooks**: the API has none.
 //! - **No cancelling of a generation**: the API cannot. Cancelling ends the call; the generation
 //!   continues and is billed.
 //! - **No resizing or converting of images**, and no playing of videos: other crates do that.
-//! - **No logging**: an [event handler](ClientBuilder::event_handler) receives everything there is to
-//!   log. The underlying HTTP library logs through the `log` crate, and at level *trace* it logs
-//!   complete headers, including the API key. Where logs are kept, cap the level with one of `log`'s
-//!   `max_level_…` features.
-//! - **No budget in money**: [`max_generations`](ClientBuilder::max_generations) counts generations.
-//!   For a limit in money, give the API key a [spending limit](#what-it-costs).
 //!
 //! # Features
 //!

@@ -7,7 +7,8 @@ use crate::error::Error;
 /// How many times, and with what delays, failed requests are retried.
 ///
 /// Reads are retried after network failures, timeouts and the statuses 408, 425, 429 and 5xx.
-/// Create requests are retried only if they certainly were not accepted, and at most 3 times. The
+/// Create requests are retried only if they certainly were not accepted, and at most 3 times; one
+/// whose upload was interrupted is repeated at once, whatever the policy, to learn why. The
 /// delay is what the server requests with `Retry-After`, or else random, up to 0.5 s before the
 /// first retry, 1 s before the second, 2 s before the third, … (exponential backoff with full
 /// jitter).

@@ -13,6 +13,7 @@ mod tls;
 mod url;
 
 use std::borrow::Cow;
+use std::io;
 use std::time::Duration;
 
 use ureq::http::uri::{self, PathAndQuery, Scheme, Uri};
@@ -27,7 +28,7 @@ use crate::operation::Operation;
 use crate::redact::sanitize;
 
 pub(crate) use self::config::{DOWNLOAD_TIMEOUT, TransportConfig};
-pub(crate) use self::proxy::ProxyChoice;
+pub(crate) use self::proxy::{ProxyChoice, first_variable};
 pub(crate) use self::response::DownloadResponse;
 pub(crate) use self::tls::RootCertificates;
 
@@ -36,9 +37,8 @@ use self::error::send_error;
 use self::response::{HttpResponse, location, read_response};
 use self::url::{encode_url, is_local, is_loopback, resolve_redirect};
 
-/// A create whose body is larger is sent with `Expect: 100-continue`, so that a rejection costs no
-/// upload and its response is not lost.
-pub(crate) const EXPECT_CONTINUE_THRESHOLD: u64 = 1024 * 1024;
+/// The body of a create that is larger takes a while to be sent.
+const LARGE_BODY: u64 = 1024 * 1024;
 
 const MAX_REDIRECTS: usize = 5;
 
@@ -124,6 +124,18 @@ impl Session<'_> {
         })
     }
 
+    /// Whether this error of a committed request proves that the end of its body was not written.
+    ///
+    /// On Unix, over plain TCP, `EPIPE` comes only from writing, and the last write is that of the
+    /// body's end. `ECONNRESET` also comes from reading; and over TLS, where a read may have to
+    /// write first, `EPIPE` may be about an alert that follows a complete body.
+    fn is_cut(&self, e: &ureq::Error) -> bool {
+        let plain = self.config.base_uri.scheme() == Some(&Scheme::HTTP);
+        let is_epipe =
+            |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe && e.raw_os_error().is_some();
+        cfg!(unix) && plain && matches!(e, ureq::Error::Io(e) if is_epipe(e))
+    }
+
     /// Sends a GET request to the API.
     pub(crate) fn get(&self, operation: Operation, target: &str) -> Result<Response> {
         let request = self.request(operation, Method::GET, target, ())?;
@@ -155,24 +167,35 @@ impl Session<'_> {
         let body_to_send = SendBody::from_reader(&mut *body);
         let mut request = self.request(operation, Method::POST, target, body_to_send)?;
         let headers = request.headers_mut();
-        headers.reserve(4);
+        headers.reserve(5);
         headers.insert(header::CONTENT_TYPE, JSON);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         headers.insert(CLIENT_REQUEST_ID, client_request_id);
+        // Without it, a server that rejects a request with an expectation may keep the connection
+        // open, and ureq waits for more than the response that it has received.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         if expect_continue {
             headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
         }
         let agent = &self.agents.creates;
         if length > SMALL_BUFFER as u64 {
-            let config = agent.configure_request(request);
-            request = config.output_buffer_size(UPLOAD_BUFFER).build();
+            let mut config = agent.configure_request(request).output_buffer_size(UPLOAD_BUFFER);
+            if length > LARGE_BODY {
+                config = config.timeout_recv_response(Some(self.config.large_response_timeout()));
+            }
+            request = config.build();
         }
         match agent.run(request) {
             Ok(response) => Ok(read_response(response, operation, &self.config.key, false)),
             Err(_) if body.state() != UploadState::Committed && is_cancelled(self.token) => {
                 Err(Error::cancelled(operation))
             }
-            Err(e) => Err(send_error(e, operation, self.config.peer(&self.config.base_uri))),
+            Err(e) => {
+                if self.is_cut(&e) {
+                    body.set_cut();
+                }
+                Err(send_error(e, operation, self.config.peer(&self.config.base_uri)))
+            }
         }
     }
 
@@ -238,6 +261,8 @@ impl Session<'_> {
         let agent: &Agent = &self.agents.downloads;
         if is_loopback(uri.host().unwrap_or_default()) {
             request = agent.configure_request(request).proxy(None).timeout_resolve(None).build();
+        } else if self.config.bypasses_proxy(request.uri()) {
+            request = agent.configure_request(request).proxy(None).build();
         }
         match agent.run(request) {
             _ if is_cancelled(self.token) => Err(Error::cancelled(operation)),

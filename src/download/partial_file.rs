@@ -1,12 +1,12 @@
 //! The file that a video is downloaded to and that is then moved to the target, which is therefore
 //! always either complete or untouched.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::fs::{fsync_parent_dir, is_same_file};
+use crate::fs::{fsync_parent_dir, is_same_file, open_options};
 use crate::hash::hash_reader;
 use crate::operation::Operation;
 
@@ -34,8 +34,7 @@ impl PartialFile {
 
     fn open_with(target: &Target, try_lock: fn(&File) -> Result<(), TryLockError>) -> Result<Self> {
         let path = target.sibling(".", ".kling.part");
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
+        let options = open_options();
         // This follows no symlink, not even a dangling one.
         let created = options.clone().create_new(true).open(&path);
         let disposable = created.is_ok();
@@ -131,12 +130,13 @@ impl PartialFile {
             return Err(io_error(&self.path, "the partial file was removed or replaced", e));
         }
         self.disposable = false;
+        self.release();
         // As late as possible: nothing can be done about a file that appears after this check.
         let moved = replace.check(target).and_then(|replaces| {
             let (from, to) = (&self.path, target.destination());
             let moved = match replaces {
                 true => fs::rename(from, to),
-                false => move_to_new(from, to, |from, to| fs::hard_link(from, to)),
+                false => move_to_new(from, to, hard_link),
             };
             moved.map_err(|e| target.error("failed to move the video to the target", e))
         });
@@ -149,6 +149,17 @@ impl PartialFile {
             .map_err(|e| target.error("saved, but failed to sync the directory", e))
     }
 
+    /// Reopens the file on Windows, which neither moves nor removes one that is opened with
+    /// `open_options`. This gives up the lock: another download to this target that starts now makes
+    /// the move fail, and downloads the video again.
+    fn release(&mut self) {
+        if cfg!(windows)
+            && let Ok(file) = File::open(&self.path)
+        {
+            self.file = file;
+        }
+    }
+
     /// Whether the file is still the one at its path, which must not be a symlink to it.
     fn is_in_place(&self) -> bool {
         require_regular_file(&self.path).is_ok() && is_same_file(&self.file, &self.path)
@@ -156,12 +167,23 @@ impl PartialFile {
 }
 
 impl Drop for PartialFile {
-    /// The lock is still held, so another download cannot be using the file.
+    /// The lock is still held, so another download cannot be using the file. On Windows, one that is
+    /// using it by now does not let it be removed.
     fn drop(&mut self) {
         if self.disposable && self.is_in_place() {
+            self.release();
             // The caller has an earlier error to report, which matters more than this one.
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// Only on Unix is a second link to the video recognized if the process is killed before it is
+/// removed; elsewhere, the next download would truncate the video.
+fn hard_link(from: &Path, to: &Path) -> io::Result<()> {
+    match cfg!(unix) {
+        true => fs::hard_link(from, to),
+        false => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::fs::parent_dir;
+use crate::fs::{is_reserved_on_windows, parent_dir};
 use crate::hash::hash_reader;
 use crate::operation::Operation;
 
@@ -67,17 +67,22 @@ impl Target {
     }
 
     /// The destination must end with a file name, not with `/`, `/.` or `..`, and not with one that
-    /// could belong to the partial file or the journal of another target.
+    /// could belong to the partial file or the journal of another target, or to no file at all.
     fn validate_name(&self) -> Result<()> {
         let path = self.destination.as_os_str().as_encoded_bytes();
         let name = self.destination.file_name().map_or(&b"/"[..], OsStr::as_encoded_bytes);
         if !path.ends_with(name) || name == b"/" {
             return Err(self.error("target is not a file path", io::ErrorKind::IsADirectory));
         }
-        match name.ends_with(b".kling.part") || name.ends_with(b".kling.jsonl") {
-            true => Err(self.error("target name is reserved", io::ErrorKind::InvalidInput)),
-            false => Ok(()),
+        // In any case, since some file systems ignore it.
+        let name = name.to_ascii_lowercase();
+        if name.ends_with(b".kling.part")
+            || name.ends_with(b".kling.jsonl")
+            || cfg!(windows) && is_reserved_on_windows(&name)
+        {
+            return Err(self.error("target name is reserved", io::ErrorKind::InvalidInput));
         }
+        Ok(())
     }
 
     /// The absolute path as the caller spelled it.

@@ -28,7 +28,7 @@ pub(crate) fn outcome(result: Result<Response>, upload: UploadState) -> Outcome 
         (Err(error), _) => Outcome::Rejected {
             retryable: error.is_transient(),
             error: match upload {
-                UploadState::InProgress => error.during_upload(),
+                UploadState::InProgress | UploadState::Cut => error.during_upload(),
                 _ => error,
             },
         },
@@ -117,9 +117,9 @@ mod tests {
     use serde_json::Value;
 
     fn upload_state() -> impl Strategy<Value = UploadState> {
-        use UploadState::{Committed, InProgress, NotStarted};
+        use UploadState::{Committed, Cut, InProgress, NotStarted};
         // Half of the cases are committed.
-        select(vec![NotStarted, InProgress, Committed, Committed])
+        select(vec![NotStarted, InProgress, Cut, Committed, Committed, Committed])
     }
 
     fn is_valid_id(text: &str) -> bool {

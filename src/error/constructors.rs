@@ -20,6 +20,7 @@ impl Error {
             operation,
             reason: None,
             message: message.into(),
+            hint: None,
             source: None,
             response: None,
             field: None,
@@ -64,6 +65,13 @@ impl Error {
     pub(crate) fn connect(operation: Operation, peer: impl fmt::Display, source: Source) -> Self {
         let message = format!("cannot connect to {peer}");
         Self::new(ErrorKind::Connect, operation, message).with_source(source)
+    }
+
+    /// Says what to change about a connection that cannot be established otherwise, so that retrying
+    /// is pointless.
+    pub(crate) fn with_hint(mut self, hint: Option<&'static str>) -> Self {
+        self.0.hint = hint;
+        self
     }
 
     pub(crate) fn transport(operation: Operation, source: Source) -> Self {

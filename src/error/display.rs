@@ -79,6 +79,7 @@ impl Error {
             _ => "FileJournal",
         };
         match (self.0.kind, &self.0.id) {
+            (ErrorKind::Connect, _) => self.0.hint.map_or(Ok(()), |hint| write!(f, "; {hint}")),
             (ErrorKind::Api, _) => self.write_api_advice(f),
             (ErrorKind::CreateUnknown, Some(id)) if !resumable => {
                 write!(f, "; wait for generation `{id}`")

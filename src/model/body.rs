@@ -1,10 +1,14 @@
 //! The body of a create request: JSON with the image streamed into it as base64, and its commit
 //! point.
 //!
-//! A server cannot act on an incomplete body. So the last bytes, the closing `"}`, are held back
-//! until everything else has been written to the transport. Writing them is the commit point:
-//! before it, nothing can have been created; after it, only the response shows whether something
-//! was.
+//! A server cannot act on an incomplete body. So the last bytes, the closing quote and brace, are
+//! held back until everything else has been written to the transport. Writing them is the commit
+//! point: before it, nothing can have been created; after it, only the response shows whether
+//! something was.
+//!
+//! They are written one by one, because rustls reports a failed write only at the next one. If the
+//! server has closed the connection by then, the last byte is never written, which proves that
+//! nothing was created.
 
 use std::io::{self, Read, Seek};
 
@@ -81,6 +85,7 @@ impl RequestBody {
             suffix: JSON_SUFFIX,
             sent: 0,
             total,
+            cut: false,
             error: None,
             on_progress,
         })
@@ -96,6 +101,9 @@ pub(crate) enum UploadState {
     InProgress,
     /// Everything: the server may have acted on it.
     Committed,
+    /// The commit point was passed, but the end certainly was not written: the server cannot act
+    /// on it.
+    Cut,
 }
 
 type OnProgress<'a> = dyn FnMut(u64, u64) -> Result<()> + 'a;
@@ -107,6 +115,7 @@ pub(crate) struct BodyReader<'a> {
     suffix: &'static [u8],
     sent: u64,
     total: u64,
+    cut: bool,
     error: Option<Error>,
     on_progress: &'a mut OnProgress<'a>,
 }
@@ -120,8 +129,14 @@ impl BodyReader<'_> {
         match self.sent {
             0 => UploadState::NotStarted,
             sent if sent < self.total => UploadState::InProgress,
+            _ if self.cut || !self.suffix.is_empty() => UploadState::Cut,
             _ => UploadState::Committed,
         }
+    }
+
+    /// The transport has proof that it did not write the end of the body.
+    pub(crate) fn set_cut(&mut self) {
+        self.cut = true;
     }
 
     /// Returns the error of the image or of `on_progress` that aborted the upload, if any.
@@ -153,7 +168,8 @@ impl BodyReader<'_> {
             (self.on_progress)(self.total, self.total)?;
             self.sent = self.total;
         }
-        Ok(self.suffix.read(buf).unwrap_or_default())
+        let next = buf.get_mut(..1).unwrap_or_default();
+        Ok(self.suffix.read(next).unwrap_or_default())
     }
 }
 
@@ -279,7 +295,7 @@ mod tests {
             let total = reader.total();
             let sent = read_in_chunks(&mut reader, &sizes).unwrap();
             let expected = format!(
-                r#"{{"model":{},"type":"image-to-video","prompt":{},"image_url":{}}}"#,
+                "{{\"model\":{},\"type\":\"image-to-video\",\"prompt\":{},\"image_url\":{}\n}}",
                 serde_json::to_string(crate::MODEL).unwrap(),
                 serde_json::to_string("a \"quoted\" prompt\n").unwrap(),
                 serde_json::to_string(&format!("data:image/png;base64,{}", STANDARD.encode(&data))).unwrap(),

@@ -21,8 +21,9 @@ use crate::random::random;
 /// ```
 pub const MODEL: &str = "kling-video/v2.1/pro/image-to-video";
 
-/// The end of every request's JSON: the closing quote of `image_url` and the closing brace.
-pub(crate) const JSON_SUFFIX: &[u8] = b"\"}";
+/// The end of every request's JSON: the closing quote of `image_url` and the closing brace. Three
+/// bytes, for three writes.
+pub(crate) const JSON_SUFFIX: &[u8] = b"\"\n}";
 
 const MAX_PROMPT_CHARS: usize = 2_500;
 const MAX_DYNAMIC_MASKS: usize = 6;

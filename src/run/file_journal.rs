@@ -1,7 +1,7 @@
 //! The journal in a file: one entry per line, each on disk before the next thing happens. It never
 //! contains the API key.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::download::Target;
 use crate::error::{Error, Result};
-use crate::fs::{fsync_parent_dir, is_same_file};
+use crate::fs::{fsync_parent_dir, is_same_file, open_options};
 use crate::operation::Operation;
 
 use super::journal::{BoxError, InvalidEntry, Journal, JournalEntry};
@@ -123,12 +123,10 @@ impl FileJournal {
                 }
                 _ => {}
             }
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(false);
-            let (file, read_only) = match options.open(&path) {
+            let (file, read_only) = match open_options().create(true).truncate(false).open(&path) {
                 Ok(file) => (file, false),
                 // A finished run can be reused from a directory that cannot be written.
-                Err(e) => match File::open(&path) {
+                Err(e) => match open_options().write(false).open(&path) {
                     Ok(file) => (file, true),
                     Err(_) => return Err(io_error("failed to open for writing", e)),
                 },

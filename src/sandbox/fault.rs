@@ -169,6 +169,21 @@ impl Fault {
         Fault::raw("")
     }
 
+    /// Rejects the request as many gateways do: responds right after the headers, without
+    /// `100 Continue` and without reading the body, then closes the connection. A client that is
+    /// still sending may then lose the response.
+    ///
+    /// ```
+    /// use kling_video::sandbox::Fault;
+    ///
+    /// let rejected_by_gateway = Fault::respond_before_body(403);
+    /// ```
+    #[must_use]
+    pub fn respond_before_body(status: u16) -> Fault {
+        let fault = Fault { request_read: RequestRead::Partial(0), ..Fault::status(status) };
+        fault.header("Connection", "close")
+    }
+
     /// Sets a header of the response, whether that is the API's or the fault's.
     ///
     /// It replaces headers of the same name that the response would have without the fault.
@@ -359,14 +374,6 @@ impl Fault {
     pub fn repeat_body(head: impl Into<Vec<u8>>, chunk: impl Into<Vec<u8>>, total: u64) -> Fault {
         let (prefix, chunk) = (head.into(), chunk.into());
         Fault::with_override(ResponseOverride::Raw { prefix, chunk, total })
-    }
-
-    /// Responds right after the head, without `100 Continue` and without reading the body, then
-    /// closes the connection. A client that is still sending gets a RST.
-    #[must_use]
-    pub fn respond_before_body(status: u16) -> Fault {
-        let fault = Fault { request_read: RequestRead::Partial(0), ..Fault::status(status) };
-        fault.header("Connection", "close")
     }
 
     /// Sends no `100 Continue`; the request is processed as usual.

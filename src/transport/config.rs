@@ -12,9 +12,9 @@ use crate::error::{Error, Result};
 use crate::redact::sanitize;
 
 use super::JSON;
-use super::proxy::{ProxyChoice, resolve_proxy};
+use super::proxy::{ProxyChoice, ProxyConfig, resolve_proxy};
 use super::tls::{RootCertificates, Tls};
-use super::url::{is_loopback, strip_brackets, validate_base_url};
+use super::url::{strip_brackets, validate_base_url};
 
 /// The smallest output buffer. Zeroing a large one would be most of the cost of a small request.
 pub(super) const SMALL_BUFFER: usize = 2 * 1024;
@@ -24,11 +24,17 @@ pub(super) const UPLOAD_BUFFER: usize = 96 * 1024;
 /// are long.
 const MAX_URL_LEN: usize = 16 * 1024;
 /// Must hold all headers of a response: as much as ureq accepts.
-const RESPONSE_BUFFER: usize = 64 * 1024;
+const READ_BUFFER: usize = 64 * 1024;
+/// Every create zeroes its own, so this is only as much as haproxy forwards. The response to a
+/// create with longer headers is not read: the next run of `generate_to` recovers the generation.
+const CREATE_BUFFER: usize = 16 * 1024;
 const DOWNLOAD_BUFFER: usize = 128 * 1024;
 
 /// The maximum duration of a download, however steadily the server sends.
 pub(crate) const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// 4 MB, the most that Linux buffers by default, at about 200 kbit/s.
+const MAX_SEND_BUFFER_TIME: Duration = Duration::from_secs(150);
 
 /// Longer timeouts make no practical difference and would overflow what sockets accept.
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
@@ -56,7 +62,7 @@ pub(super) struct ValidConfig {
     pub(super) idle_timeout: Duration,
     connect_timeout: Duration,
     user_agent: String,
-    proxy: Option<Proxy>,
+    proxy: Option<ProxyConfig>,
 }
 
 /// One agent per kind of request. Agents are cheap: what they share is created on first use.
@@ -114,7 +120,7 @@ impl TransportConfig {
 impl ValidConfig {
     pub(super) fn agents(&self) -> Agents {
         let host = self.base_uri.host().unwrap_or_default();
-        let api_proxy = self.proxy.clone().filter(|_| !is_loopback(host));
+        let api_proxy = self.proxy_for(&self.base_uri);
         // ureq starts a thread for a DNS lookup with a timeout, and an IP address needs no lookup.
         let needs_dns = strip_brackets(host).parse::<IpAddr>().is_err();
         let dns_timeout = needs_dns.then_some(self.connect_timeout);
@@ -122,26 +128,43 @@ impl ValidConfig {
         // GET, which contains the path of the base URL and the generation id.
         let authorization = self.headers.get(header::AUTHORIZATION).map_or(0, HeaderValue::len);
         let longest = authorization.max(self.base_url.len()).max(self.user_agent.len());
-        let api = || {
-            self.agent_config(RESPONSE_BUFFER, SMALL_BUFFER.max(1024 + longest))
-                .proxy(api_proxy.clone())
+        let api = |input_buffer_size| {
+            self.agent_config(input_buffer_size, SMALL_BUFFER.max(1024 + longest))
+                .proxy(api_proxy.cloned())
                 .timeout_resolve(dns_timeout)
                 .timeout_recv_body(Some(self.idle_timeout))
         };
         let continue_timeout = Duration::from_secs(1).min(self.idle_timeout / 2);
-        let creates = api().max_idle_connections(0).timeout_await_100(Some(continue_timeout));
+        let creates = api(CREATE_BUFFER);
+        let creates = creates.max_idle_connections(0).timeout_await_100(Some(continue_timeout));
         let downloads = self
             .agent_config(DOWNLOAD_BUFFER, MAX_URL_LEN)
-            .proxy(self.proxy.clone())
+            .proxy(self.proxy.as_ref().map(|config| config.proxy.clone()))
             .timeout_resolve(Some(self.connect_timeout))
             .timeout_per_read(Some(self.idle_timeout))
             // Bounds data that only ureq sees because it is not part of the body, such as trailers.
             .timeout_recv_body(Some(DOWNLOAD_TIMEOUT));
         Agents {
-            reads: api().build().into(),
+            reads: api(READ_BUFFER).build().into(),
             creates: creates.build().into(),
             downloads: downloads.build().into(),
         }
+    }
+
+    pub(super) fn proxy_for(&self, uri: &Uri) -> Option<&Proxy> {
+        self.proxy.as_ref()?.for_uri(uri)
+    }
+
+    pub(super) fn bypasses_proxy(&self, uri: &Uri) -> bool {
+        self.proxy.as_ref().is_some_and(|proxy| proxy.for_uri(uri).is_none())
+    }
+
+    /// How long the response to a large create may take. When its last byte is written, megabytes
+    /// may still be in the kernel's send buffer, which a slow network needs minutes for. How many
+    /// and at which rate is not known before they are sent, when ureq's timeouts are set.
+    pub(super) fn large_response_timeout(&self) -> Duration {
+        let extra = self.idle_timeout.saturating_mul(5) / 2;
+        self.idle_timeout + extra.min(MAX_SEND_BUFFER_TIME)
     }
 
     fn agent_config(&self, input_buffer_size: usize, output_buffer_size: usize) -> AgentConfig {
@@ -149,7 +172,7 @@ impl ValidConfig {
             .http_status_as_error(false)
             .max_redirects(0)
             .user_agent(&self.user_agent)
-            .accept_encoding("")
+            .accept_encoding("identity")
             .input_buffer_size(input_buffer_size)
             .output_buffer_size(output_buffer_size)
             .timeout_connect(Some(self.connect_timeout))
@@ -167,8 +190,7 @@ impl ValidConfig {
         if let Some(port) = uri.port_u16().filter(|port| *port != default_port) {
             peer += &format!(":{port}");
         }
-        let uses_proxy = |proxy: &&Proxy| !is_loopback(host) && !proxy.is_no_proxy(uri);
-        if let Some(proxy) = self.proxy.as_ref().filter(uses_proxy) {
+        if let Some(proxy) = self.proxy_for(uri) {
             peer += &format!(" through proxy {}:{}", proxy.host(), proxy.port());
         }
         sanitize(&String::from_utf8_lossy(&self.key.redact(peer.into_bytes())))

@@ -13,6 +13,11 @@ use crate::operation::Operation;
 /// The error of a request that got no response. `peer` is the host it was sent to.
 #[cold]
 pub(super) fn send_error(e: ureq::Error, operation: Operation, peer: String) -> Error {
+    let hint = connect_hint(&e.to_string());
+    connect_error(e, operation, peer).with_hint(hint)
+}
+
+fn connect_error(e: ureq::Error, operation: Operation, peer: String) -> Error {
     use ureq::Error as E;
     match e {
         E::Io(e) if is_connect_error(&e) => Error::connect(operation, peer, e.into()),
@@ -31,6 +36,23 @@ pub(super) fn send_error(e: ureq::Error, operation: Operation, peer: String) -> 
         E::NativeTls(_) => Error::connect(operation, peer, e.into()),
         other => received_error(other, operation),
     }
+}
+
+/// What to change if the message of a failed connection says that the certificate or the proxy does
+/// not allow it. The error types of the TLS libraries are not in ureq's versioned API.
+fn connect_hint(message: &str) -> Option<&'static str> {
+    if let Some((_, response)) = message.split_once("proxy server responded ") {
+        return match response.get(..3)? {
+            "407" => Some("the proxy requires valid credentials in its URL"),
+            "408" | "429" => None,
+            status if status.starts_with(['3', '4']) => Some("the proxy does not permit it"),
+            _ => None,
+        };
+    }
+    let message = message.to_ascii_lowercase();
+    // An alert is about a certificate of the client.
+    let untrusted = message.contains("certificate") && !message.contains("alert");
+    untrusted.then_some("its certificate is not trusted; see `root_certificates_pem`")
 }
 
 /// The error of a body that could not be received completely.
@@ -59,7 +81,33 @@ fn is_connect_error(e: &io::Error) -> bool {
         | K::AddrNotAvailable
         // rustls reports an untrusted certificate like this.
         | K::InvalidData => true,
-        // std has no error kind for a failed DNS lookup.
-        _ => e.raw_os_error().is_none() && e.to_string().contains("failed to lookup address"),
+        // std has no error kind for a failed DNS lookup: it is a code on Windows (WSAHOST_NOT_FOUND,
+        // WSATRY_AGAIN, WSANO_RECOVERY, WSANO_DATA), and a message elsewhere.
+        _ => match e.raw_os_error() {
+            Some(code) => (11_001..=11_004).contains(&code),
+            None => e.to_string().contains("failed to lookup address"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_dns_lookup_is_a_connect_error_on_every_system() {
+        let is_connect = |e: io::Error| {
+            let error = send_error(e.into(), Operation::Create, String::new());
+            error.kind() == crate::ErrorKind::Connect
+        };
+        for code in 11_001..=11_004 {
+            assert!(is_connect(io::Error::from_raw_os_error(code)), "{code}");
+        }
+        assert!(is_connect(io::Error::other("failed to lookup address information: no such host")));
+        // EIO of Unix or ERROR_GEN_FAILURE of Windows, WSABASEERR, and a message of something else.
+        for e in [5, 31, 10_000].map(io::Error::from_raw_os_error) {
+            assert!(!is_connect(e));
+        }
+        assert!(!is_connect(io::Error::other("connection lost")));
     }
 }

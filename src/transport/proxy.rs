@@ -1,8 +1,12 @@
 //! Selects the proxy and the hosts that bypass it.
 
-use ureq::Proxy;
+use std::env::VarError;
 
-use super::url::has_invalid_port;
+use ureq::http::Uri;
+use ureq::http::uri::Scheme;
+use ureq::{Proxy, ProxyProtocol};
+
+use super::url::{has_invalid_port, is_loopback, strip_brackets};
 use crate::error::{Error, Result};
 
 /// Where the proxy is configured.
@@ -18,75 +22,152 @@ pub(crate) enum ProxyChoice {
 const PROXY_VARIABLES: [&str; 6] =
     ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy"];
 
-pub(super) fn resolve_proxy(choice: &ProxyChoice) -> Result<Option<Proxy>> {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
-    match choice {
-        ProxyChoice::None => Ok(None),
-        ProxyChoice::Url(url) => parse_proxy("proxy", url, "").map(Some),
-        ProxyChoice::Environment => {
-            let found = PROXY_VARIABLES.iter().find_map(|&name| Some((name, variable(name)?)));
-            let Some((name, url)) = found else { return Ok(None) };
-            let no_proxy = variable("NO_PROXY").or_else(|| variable("no_proxy"));
-            parse_proxy(name, url.trim(), &no_proxy.unwrap_or_default()).map(Some)
-        }
+/// A proxy and the hosts that bypass it.
+pub(super) struct ProxyConfig {
+    pub(super) proxy: Proxy,
+    bypassed: Vec<Bypassed>,
+}
+
+/// A domain with its subdomains, and all of its ports or one. The empty domain is every host.
+struct Bypassed {
+    domain: String,
+    port: Option<u16>,
+}
+
+impl ProxyConfig {
+    /// The proxy to use for this URL, which is none on the loopback.
+    pub(super) fn for_uri(&self, uri: &Uri) -> Option<&Proxy> {
+        let host = strip_brackets(uri.host().unwrap_or_default()).to_ascii_lowercase();
+        let default_port = if uri.scheme() == Some(&Scheme::HTTP) { 80 } else { 443 };
+        let port = uri.port_u16().unwrap_or(default_port);
+        let is_in = |domain: &str| match host.strip_suffix(domain) {
+            Some(before) => domain.is_empty() || before.is_empty() || before.ends_with('.'),
+            None => false,
+        };
+        let bypasses = |entry: &Bypassed| {
+            is_in(&entry.domain) && entry.port.is_none_or(|bypassed| bypassed == port)
+        };
+        let direct = is_loopback(&host) || self.bypassed.iter().any(bypasses);
+        (!direct).then_some(&self.proxy)
     }
 }
 
+impl Bypassed {
+    /// As in curl and other programs, entries are separated by commas or whitespace, and a domain
+    /// includes its subdomains.
+    fn parse_list(list: &str) -> Vec<Self> {
+        let entries = list.split(|c: char| c == ',' || c.is_whitespace());
+        entries.filter(|entry| !entry.is_empty()).map(Self::parse).collect()
+    }
+
+    fn parse(entry: &str) -> Self {
+        let (host, port) = match entry.rsplit_once(':') {
+            // In an IPv6 address without brackets, what follows the last colon is no port.
+            Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+                (host, port.parse().ok())
+            }
+            _ => (entry, None),
+        };
+        let domain = host.trim_start_matches('*').trim_start_matches('.');
+        Self { domain: strip_brackets(domain).to_ascii_lowercase(), port }
+    }
+}
+
+pub(super) fn resolve_proxy(choice: &ProxyChoice) -> Result<Option<ProxyConfig>> {
+    let config = |name, url: &str, no_proxy: &str| {
+        Ok(Some(ProxyConfig {
+            proxy: parse_proxy(name, url)?,
+            bypassed: Bypassed::parse_list(no_proxy),
+        }))
+    };
+    match choice {
+        ProxyChoice::None => Ok(None),
+        ProxyChoice::Url(url) => config("proxy", url, ""),
+        ProxyChoice::Environment => match first_variable(&PROXY_VARIABLES)? {
+            Some((name, url)) => {
+                let no_proxy = first_variable(&["NO_PROXY", "no_proxy"])?;
+                config(name, url.trim(), &no_proxy.map(|(_, list)| list).unwrap_or_default())
+            }
+            None => Ok(None),
+        },
+    }
+}
+
+/// The first of these environment variables that is set and not blank, with its value.
+pub(crate) fn first_variable(names: &[&'static str]) -> Result<Option<(&'static str, String)>> {
+    for &name in names {
+        match std::env::var(name) {
+            Ok(value) if !value.trim().is_empty() => return Ok(Some((name, value))),
+            Err(VarError::NotUnicode(_)) => {
+                return Err(Error::config(format!("the variable {name} is not valid UTF-8")));
+            }
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
 /// Error messages name the setting and never quote the URL, which may contain a password.
-fn parse_proxy(setting: &str, url: &str, no_proxy: &str) -> Result<Proxy> {
+fn parse_proxy(setting: &str, url: &str) -> Result<Proxy> {
     let error = |message: &str| Error::config(format!("{setting} {message}"));
-    let invalid = |_| error("must be a URL of the form http://host:port");
-    let parsed = Proxy::new(url).map_err(invalid)?;
-    if parsed.uri().authority().is_some_and(has_invalid_port) {
+    let proxy = Proxy::new(url).map_err(|_| error("must be a URL of the form http://host:port"))?;
+    if proxy.uri().authority().is_some_and(has_invalid_port) {
         return Err(error("has an invalid port; must be 1 to 65535 or omitted"));
     }
-    let protocol = parsed.protocol();
-    if !matches!(protocol, ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https) {
-        return Err(error(&format!("is a {protocol} proxy; must be an HTTP or HTTPS proxy")));
+    match proxy.protocol() {
+        ProxyProtocol::Http | ProxyProtocol::Https => Ok(proxy),
+        other => Err(error(&format!("is a {other} proxy; must be an HTTP or HTTPS proxy"))),
     }
-    let mut builder = Proxy::builder(protocol).host(parsed.host()).port(parsed.port());
-    if let Some(username) = parsed.username() {
-        builder = builder.username(username);
-    }
-    if let Some(password) = parsed.password() {
-        builder = builder.password(password);
-    }
-    // As in curl and other programs, entries may be padded with spaces, and a domain includes its
-    // subdomains.
-    for entry in no_proxy.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-        let domain = entry.trim_start_matches('*').trim_start_matches('.');
-        builder = match domain {
-            "" => builder.no_proxy("*"),
-            _ => builder.no_proxy(domain).no_proxy(&format!(".{domain}")),
-        };
-    }
-    builder.build().map_err(invalid)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn bypasses_proxy(no_proxy: &str, authority: &str) -> bool {
+        let proxy = parse_proxy("proxy", "http://proxy.example:8080").unwrap();
+        let config = ProxyConfig { proxy, bypassed: Bypassed::parse_list(no_proxy) };
+        config.for_uri(&format!("https://{authority}/").parse().unwrap()).is_none()
+    }
+
     #[test]
     fn no_proxy_entries_include_subdomains() {
-        let bypasses_proxy = |no_proxy: &str, host: &str| {
-            let proxy = parse_proxy("proxy", "http://proxy.example:8080", no_proxy).unwrap();
-            proxy.is_no_proxy(&format!("https://{host}/").parse().unwrap())
-        };
-        let entries = "internal.example , *.wild.example,.dot.example";
-        for host in ["internal.example", "api.internal.example", "a.wild.example", "a.dot.example"]
-        {
-            assert!(bypasses_proxy(entries, host), "{host}");
-            assert!(bypasses_proxy("*", host), "{host}");
-            assert!(!bypasses_proxy("", host), "{host}");
+        for entries in [
+            "internal.example , *.wild.example,.dot.example",
+            "internal.example\t*.wild.example \n .dot.example",
+        ] {
+            for host in
+                ["internal.example", "API.internal.example", "a.wild.example", "a.dot.example"]
+            {
+                assert!(bypasses_proxy(entries, host), "{host}");
+                assert!(bypasses_proxy("*", host), "{host}");
+                assert!(!bypasses_proxy("", host), "{host}");
+            }
+            assert!(!bypasses_proxy(entries, "api.aimlapi.com"));
+            assert!(!bypasses_proxy(entries, "notinternal.example"));
         }
-        assert!(!bypasses_proxy(entries, "api.aimlapi.com"));
-        assert!(!bypasses_proxy(entries, "notinternal.example"));
+    }
+
+    #[test]
+    fn no_proxy_entry_with_a_port_is_only_for_that_port() {
+        for (entry, authority, bypassed) in [
+            ("api.example:8443", "api.example:8443", true),
+            ("api.example:8443", "v2.api.example:8443", true),
+            ("api.example:8443", "api.example", false),
+            ("api.example:443", "api.example", true),
+            ("*:8443", "api.example:8443", true),
+            ("[2001:db8::1]:8443", "[2001:db8::1]:8443", true),
+            ("[2001:db8::1]:8443", "[2001:db8::1]", false),
+            ("[2001:db8::1]", "[2001:db8::1]:1", true),
+            ("2001:db8::1", "[2001:db8::1]", true),
+        ] {
+            assert_eq!(bypasses_proxy(entry, authority), bypassed, "{entry} {authority}");
+        }
     }
 
     #[test]
     fn proxy_password_is_decoded_and_not_in_errors() {
-        let proxy = parse_proxy("proxy", "http://me:p%40ss@proxy.example:8080", "").unwrap();
+        let proxy = parse_proxy("proxy", "http://me:p%40ss@proxy.example:8080").unwrap();
         assert_eq!((proxy.username(), proxy.password()), (Some("me"), Some("p@ss")));
         for url in [
             "socks5://me:secret@proxy.example",
@@ -94,7 +175,7 @@ mod tests {
             "gopher://me:secret@x",
             "http://me:secret@x:99999",
         ] {
-            let error = parse_proxy("proxy", url, "").unwrap_err();
+            let error = parse_proxy("proxy", url).unwrap_err();
             assert!(!format!("{error:?}").contains("secret"), "{error:?}");
         }
     }

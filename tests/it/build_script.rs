@@ -11,10 +11,17 @@ use kling_video::sandbox::{Endpoint, Sandbox};
 
 use crate::helpers::clients::sandbox;
 use crate::helpers::files::fixture;
-use crate::helpers::subprocess::remove_crate_variables;
+use crate::helpers::subprocess::{remove_crate_variables, report_skipped};
 
 #[test]
 fn build_script_pays_once_and_then_sends_no_request() {
+    // Wine cannot run it, and an empty directory has none.
+    if let Err(error) = Command::new(cargo()).arg("--version").output() {
+        return report_skipped(
+            "build_script",
+            format!("{} cannot run: {error}", cargo().display()),
+        );
+    }
     let sandbox = sandbox();
     sandbox.complete_after_polls(0);
     let bytes = format!("{} bytes of video inside", sandbox.default_video().len());
@@ -71,6 +78,11 @@ fn build_script_pays_once_and_then_sends_no_request() {
     assert_eq!(changed.output, format!("{} bytes of video inside", video.len()));
     assert!(!package.run(Some(&sandbox)).compiled);
     assert_eq!(cursor.new_requests(), []);
+}
+
+/// The cargo that runs this test.
+fn cargo() -> PathBuf {
+    std::env::var_os("CARGO").map_or(env!("CARGO").into(), PathBuf::from)
 }
 
 /// A position in the sandbox's list of requests.
@@ -142,7 +154,7 @@ impl Package {
 
     /// Runs `cargo run`, with `KLING_VIDEO=make` if a sandbox is given.
     fn run(&self, sandbox: Option<&Sandbox>) -> RunResult {
-        let mut cargo = Command::new(env!("CARGO"));
+        let mut cargo = Command::new(cargo());
         cargo.args(["run", "--offline"]).current_dir(&self.dir);
         cargo.env("CARGO_TARGET_DIR", self.dir.with_file_name("target"));
         cargo.envs([("CARGO_PROFILE_DEV_DEBUG", "0"), ("CARGO_INCREMENTAL", "0")]);

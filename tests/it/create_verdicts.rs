@@ -272,11 +272,13 @@ fn create_that_is_cancelled_before_its_retry_keeps_the_id_that_was_named() {
 // ---------------------------------------------------------------- responses that are hard to read
 
 #[test]
-fn accepted_create_is_read_despite_many_kilobytes_of_headers() {
+fn response_is_read_despite_many_kilobytes_of_headers() {
     for length in [12_000, 30_000, 60_000] {
         let sandbox = sandbox();
         let headers = Fault::default().header("X-Policy", "a".repeat(length));
-        sandbox.fault(Endpoint::Create, headers.clone(), 1);
+        if length == 12_000 {
+            sandbox.fault(Endpoint::Create, headers.clone(), 1);
+        }
         sandbox.fault(Endpoint::Retrieve, headers, 1);
         let client = test_client(&sandbox);
         let video = client.generate(&request()).unwrap_or_else(|e| panic!("{length}: {e:?}"));
@@ -285,7 +287,8 @@ fn accepted_create_is_read_despite_many_kilobytes_of_headers() {
     }
 }
 
-/// ureq reads none of these, and its versioned API has no setting for them.
+/// The first exceeds the buffer of a create. ureq reads none of the others, and its versioned API
+/// has no setting for them.
 #[test]
 fn response_that_ureq_cannot_read_is_recovered_by_the_next_run() {
     let large = ImageToVideo::new(Image::bytes(png_of_len(800_000)));
@@ -293,6 +296,7 @@ fn response_that_ureq_cannot_read_is_recovered_by_the_next_run() {
     let unasked = format!("HTTP/1.1 100 Continue\r\nX-A: b\r\n\r\n{response}");
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n{{}}", "X-A: b\r\n".repeat(200));
     for (name, fault, request) in [
+        ("20 kB of headers", Fault::default().header("X-A", "a".repeat(20_000)), request()),
         ("70 kB of headers", Fault::default().header("X-A", "a".repeat(70_000)), request()),
         ("200 headers", Fault::raw(many).after_accepting(), request()),
         ("unasked 100 with a header", Fault::raw(unasked.clone()).after_accepting(), request()),

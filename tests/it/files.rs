@@ -148,6 +148,7 @@ fn partial_file_with_another_link_is_not_overwritten() {
 }
 
 /// A process that is killed between `link` and `unlink` leaves the video with both names.
+#[cfg(unix)]
 #[test]
 fn partial_file_linked_to_the_target_does_not_lead_to_it() {
     let sandbox = sandbox();

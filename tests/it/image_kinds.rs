@@ -199,7 +199,7 @@ fn media_type_of_every_image_is_declared_to_other_models() {
     let (sender, bodies) = mpsc::channel();
     let server = RawServer::start(move |mut stream| {
         let mut body = Vec::new();
-        while !body.ends_with(b"\"}") {
+        while !body.ends_with(b"}") {
             let mut byte = [0];
             stream.read_exact(&mut byte).unwrap();
             body.push(byte[0]);

@@ -14,7 +14,7 @@ use crate::helpers::clients::{create_counts, remote_client_builder, request, san
 use crate::helpers::files::TestDir;
 use crate::helpers::journal::rejected;
 use crate::helpers::media::{TINY_MP4, mp4, png_of_len};
-use crate::helpers::subprocess::{Subprocess, emit_result};
+use crate::helpers::subprocess::{Subprocess, emit_result, this_binary};
 use crate::helpers::timing::wait_until;
 
 const URL: &str = "KLING_TEST_URL";
@@ -89,7 +89,7 @@ impl Job {
     }
 
     fn start(&self, pause_at: &str) -> Subprocess {
-        self.start_with(Command::new(env::current_exe().unwrap()), pause_at)
+        self.start_with(this_binary(), pause_at)
     }
 
     fn start_with(&self, mut command: Command, pause_at: &str) -> Subprocess {
@@ -396,7 +396,8 @@ impl TestDir {
 fn with_file_size_limit(blocks: usize) -> Command {
     let mut command = Command::new("sh");
     let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
-    command.arg("-c").arg(script).arg(env::current_exe().unwrap());
+    let binary = this_binary();
+    command.arg("-c").arg(script).arg(binary.get_program()).args(binary.get_args());
     command
 }
 

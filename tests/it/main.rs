@@ -3,6 +3,10 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![allow(clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 #![allow(unreachable_pub, reason = "shared by the modules of one binary")]
+#![cfg_attr(
+    not(target_os = "linux"),
+    allow(unused_imports, reason = "used by tests of Linux or Unix")
+)]
 
 mod helpers;
 
@@ -32,6 +36,9 @@ mod cancel;
 mod create;
 mod create_verdicts;
 mod download_faults;
+mod early_rejection;
+#[cfg(unix)]
+mod early_rejection_campaign;
 mod files;
 mod find;
 mod generation_verdicts;
@@ -54,9 +61,12 @@ mod build_script;
 // Hostile networks, and other programs that embed the crate.
 mod embedding;
 mod matrix;
+mod proxies;
 mod requests_prop;
 mod secrets;
 mod tls;
+#[cfg(windows)]
+mod windows;
 
 // The source tree itself.
 mod tidy;

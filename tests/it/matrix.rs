@@ -165,9 +165,9 @@ pub(crate) fn perform(
     }
 }
 
-/// A request with an image so large that its create sends `Expect: 100-continue`.
+/// A request with an image that is larger than the socket buffers.
 fn large_request() -> ImageToVideo {
-    ImageToVideo::new(Image::bytes(png_of_len(790_000)))
+    ImageToVideo::new(Image::bytes(png_of_len(2_000_000)))
 }
 
 /// One call with one fault, and the checks that failed.
@@ -235,9 +235,10 @@ impl<'a> TestCase<'a> {
         let request_time = if is_long { 2 * idle } else { Duration::ZERO };
         let polls = matches!(call, ClientCall::Wait | ClientCall::WaitOneFault);
         let polls = polls || call.is_generate_to();
-        let expect_time = if call == ClientCall::CreateLarge { SECOND } else { Duration::ZERO };
+        // The response to a large create may take 3.5 times the idle timeout.
+        let large_time = if call == ClientCall::CreateLarge { 3 * idle } else { Duration::ZERO };
         let wait_time = if polls && result.is_err() { DEADLINE } else { Duration::ZERO };
-        let max_elapsed = request_time + expect_time + wait_time + SECOND;
+        let max_elapsed = request_time + large_time + wait_time + SECOND;
         self.check(elapsed <= max_elapsed, || {
             format!("took {elapsed:?}, more than {max_elapsed:?}")
         });
@@ -310,10 +311,7 @@ impl<'a> TestCase<'a> {
                 let downloads = expected_downloads(fault_case);
                 downloads..=downloads
             }
-            _ => {
-                let creates = expected_creates(fault_case, call);
-                creates..=creates
-            }
+            _ => expected_creates(fault_case, call),
         };
         self.check(expected.contains(&requests), || {
             format!("{requests} requests were made, expected {expected:?}")
@@ -326,7 +324,10 @@ impl<'a> TestCase<'a> {
         }
         if call.is_generate_to() {
             let creates = fixture.request_count(Endpoint::Create);
-            self.check(creates == 1, || format!("{creates} create requests were made"));
+            let expected = expected_creates(fault_case, call);
+            self.check(expected.contains(&creates), || {
+                format!("{creates} create requests were made")
+            });
         }
         let created = fixture.created_ids().len();
         self.check(created <= 1, || format!("{created} generations were created"));

@@ -178,6 +178,7 @@ fn journal_or_target_whose_state_cannot_be_known_is_an_error_at_once() {
     let sandbox = Arc::new(sandbox());
     let dir = Arc::new(TestDir::new());
     // The target's name can be used, its journal's is too long.
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "more targets on Unix"))]
     let mut targets = vec![dir.path().join("x".repeat(250))];
     #[cfg(unix)]
     {
@@ -263,6 +264,8 @@ fn video_of_a_run_that_was_killed_before_saved_is_the_runs_own() {
     let sandbox = sandbox();
     let client = test_client(&sandbox);
     let dir = killed_while_publishing(&client);
+    // What a kill between `link` and `unlink` leaves.
+    #[cfg(unix)]
     fs::hard_link(&dir.target, dir.partial_file()).unwrap();
     let requests = sandbox.requests().len();
     // Another request sees that it is not finished.

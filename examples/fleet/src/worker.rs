@@ -12,7 +12,7 @@ use crate::{Result, describe};
 pub struct Worker {
     pub database: Database,
     pub client: Client,
-    /// The folder of the videos, an absolute path.
+    /// The directory of the videos, an absolute path.
     pub out: String,
     /// How long to wait when there is nothing to do, and after an error.
     pub pause: Duration,

@@ -225,7 +225,7 @@ impl Drop for Worker {
     }
 }
 
-/// A PostgreSQL server of its own, as an unprivileged user: `initdb` refuses to run as root.
+/// A PostgreSQL server of its own, as an unprivileged user: `initdb` does not run as root.
 struct Postgres {
     dir: PathBuf,
     user: Option<(u32, u32)>,

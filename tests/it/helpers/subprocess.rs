@@ -2,8 +2,8 @@
 //! the counts of threads and open files are process-wide.
 
 use std::env;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
-#[cfg(unix)]
 #[cfg(unix)]
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -20,10 +20,29 @@ pub fn emit_result(result: &str) {
     out.flush().unwrap();
 }
 
+/// A command that starts this binary. If it is for another processor, `KLING_TEST_RUNNER` has the
+/// program that runs it, and that program's arguments.
+pub fn this_binary() -> Command {
+    // Without /proc, the path that it was started with.
+    let binary = env::current_exe().unwrap_or_else(|_| env::args().next().unwrap().into());
+    let runner = env::var("KLING_TEST_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let Some(program) = words.next() else { return Command::new(binary) };
+    let mut command = Command::new(program);
+    command.args(words).arg(binary);
+    command
+}
+
+/// Prints why a test cannot run here. The harness does not capture it, as it does with `println!`.
+pub fn report_skipped(test: &str, reason: impl std::fmt::Display) {
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "SKIPPED: {test}: {reason}").unwrap();
+}
+
 /// Runs one test of this binary with `variables`, and without any other variable that the crate
 /// reads. Returns what the test passed to [`emit_result`].
 pub fn run_in_subprocess(test: &str, variables: &[(&str, &str)]) -> String {
-    let mut command = Command::new(env::current_exe().unwrap());
+    let mut command = this_binary();
     command.envs(variables.iter().copied());
     Subprocess::start(command, test).wait()
 }
@@ -39,7 +58,7 @@ pub fn run_unprivileged(test: &str, dir: &Path, mode: u32, variable: (&str, &Pat
 
     const NOBODY: u32 = 65_534;
     let set_mode = |mode| set_permissions(dir, Permissions::from_mode(mode)).unwrap();
-    let mut command = Command::new(env::current_exe().unwrap());
+    let mut command = this_binary();
     // They do not apply to root.
     if chown(dir, Some(NOBODY), None).is_ok() {
         command.uid(NOBODY);
@@ -66,7 +85,12 @@ pub fn remove_crate_variables(command: &mut Command) {
     let proxies = ["HTTPS_PROXY", "ALL_PROXY", "HTTP_PROXY", "NO_PROXY"];
     let lowercase = proxies.map(str::to_ascii_lowercase);
     for name in keys.into_iter().chain(proxies.map(str::to_owned)).chain(lowercase) {
-        if !command.get_envs().any(|(set, _)| *set == *name) {
+        // Windows ignores the case of a variable's name.
+        let is_name = |set: &OsStr| match cfg!(windows) {
+            true => set.eq_ignore_ascii_case(&name),
+            false => *set == *name,
+        };
+        if !command.get_envs().any(|(set, _)| is_name(set)) {
             command.env_remove(name);
         }
     }

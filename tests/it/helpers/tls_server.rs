@@ -7,6 +7,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, date_time_ymd,
@@ -72,6 +74,16 @@ impl Identity {
     pub fn without_intermediates(mut self) -> Identity {
         self.chain.truncate(1);
         self
+    }
+
+    /// The private key and the chain, as servers read them from one file.
+    pub fn pem(&self) -> String {
+        let chain = self.chain.iter().map(|certificate| ("CERTIFICATE", certificate.as_ref()));
+        let items = [("PRIVATE KEY", self.key.as_slice())].into_iter().chain(chain);
+        let encode = |(label, der): (&str, &[u8])| {
+            format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
+        };
+        items.map(encode).collect()
     }
 
     fn config(&self, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
@@ -148,6 +160,7 @@ struct Record {
     handshakes: Vec<Handshake>,
     /// The number of bytes received from clients after decryption.
     decrypted_bytes: usize,
+    closed: usize,
 }
 
 impl TlsServer {
@@ -188,6 +201,11 @@ impl TlsServer {
         record.handshakes.clone()
     }
 
+    /// The number of connections that have ended.
+    pub fn closed(&self) -> usize {
+        self.recorder.record.lock().unwrap().closed
+    }
+
     pub fn decrypted_bytes(&self) -> usize {
         self.recorder.record.lock().unwrap().decrypted_bytes
     }
@@ -218,6 +236,7 @@ fn serve(
         let _ = forward(tls, stream, upstream, recorder);
     }
     let _ = stream.shutdown(Shutdown::Both);
+    recorder.update(|record| record.closed += 1);
 }
 
 fn complete_handshake(tls: &mut ServerConnection, mut stream: &TcpStream) -> io::Result<()> {

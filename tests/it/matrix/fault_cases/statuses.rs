@@ -32,7 +32,7 @@ pub(super) fn statuses() -> Vec<FaultCase> {
         case("500, stalled in the body", gateway_error(500), |_| {
             // The head and two bytes of the body.
             Fault::response(500, r#"{"message":"no"}"#)
-                .throttle_after(59, Duration::from_secs(3600))
+                .throttle_after(78, Duration::from_secs(3600))
         })
         .slow(),
     ]
