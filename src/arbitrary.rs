@@ -312,7 +312,6 @@ impl ResponseParts {
         }
     }
 
-    /// Whether the status is a success and the body is complete.
     pub(crate) fn is_complete_success(&self) -> bool {
         (200..300).contains(&self.status) && self.body_error.is_none()
     }
@@ -331,7 +330,6 @@ const TRANSPORT_ERROR_KINDS: [ErrorKind; 5] = [
     ErrorKind::Cancelled,
 ];
 
-/// An error of the transport.
 pub(crate) fn transport_error(kind: ErrorKind) -> Error {
     let operation = Operation::Retrieve;
     match kind {

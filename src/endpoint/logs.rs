@@ -22,7 +22,6 @@ pub(crate) fn target(period: &str, offset: u64) -> String {
     format!("/v2/logs?period={period}&limit={PAGE_SIZE}&offset={offset}")
 }
 
-/// One page of the log.
 pub(crate) struct Page {
     pub(crate) entries: Vec<LoggedRequest>,
     pub(crate) has_more: bool,

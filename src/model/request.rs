@@ -404,7 +404,6 @@ impl ImageToVideo {
         &self.model
     }
 
-    /// The images of all masks.
     pub(crate) fn masks(&self) -> impl Iterator<Item = &Image> {
         self.static_mask.iter().chain(self.dynamic_masks.iter().map(|mask| &mask.mask))
     }

@@ -12,7 +12,6 @@ use super::file_journal::{FileJournal, journal_name, journal_path};
 use super::fingerprint::RequestFingerprint;
 use super::journal::JournalEntry;
 use super::next::{Blocker, TargetState};
-use super::record::Record;
 use super::{DurableRun, OPERATION, Pending, Started, blocked_error};
 
 /// A video in a file, the result of [`Client::generate_to`](crate::Client::generate_to).
@@ -136,20 +135,13 @@ impl DurableRun<'_> {
 
     /// Downloads the video to the target.
     pub(crate) fn save(&self, mut run: FileRun, video: &Video) -> Result<SavedVideo> {
-        let FileRun { target, state, journal, request, pending } = &mut run;
-        let mut record = self.record(journal, request.clone())?;
-        let saved = self.download(&mut record, target, state, pending, video);
-        saved.map_err(|error| pending.explain(error))
+        let saved = self.download(&mut run, video);
+        saved.map_err(|error| run.pending.explain(error))
     }
 
-    fn download(
-        &self,
-        record: &mut Record<'_>,
-        target: &Target,
-        state: &TargetState,
-        pending: &Pending,
-        video: &Video,
-    ) -> Result<SavedVideo> {
+    fn download(&self, run: &mut FileRun, video: &Video) -> Result<SavedVideo> {
+        let FileRun { target, state, journal, request, pending } = run;
+        let mut record = self.record(journal, request.clone())?;
         let id = &pending.id;
         let recorded = replaceable_file(record.entries(), pending.replaces.as_ref(), state);
         let replace = match &recorded {

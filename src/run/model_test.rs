@@ -404,7 +404,6 @@ fn is_fetchable(create: &Create) -> bool {
 
 // ------------------------------------------------------------ the invariants
 
-/// The id that an action carries.
 fn carried_id(action: &Action) -> Option<&GenerationId> {
     match action {
         Action::Reuse { id, .. } | Action::RecordSaved { id, .. } | Action::Fetch { id, .. } => {

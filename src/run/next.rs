@@ -94,11 +94,10 @@ pub(crate) fn next_action(
         (Some(Entry::Publishing { id, .. }), TargetState::Empty) => {
             Action::Fetch { id: id.clone(), replaces: None }
         }
-        (Some(Entry::Sending { client_request_id, id, time }), _) => Action::Recover {
-            client_request_id: client_request_id.clone(),
-            id: id.clone(),
-            time: *time,
-        },
+        (Some(Entry::Sending { client_request_id, id, time }), _) => {
+            let client_request_id = client_request_id.clone();
+            Action::Recover { client_request_id, id: id.clone(), time: *time }
+        }
         (Some(Entry::Ended { id, reason }), _) => {
             Action::Block(Blocker::Ended { id: id.clone(), reason: reason.clone() })
         }
@@ -117,8 +116,8 @@ pub(crate) fn next_action(
         // All of its creates are rejected, failed or abandoned.
         _ => {
             let mut others = others.iter().filter_map(|(_, other)| newest_unsettled(other));
-            let unfinished = others.find_map(unfinished).map_or(Ok(()), Err);
-            match unfinished.and_then(|()| replaced_video(target, None, replace_videos)) {
+            let finished = others.find_map(unfinished).map_or(Ok(()), Err);
+            match finished.and_then(|()| replaced_video(target, None, replace_videos)) {
                 Ok(replaces) => Action::Create { rejected: rejected_ids(&own, asked), replaces },
                 Err(blocker) => Action::Block(blocker),
             }

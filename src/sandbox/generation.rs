@@ -41,7 +41,6 @@ pub(super) struct Generation {
     pub(super) is_charged: bool,
 }
 
-/// The response to a poll.
 pub(super) struct PollResponse {
     pub(super) body: Value,
     /// Only for a completed generation, which is when the vendor charges.

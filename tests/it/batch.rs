@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use kling_video::sandbox::{Endpoint, Fault, Sandbox};
 use kling_video::{
-    BatchOptions, CancelToken, Client, Error, ErrorKind, EventKind, FileJournal, Image,
-    ImageToVideo, Operation, Result, SavedVideo, VideoDuration,
+    BatchOptions, CancelToken, Error, ErrorKind, EventKind, FileJournal, Image, ImageToVideo,
+    Operation, Result, SavedVideo, VideoDuration,
 };
 
 use crate::helpers::clients::{
-    create_counts, no_retry_client, quick_retry, quick_wait, sandbox, test_client,
+    create_counts, no_retry_client, quick_wait, remote_client_builder, sandbox, test_client,
 };
 use crate::helpers::events::{event_name, record_events};
 use crate::helpers::files::{TestDir, file_names, with_suffix};
@@ -272,12 +272,7 @@ fn subprocess_entry() {
     let (Ok(url), Ok(dir)) = (env::var(URL), env::var(DIR)) else { return };
     let count: usize = env::var(COUNT).unwrap().parse().unwrap();
     let peak = Arc::new(Mutex::new(Resources { threads: 0, files: 0 }));
-    let client = Client::builder("sandbox-key")
-        .base_url(url)
-        .no_proxy()
-        .idle_timeout(Duration::from_secs(30))
-        .wait_options(quick_wait())
-        .retry_policy(quick_retry())
+    let client = remote_client_builder(url)
         .event_handler({
             let peak = Arc::clone(&peak);
             move |event| {

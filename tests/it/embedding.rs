@@ -17,14 +17,15 @@ use kling_video::{
     VideoDuration, WaitOptions,
 };
 
-use crate::helpers::clients::{request, sandbox, sandbox_addr, test_client};
+use crate::helpers::clients::{
+    client_cancelling_at_retry, request, sandbox, sandbox_addr, test_client,
+};
 use crate::helpers::events::record_events;
 use crate::helpers::files::{file_names, fixture};
 use crate::helpers::subprocess::{emit_result, run_in_subprocess};
 use crate::helpers::timing::with_timeout;
 use crate::helpers::tls_server::{CertificateAuthority, TlsServer};
 
-/// Generates a video and downloads it to a file in `dir`.
 fn generate_and_download(client: &Client, dir: &Path, name: &str) -> PathBuf {
     let video = client.generate(&request()).unwrap();
     let to = dir.join(name);
@@ -331,22 +332,9 @@ fn retry_with_infinite_delay_is_cancellable() {
     let sandbox = sandbox();
     sandbox.fault(Endpoint::Create, Fault::status(429), 9);
     let token = CancelToken::new();
-    let client = sandbox
-        .client_builder()
-        .retry_policy(
-            RetryPolicy::new().max_retries(u32::MAX).base_delay(FOREVER).max_delay(FOREVER),
-        )
-        .event_handler({
-            let token = token.clone();
-            move |event| {
-                if let EventKind::Retrying { .. } = event.kind {
-                    token.cancel();
-                }
-            }
-        })
-        .build()
-        .unwrap();
-    let client = client.with_cancel_token(token);
+    let forever = RetryPolicy::new().max_retries(u32::MAX).base_delay(FOREVER).max_delay(FOREVER);
+    let builder = sandbox.client_builder().retry_policy(forever);
+    let client = client_cancelling_at_retry(builder, &token).with_cancel_token(token);
     let options = infinite_options();
     let error = with_timeout(move || {
         client.with_wait_options(options.clone()).generate(&request()).unwrap_err()

@@ -9,6 +9,9 @@ use kling_video::{Client, Error, ErrorKind, Event, EventKind, Operation, Video};
 
 use crate::helpers::clients::{create_counts, no_retry_client, request, sandbox};
 use crate::helpers::files::TestDir;
+#[cfg(unix)]
+use crate::helpers::subprocess::run_unprivileged;
+#[cfg(unix)]
 use crate::target_path::make_fifo;
 
 pub const NOT_OURS: &[u8] = b"somebody's file";
@@ -264,29 +267,11 @@ fn partial_file_replaced_during_the_download_is_not_renamed_or_deleted() {
 #[cfg(unix)]
 #[test]
 fn directory_that_cannot_be_read_is_no_error() {
-    use std::os::unix::fs::PermissionsExt as _;
-    use std::os::unix::process::CommandExt as _;
-
-    const NOBODY: u32 = 65_534;
     let dir = TestDir::new();
-    let mut command = crate::helpers::subprocess::this_binary();
-    // The permissions do not apply to root.
-    if std::os::unix::fs::chown(dir.path(), Some(NOBODY), None).is_ok() {
-        command.uid(NOBODY);
+    let test = "files::unreadable_directory_subprocess";
+    if run_unprivileged(test, dir.path(), 0o300, ("TEST_DIR", dir.path())) {
+        assert_eq!(dir.files(), ["cat.mp4", "run.mp4", "run.mp4.kling.jsonl"]);
     }
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o300)).unwrap();
-    let output = command
-        .args(["files::unreadable_directory_subprocess", "--exact", "--nocapture"])
-        .env("TEST_DIR", dir.path())
-        .output();
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
-    let output = match output {
-        // The binary is below a directory that only root may enter.
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return,
-        output => output.unwrap(),
-    };
-    assert!(output.status.success(), "{output:?}");
-    assert_eq!(dir.files(), ["cat.mp4", "run.mp4", "run.mp4.kling.jsonl"]);
 }
 
 #[cfg(unix)]

@@ -6,19 +6,14 @@ use kling_video::sandbox::{Endpoint, Fault, Sandbox};
 use kling_video::{Client, Error, ErrorKind, GenerationId, Operation, Result, Status, Video};
 use serde_json::{Value, json};
 
-use crate::helpers::clients::{create_counts, id, no_retry_client, quick_wait, request, sandbox};
+use crate::helpers::clients::{
+    client_with_generation, create_counts, id, no_retry_client, quick_wait, request, sandbox,
+};
 use crate::helpers::error_output::error_chain;
 use crate::helpers::files::TestDir;
 
 const OTHER: &str = "60ac7c34-3224-4b14-8e7d-0aa0db708325";
 const OTHER_URL: &str = "https://cdn.example/not-ours.mp4";
-
-/// A client, and the id of a generation that it created.
-fn created(sandbox: &Sandbox) -> (Client, GenerationId) {
-    let client = sandbox.client_builder().build().unwrap();
-    let id = client.create(&request()).unwrap().id;
-    (client, id)
-}
 
 /// The same client, which gives up soon.
 fn impatient(client: &Client) -> Client {
@@ -40,7 +35,7 @@ fn polls(sandbox: &Sandbox) -> usize {
 /// as the sandbox does. Returns the number of polls, too.
 fn wait_with(bodies: &[Value]) -> (Result<Video>, usize) {
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     script(&sandbox, bodies.iter().map(|body| with_id(body, &id)));
     (client.wait(&id), polls(&sandbox))
 }
@@ -83,7 +78,7 @@ fn completed_response_of_another_id_is_not_taken_for_this_video() {
     let fault = Fault::response(200, completed.to_string()).header("x-inference-id", OTHER);
 
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     sandbox.fault(Endpoint::Retrieve, fault.clone(), 2);
     let video = client.wait(&id).unwrap();
     assert!(video.url.starts_with(&sandbox.url()), "{}", video.url);
@@ -100,7 +95,7 @@ fn completed_response_of_another_id_is_not_taken_for_this_video() {
 #[test]
 fn timeout_repeats_the_words_of_responses_without_the_id() {
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     // Seen once.
     let body = json!({
         "id": "", "status": "unknown",
@@ -115,7 +110,7 @@ fn timeout_repeats_the_words_of_responses_without_the_id() {
 #[test]
 fn timeout_repeats_the_words_of_a_pending_response_with_an_error() {
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     let body = json!({ "id": id, "status": "unknown", "error": "upstream is out of capacity" });
     sandbox.fault(Endpoint::Retrieve, Fault::response(200, body.to_string()), u32::MAX);
     let error = impatient(&client).wait(&id).unwrap_err();
@@ -130,7 +125,7 @@ fn response_names_its_generation_in_either_field_or_in_its_header() {
         json!({ field: id, "status": "completed", "video": video }).to_string()
     };
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     let (own, none) = (id.as_str(), json!({ "status": "completed", "video": video }).to_string());
     for fault in [
         Fault::response(200, completed("id", own)),
@@ -180,7 +175,7 @@ fn retrieve_of_another_generation_is_a_decode_error() {
 #[test]
 fn expired_url_is_not_replaced_by_that_of_another_generation() {
     let (sandbox, dir) = (sandbox(), TestDir::new());
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     let video = client.wait(&id).unwrap();
     let other = client.create(&request()).unwrap().id;
     let other_url = client.wait(&other).unwrap().url;
@@ -244,7 +239,7 @@ fn failure_reported_twice_in_a_row_is_proved_and_not_billed() {
 #[test]
 fn unreadable_responses_between_two_reports_do_not_make_them_less_consecutive() {
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     script(&sandbox, [with_id(&status("error"), &id)]);
     sandbox.fault(Endpoint::Retrieve, Fault::status(503), 1);
     script(&sandbox, [json!({ "id": OTHER, "status": "generating" })]);
@@ -257,7 +252,7 @@ fn unreadable_responses_between_two_reports_do_not_make_them_less_consecutive() 
 #[test]
 fn second_report_is_asked_for_past_the_deadline() {
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     let client = client.with_wait_options(quick_wait().timeout(Duration::ZERO));
     let failed = || with_id(&status("error"), &id);
     script(&sandbox, [failed(), failed()]);
@@ -400,7 +395,7 @@ fn status_of_an_ended_generation_is_terminal_and_keeps_the_servers_word() {
 #[test]
 fn error_response_without_the_vendors_marks_is_polled_again() {
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     let bodies = [
         "",
         "<html>log in</html>",
@@ -429,7 +424,7 @@ fn error_response_with_the_vendors_marks_ends_the_wait() {
         (403, r#"{"status":403,"error":{"data":{"kind":"err_verification_required"}}}"#),
     ] {
         let sandbox = sandbox();
-        let (client, id) = created(&sandbox);
+        let (client, id) = client_with_generation(&sandbox);
         sandbox.fault(Endpoint::Retrieve, Fault::response(status, body), 1);
         let error = client.wait(&id).unwrap_err();
         assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(status)));
@@ -441,7 +436,7 @@ fn error_response_with_the_vendors_marks_ends_the_wait() {
 #[test]
 fn login_page_ends_a_wait_only_at_its_deadline_and_is_its_source() {
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     sandbox.fault(Endpoint::Retrieve, Fault::response(403, "<html>log in</html>"), u32::MAX);
     let error = impatient(&client).wait(&id).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WaitTimeout);

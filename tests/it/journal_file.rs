@@ -6,10 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kling_video::sandbox::{Endpoint, Fault};
-use kling_video::{CancelToken, ErrorKind, EventKind};
+use kling_video::{CancelToken, Client, ErrorKind};
 
 use crate::helpers::clients::{
-    create_counts, quick_retry, quick_wait, request, sandbox, test_client,
+    client_cancelling_at_retry, create_counts, quick_retry, quick_wait, request, sandbox,
+    test_client,
 };
 use crate::helpers::files::{TestDir, unwritable_dir};
 use crate::helpers::journal::{created, intent, sending};
@@ -169,6 +170,18 @@ fn lock(dir: &TestDir) -> fs::File {
     file
 }
 
+/// Starts a run while the journal is locked, and frees it after `meanwhile`. The run succeeds.
+fn run_during_lock(client: &Client, dir: &TestDir, meanwhile: impl FnOnce()) {
+    let held = lock(dir);
+    thread::scope(|scope| {
+        let run = scope.spawn(|| client.generate_to(&request(), &dir.target));
+        thread::sleep(Duration::from_millis(30));
+        meanwhile();
+        drop(held);
+        run.join().unwrap().unwrap();
+    });
+}
+
 #[test]
 fn lock_wait_honors_the_timeout() {
     let sandbox = sandbox();
@@ -191,14 +204,7 @@ fn run_continues_as_soon_as_the_lock_is_free() {
     let sandbox = sandbox();
     let client = test_client(&sandbox);
     let dir = TestDir::new();
-    let held = lock(&dir);
-    thread::scope(|scope| {
-        let run = scope.spawn(|| client.generate_to(&request(), &dir.target));
-        thread::sleep(Duration::from_millis(30));
-        assert!(sandbox.requests().is_empty());
-        drop(held);
-        run.join().unwrap().unwrap();
-    });
+    run_during_lock(&client, &dir, || assert!(sandbox.requests().is_empty()));
     assert_saved(&sandbox, &dir);
 }
 
@@ -208,14 +214,7 @@ fn journal_deleted_during_the_lock_wait_is_recreated() {
     let sandbox = sandbox();
     let client = test_client(&sandbox);
     let dir = TestDir::new();
-    let held = lock(&dir);
-    thread::scope(|scope| {
-        let run = scope.spawn(|| client.generate_to(&request(), &dir.target));
-        thread::sleep(Duration::from_millis(30));
-        fs::remove_file(dir.journal()).unwrap();
-        drop(held);
-        run.join().unwrap().unwrap();
-    });
+    run_during_lock(&client, &dir, || fs::remove_file(dir.journal()).unwrap());
     assert_eq!(dir.journal_steps(), DONE);
     assert!(client.generate_to(&request(), &dir.target).unwrap().reused);
 }
@@ -225,19 +224,9 @@ fn run_cancelled_during_back_off_is_recorded_as_rejected() {
     let sandbox = sandbox();
     let dir = TestDir::new();
     let token = CancelToken::new();
-    let client = sandbox
-        .client_builder()
-        .retry_policy(quick_retry().max_delay(Duration::from_secs(60)))
-        .event_handler({
-            let token = token.clone();
-            move |event| {
-                if let EventKind::Retrying { .. } = event.kind {
-                    token.cancel();
-                }
-            }
-        })
-        .build()
-        .unwrap();
+    let retry_policy = quick_retry().max_delay(Duration::from_secs(60));
+    let builder = sandbox.client_builder().retry_policy(retry_policy);
+    let client = client_cancelling_at_retry(builder, &token);
     sandbox.fault(Endpoint::Create, Fault::status(429).header("Retry-After", "40"), 1);
     let error = client.with_cancel_token(token).generate_to(&request(), &dir.target).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);

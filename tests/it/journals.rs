@@ -4,7 +4,7 @@ use std::fmt;
 
 use kling_video::sandbox::{Endpoint, Fault, Sandbox};
 use kling_video::{
-    BoxError, Client, ErrorKind, FileJournal, Journal, JournalEntry, Operation, RetryPolicy,
+    BoxError, Client, Error, ErrorKind, FileJournal, Journal, JournalEntry, Operation, RetryPolicy,
 };
 
 use crate::helpers::clients::{create_counts, request, sandbox, test_client};
@@ -86,6 +86,14 @@ fn recorded_run_ends_with_completed_and_retrieves_a_fresh_url_when_repeated() {
     assert_eq!(create_counts(&sandbox), (1, 1));
 }
 
+fn assert_database_is_down(error: &Error, id: Option<&str>, case: &str) {
+    assert_eq!(error.kind(), ErrorKind::Journal, "{case}: {error:?}");
+    assert_eq!(error.operation(), Operation::GenerateRecorded, "{case}");
+    let source = std::error::Error::source(error).unwrap();
+    assert!(source.is::<DatabaseIsDown>(), "{case}");
+    assert_eq!(error.generation_id().map(|id| id.as_str()), id, "{case}");
+}
+
 #[test]
 fn journal_that_fails_at_any_entry_costs_no_second_create() {
     // What the API does first, how many creates it accepted when the call ends, and whether the call
@@ -113,12 +121,8 @@ fn journal_that_fails_at_any_entry_costs_no_second_create() {
             assert_eq!(result.is_ok(), succeeds, "{case}: {result:?}");
             assert_eq!(sandbox.generations().len(), accepted, "{case}");
             if let Err(error) = result {
-                assert_eq!(error.kind(), ErrorKind::Journal, "{case}: {error:?}");
-                assert_eq!(error.operation(), Operation::GenerateRecorded, "{case}");
-                let source = std::error::Error::source(&error).unwrap();
-                assert!(source.is::<DatabaseIsDown>(), "{case}");
-                let id = error.generation_id().map(|id| id.as_str());
-                assert_eq!(id, sandbox.generations().first().map(|g| g.id.as_str()), "{case}");
+                let id = sandbox.generations().first().map(|g| g.id.clone());
+                assert_database_is_down(&error, id.as_deref(), &case);
             }
             // The next run pays only if the last one did not, or if it failed.
             table.repair();

@@ -8,9 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kling_video::sandbox::{Endpoint, Fault, Sandbox};
-use kling_video::{Client, EventKind, FileJournal, Image, ImageToVideo};
+use kling_video::{EventKind, FileJournal, Image, ImageToVideo};
 
-use crate::helpers::clients::{create_counts, quick_retry, quick_wait, request, sandbox};
+use crate::helpers::clients::{create_counts, remote_client_builder, request, sandbox};
 use crate::helpers::files::TestDir;
 use crate::helpers::journal::rejected;
 use crate::helpers::media::{TINY_MP4, mp4, png_of_len};
@@ -27,12 +27,7 @@ const PAUSE_AT: &str = "KLING_TEST_PAUSE_AT";
 fn subprocess_entry() {
     let (Ok(url), Ok(target)) = (env::var(URL), env::var(TARGET)) else { return };
     let pause_at = env::var(PAUSE_AT).unwrap_or_default();
-    let client = Client::builder("sandbox-key")
-        .base_url(url)
-        .no_proxy()
-        .idle_timeout(Duration::from_secs(30))
-        .wait_options(quick_wait())
-        .retry_policy(quick_retry())
+    let client = remote_client_builder(url)
         .event_handler(move |event| {
             let at = match event.kind {
                 EventKind::Uploading { sent, total, .. } if sent == total => "uploaded",
@@ -105,7 +100,6 @@ impl Job {
         Subprocess::start(command, "kill::subprocess_entry")
     }
 
-    /// Starts a run and kills it at this event.
     fn kill_at(&self, event: &str) {
         let mut run = self.start(event);
         assert_eq!(run.next_result().as_deref(), Some("paused"), "at {event}");
@@ -300,22 +294,14 @@ fn waiting_process_continues_the_generation_of_a_killed_one() {
 #[test]
 fn kill_at_any_time_pays_once_and_ends_with_a_complete_file() {
     const KILLS: usize = 60;
-    let new_job = || {
-        let job = Job::new().with_image(100_000).with_video(150_000);
-        for endpoint in [Endpoint::Create, Endpoint::Logs, Endpoint::Video] {
-            job.sandbox.set_response_delay(endpoint, Duration::from_millis(12));
-        }
-        job.sandbox.set_response_delay(Endpoint::Retrieve, Duration::from_millis(4));
-        job
-    };
     let started = Instant::now();
-    assert_eq!(new_job().run(), "saved");
+    assert_eq!(slow_job().run(), "saved");
     let run_duration = started.elapsed();
 
     let (mut kills, mut unknown, mut killed_after) = (0, 0, Vec::new());
     let mut runs = 0;
     while kills < KILLS {
-        let job = new_job();
+        let job = slow_job();
         let mut abandoned = 0;
         loop {
             let last_step = job.dir.steps_of_torn_journal().pop();
@@ -324,11 +310,8 @@ fn kill_at_any_time_pays_once_and_ends_with_a_complete_file() {
             assert!(runs < 1000, "{kills} kills in 1000 runs");
             let fraction = (f64::from(runs) * 0.618_034).fract();
             let mut run = job.start("");
-            let accepted = || job.sandbox.generations().len() == 1;
-            let video_requests = job.sandbox.request_count(Endpoint::Video);
             match runs % 4 {
-                0 if !accepted() => run.wait_until(accepted),
-                0 => run.wait_until(|| job.sandbox.request_count(Endpoint::Video) > video_requests),
+                0 => wait_for_progress(&mut run, &job.sandbox),
                 _ => thread::sleep(run_duration.mul_f64(fraction)),
             }
             let result = if kills < KILLS { run.kill() } else { Err(run.wait()) };
@@ -356,19 +339,34 @@ fn kill_at_any_time_pays_once_and_ends_with_a_complete_file() {
         }
         job.assert_saved_once();
         // Every create request that was sent completely was accepted.
-        let complete = |r: &&kling_video::sandbox::RecordedRequest| {
-            r.endpoint == Some(Endpoint::Create) && r.body_complete
-        };
-        assert_eq!(
-            job.sandbox.requests().iter().filter(complete).count(),
-            1,
-            "{abandoned} abandoned"
-        );
+        let mut creates = job.sandbox.requests();
+        creates.retain(|r| r.endpoint == Some(Endpoint::Create) && r.body_complete);
+        assert_eq!(creates.len(), 1, "{abandoned} abandoned");
     }
     for step in ["sending", "created"] {
         assert!(killed_after.iter().any(|at| at == step), "never killed after {step:?}");
     }
     println!("{kills} kills in {runs} runs of {run_duration:?}, {unknown} ended as unknown");
+}
+
+/// A job whose requests take long enough for a kill to hit each of them.
+fn slow_job() -> Job {
+    let job = Job::new().with_image(100_000).with_video(150_000);
+    for endpoint in [Endpoint::Create, Endpoint::Logs, Endpoint::Video] {
+        job.sandbox.set_response_delay(endpoint, Duration::from_millis(12));
+    }
+    job.sandbox.set_response_delay(Endpoint::Retrieve, Duration::from_millis(4));
+    job
+}
+
+/// Waits until the server accepts the create, or if it has, receives another video request.
+fn wait_for_progress(run: &mut Subprocess, sandbox: &Sandbox) {
+    let accepted = || sandbox.generations().len() == 1;
+    let video_requests = sandbox.request_count(Endpoint::Video);
+    match accepted() {
+        false => run.wait_until(accepted),
+        true => run.wait_until(|| sandbox.request_count(Endpoint::Video) > video_requests),
+    }
 }
 
 /// Whether a create request that was in flight when its sender was killed still arrives.

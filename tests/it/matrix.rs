@@ -21,7 +21,8 @@ use serde_json::json;
 
 pub(crate) use self::checks::ClientCall;
 use self::checks::{
-    ALL_CALLS, FaultEffect, check_error, effect, expected, expected_creates, expected_downloads,
+    ALL_CALLS, Expected, FaultEffect, check_error, effect, expected, expected_creates,
+    expected_downloads,
 };
 use self::fault_cases::ValidResponse;
 pub(crate) use self::fault_cases::{FaultCase, fault_cases};
@@ -216,14 +217,8 @@ impl<'a> TestCase<'a> {
             .initial_delay(Duration::ZERO)
             .interval(Duration::from_millis(20))
             .timeout(deadline);
-        let client = fixture
-            .sandbox
-            .client_builder()
-            .retry_policy(RetryPolicy::none())
-            .idle_timeout(idle)
-            .wait_options(wait)
-            .build()
-            .unwrap();
+        let builder = fixture.sandbox.client_builder().retry_policy(RetryPolicy::none());
+        let client = builder.idle_timeout(idle).wait_options(wait).build().unwrap();
         let mut fault = (fault_case.make)(&fixture.valid_response(call));
         if !expected.may_succeed && expected.error_kinds == [ErrorKind::CreateUnknown] {
             // The worst case: the generation exists, and only the response is lost.
@@ -244,30 +239,37 @@ impl<'a> TestCase<'a> {
         let large_time = if call == ClientCall::CreateLarge { 3 * idle } else { Duration::ZERO };
         let wait_time = if polls && result.is_err() { DEADLINE } else { Duration::ZERO };
         let max_elapsed = request_time + large_time + wait_time + SECOND;
-        if elapsed > max_elapsed {
-            self.failures.push(format!("took {elapsed:?}, more than {max_elapsed:?}"));
-        }
-        let kind = result.as_ref().err().map(Error::kind);
-        let is_expected =
-            kind.map_or(expected.may_succeed, |kind| expected.error_kinds.contains(&kind));
-        if !is_expected {
-            let actual = kind.map_or("success".to_owned(), |kind| format!("{kind:?}"));
-            self.failures.push(format!("outcome is {actual}, expected {expected:?}"));
-        }
-        match &result {
-            Ok(returned) => self.check_success(&fixture, returned),
-            Err(error) => {
-                let id = self.expected_id(&fixture);
-                self.failures.extend(check_error(fault_case, call, error, &id));
-                if !is_expected {
-                    self.failures.push(format!("{error:?}"));
-                }
-            }
-        }
+        self.check(elapsed <= max_elapsed, || {
+            format!("took {elapsed:?}, more than {max_elapsed:?}")
+        });
+        self.check_result(&fixture, &expected, &result);
         self.check_requests(&fixture, result.as_ref().err());
         self.check_files(&fixture, result.is_ok());
         if call.is_generate_to() {
             self.check_second_run(&fixture, &result);
+        }
+    }
+
+    fn check_result(
+        &mut self,
+        fixture: &Fixture,
+        expected: &Expected,
+        result: &Result<CallResult, Error>,
+    ) {
+        let kind = result.as_ref().err().map(Error::kind);
+        let is_expected =
+            kind.map_or(expected.may_succeed, |kind| expected.error_kinds.contains(&kind));
+        self.check(is_expected, || {
+            let actual = kind.map_or("success".to_owned(), |kind| format!("{kind:?}"));
+            format!("outcome is {actual}, expected {expected:?}")
+        });
+        match result {
+            Ok(returned) => self.check_success(fixture, returned),
+            Err(error) => {
+                let id = self.expected_id(fixture);
+                self.failures.extend(check_error(self.fault_case, self.call, error, &id));
+                self.check(is_expected, || format!("{error:?}"));
+            }
         }
     }
 

@@ -174,13 +174,12 @@ fn id_that_a_rejection_named_costs_one_question_and_what_is_unknown_prevents_the
 
 // ---------------------------------------------------------------- several requests, one target
 
-#[test]
-fn finished_video_survives_every_end_of_another_request() {
-    type End = fn(&Sandbox, Client) -> Client;
-    let reject = |sandbox: &Sandbox, status| {
-        sandbox.fault(Endpoint::Create, Fault::response(status, marked(status)), 1);
-    };
-    let ends: [(&str, End); 10] = [
+/// Makes the next run end, given a client that may replace videos.
+type End = fn(&Sandbox, Client) -> Client;
+
+/// The ways in which a run ends without a video. Those named after a status are create responses.
+fn ends() -> [(&'static str, End); 10] {
+    [
         ("400", |_, client| client),
         ("401", |_, client| client),
         ("403", |_, client| client),
@@ -209,14 +208,18 @@ fn finished_video_survives_every_end_of_another_request() {
             sandbox.fault(Endpoint::Video, Fault::status(500), 9);
             client
         }),
-    ];
-    for (name, end) in ends {
+    ]
+}
+
+#[test]
+fn finished_video_survives_every_end_of_another_request() {
+    for (name, end) in ends() {
         let sandbox = sandbox();
         let dir = TestDir::new();
         let client = replacing_client(&sandbox);
         let first = client.generate_to(&request(), &dir.target).unwrap();
         if let Ok(status) = name.parse() {
-            reject(&sandbox, status);
+            sandbox.fault(Endpoint::Create, Fault::response(status, marked(status)), 1);
         }
         let other = end(&sandbox, client.clone());
         other.generate_to(&another_request(), &dir.target).unwrap_err();

@@ -13,6 +13,8 @@ use crate::helpers::clients::{create_counts, request, sandbox, test_client};
 use crate::helpers::files::TestDir;
 use crate::helpers::journal::{created, intent, rejected, sending};
 use crate::helpers::media::png_of_len;
+#[cfg(unix)]
+use crate::helpers::subprocess::run_unprivileged;
 use crate::helpers::timing::with_timeout;
 use crate::record::{abandon, another_request, assert_saved_as, paid_id};
 
@@ -220,31 +222,14 @@ fn journal_that_this_process_has_open_is_an_error_at_once() {
 #[test]
 fn finished_run_in_a_read_only_directory_is_reused() {
     use std::os::unix::fs::PermissionsExt as _;
-    use std::os::unix::process::CommandExt as _;
 
-    const NOBODY: u32 = 65_534;
     let sandbox = sandbox();
     let dir = TestDir::new();
     test_client(&sandbox).generate_to(&request(), &dir.target).unwrap();
-    let mut command = crate::helpers::subprocess::this_binary();
-    // The permissions do not apply to root.
-    if std::os::unix::fs::chown(dir.path(), Some(NOBODY), None).is_ok() {
-        command.uid(NOBODY);
-    }
     fs::set_permissions(dir.journal(), fs::Permissions::from_mode(0o444)).unwrap();
     fs::set_permissions(&dir.target, fs::Permissions::from_mode(0o444)).unwrap();
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o500)).unwrap();
-    let output = command
-        .args(["record_files::read_only_directory_subprocess", "--exact", "--nocapture"])
-        .env("READ_ONLY_TARGET", &dir.target)
-        .output();
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
-    let output = match output {
-        // The binary is below a directory that only root may enter.
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return,
-        output => output.unwrap(),
-    };
-    assert!(output.status.success(), "{output:?}");
+    let test = "record_files::read_only_directory_subprocess";
+    run_unprivileged(test, dir.path(), 0o500, ("READ_ONLY_TARGET", &dir.target));
 }
 
 #[cfg(unix)]

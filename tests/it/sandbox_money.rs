@@ -133,7 +133,7 @@ fn allowed_model_and_field_are_undone() {
 }
 
 #[test]
-fn listed_price_is_undone() {
+fn pricing_is_the_default_again_after_none_is_set() {
     let sandbox = sandbox();
     let client = no_retry_client(&sandbox);
     let kind = || client.pricing(MODEL).unwrap().unwrap().kind;

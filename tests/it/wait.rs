@@ -9,7 +9,9 @@ use kling_video::{
     WaitOptions,
 };
 
-use crate::helpers::clients::{id, quick_wait, request, sandbox, short_idle_timeout, test_client};
+use crate::helpers::clients::{
+    client_with_generation, id, quick_wait, request, sandbox, short_idle_timeout, test_client,
+};
 use crate::helpers::error_output::error_chain;
 use crate::helpers::events::{record_event_names, record_events};
 use crate::helpers::timing::with_timeout;
@@ -20,13 +22,6 @@ fn short_wait() -> WaitOptions {
     quick_wait().timeout(Duration::from_millis(30))
 }
 
-/// A client, and the id of a generation that it created.
-fn created(sandbox: &Sandbox) -> (Client, GenerationId) {
-    let client = test_client(sandbox);
-    let id = client.create(&request()).unwrap().id;
-    (client, id)
-}
-
 fn polls(sandbox: &Sandbox) -> usize {
     sandbox.request_count(Endpoint::Retrieve)
 }
@@ -34,7 +29,7 @@ fn polls(sandbox: &Sandbox) -> usize {
 /// Waits for a generation while each of the bodies is the response to one poll. `ID` stands for its id.
 fn wait_with_bodies<const N: usize>(bodies: [&str; N]) -> Result<Video, Error> {
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     for body in bodies {
         let body = body.replace("ID", id.as_str());
         sandbox.fault(Endpoint::Retrieve, Fault::response(200, body), 1);
@@ -47,7 +42,7 @@ fn wait_with_bodies<const N: usize>(bodies: [&str; N]) -> Result<Video, Error> {
 #[test]
 fn wait_returns_the_completed_video() {
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     let video = client.wait(&id).unwrap();
     assert_eq!(video.id, id);
     assert!(video.url.starts_with(&sandbox.url()));
@@ -74,7 +69,7 @@ fn polled_event_reports_the_elapsed_time() {
 #[test]
 fn initial_delay_and_interval_are_respected() {
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     let started = std::time::Instant::now();
     let options = quick_wait().initial_delay(20 * MILLISECOND).interval(10 * MILLISECOND);
     client.with_wait_options(options).wait(&id).unwrap();
@@ -86,7 +81,7 @@ fn initial_delay_and_interval_are_respected() {
 fn unknown_status_is_pending() {
     let sandbox = sandbox();
     sandbox.set_status_sequence(["", "unknown", "Complete", "paused", "succeeded"]);
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     client.wait(&id).unwrap();
     assert_eq!(polls(&sandbox), 5);
 }
@@ -109,7 +104,7 @@ fn error_with_a_completed_video_is_not_a_failure() {
 fn generation_failure_has_its_reason_and_is_not_billed() {
     let sandbox = sandbox();
     sandbox.set_failure("ContentPolicyViolation", "The image was rejected");
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     let error = client.wait(&id).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::GenerationFailed);
     assert_eq!(error.operation(), Operation::Wait);
@@ -127,7 +122,7 @@ fn generation_failure_has_its_reason_and_is_not_billed() {
 fn status_failed_is_a_failure_like_error() {
     let sandbox = sandbox();
     sandbox.set_status_sequence(["queued", "failed"]);
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     assert_eq!(client.wait(&id).unwrap_err().kind(), ErrorKind::GenerationFailed);
     // One more than statuses: a failure is confirmed.
     assert_eq!(polls(&sandbox), 3);
@@ -206,7 +201,7 @@ fn poll_failures_are_not_limited_by_max_retries() {
 fn permanent_error_response_ends_the_wait_immediately() {
     for status in [400, 401, 403, 409, 410, 422] {
         let sandbox = sandbox();
-        let (client, id) = created(&sandbox);
+        let (client, id) = client_with_generation(&sandbox);
         sandbox.fault(Endpoint::Retrieve, Fault::status(status), 99);
         let error = client.wait(&id).unwrap_err();
         assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(status)));
@@ -219,7 +214,7 @@ fn permanent_error_response_ends_the_wait_immediately() {
 #[test]
 fn permanent_failure_has_the_last_state_received() {
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     sandbox.fault(Endpoint::Retrieve, Fault::delay(Duration::ZERO), 2);
     sandbox.fault(Endpoint::Retrieve, Fault::status(401), 1);
     let error = client.wait(&id).unwrap_err();
@@ -242,7 +237,7 @@ fn not_found_after_the_create_is_polled_again() {
 fn timeout_message_has_the_last_status_and_the_next_step() {
     let sandbox = sandbox();
     sandbox.set_status_sequence(["generating"]);
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     let error = client.with_wait_options(short_wait()).wait(&id).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WaitTimeout);
     assert_eq!(error.generation_id(), Some(&id));
@@ -262,7 +257,7 @@ fn timeout_message_has_the_last_status_and_the_next_step() {
 fn timeout_can_be_followed_by_another_wait() {
     let sandbox = sandbox();
     sandbox.complete_after_polls(1);
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     let no_time = quick_wait().timeout(Duration::ZERO);
     assert_eq!(
         client.with_wait_options(no_time).wait(&id).unwrap_err().kind(),
@@ -274,7 +269,7 @@ fn timeout_can_be_followed_by_another_wait() {
 #[test]
 fn timeout_without_any_status_has_the_last_error_as_source() {
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     sandbox.fault(Endpoint::Retrieve, Fault::status(503), u32::MAX);
     let error = client.with_wait_options(short_wait()).wait(&id).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WaitTimeout);
@@ -288,7 +283,7 @@ fn timeout_without_any_status_has_the_last_error_as_source() {
 fn timeout_has_no_source_if_a_later_poll_succeeded() {
     let sandbox = sandbox();
     sandbox.set_status_sequence(["queued"]);
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     sandbox.fault(Endpoint::Retrieve, Fault::status(503), 1);
     let error = client
         .with_wait_options(quick_wait().timeout(Duration::from_millis(200)))
@@ -327,7 +322,7 @@ fn last_poll_is_made_at_the_deadline() {
 #[test]
 fn interval_is_shortened_at_the_deadline() {
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     let options = WaitOptions::new()
         .initial_delay(Duration::ZERO)
         .interval(Duration::MAX)
@@ -340,7 +335,7 @@ fn interval_is_shortened_at_the_deadline() {
 #[test]
 fn timeout_of_zero_polls_once() {
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     let zero = WaitOptions::new()
         .initial_delay(Duration::ZERO)
         .interval(Duration::ZERO)
@@ -354,7 +349,7 @@ fn timeout_of_zero_polls_once() {
 fn interval_can_be_zero() {
     let sandbox = sandbox();
     sandbox.complete_after_polls(20);
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     let no_delays = quick_wait().initial_delay(Duration::ZERO).interval(Duration::ZERO);
     client.with_wait_options(no_delays).wait(&id).unwrap();
     assert_eq!(polls(&sandbox), 21);
@@ -363,7 +358,7 @@ fn interval_can_be_zero() {
 #[test]
 fn timeout_can_be_infinite() {
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     client.with_wait_options(quick_wait().timeout(Duration::MAX)).wait(&id).unwrap();
     let results = client.with_wait_options(quick_wait().timeout(Duration::MAX)).wait_all(&[id]);
     assert!(results[0].is_ok());
@@ -447,7 +442,7 @@ fn wait_all_of_no_ids_sends_nothing() {
 #[test]
 fn wait_all_returns_two_results_for_a_repeated_id() {
     let sandbox = sandbox();
-    let (client, id) = created(&sandbox);
+    let (client, id) = client_with_generation(&sandbox);
     let results = client.wait_all(&[id.clone(), id.clone()]);
     assert_eq!(results.len(), 2);
     assert!(results.into_iter().all(|video| video.unwrap().id == id));

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use kling_video::sandbox::{Endpoint, Sandbox};
 use kling_video::{
-    Client, ClientBuilder, GenerationId, Image, ImageToVideo, RetryPolicy, Video, WaitOptions,
+    CancelToken, Client, ClientBuilder, EventKind, GenerationId, Image, ImageToVideo, RetryPolicy,
+    Video, WaitOptions,
 };
 
 /// The idle timeout of tests that wait for it. No healthy response comes anywhere near it.
@@ -34,6 +35,28 @@ pub fn short_idle_timeout(sandbox: &Sandbox) -> ClientBuilder {
     sandbox.client_builder().idle_timeout(IDLE_TIMEOUT)
 }
 
+/// A builder for a client of the sandbox of another process, as fast as that of
+/// [`Sandbox::client_builder`].
+pub fn remote_client_builder(url: String) -> ClientBuilder {
+    Client::builder("sandbox-key")
+        .base_url(url)
+        .no_proxy()
+        .idle_timeout(Duration::from_secs(30))
+        .wait_options(quick_wait())
+        .retry_policy(quick_retry())
+}
+
+/// A client that cancels the token when it is about to retry.
+pub fn client_cancelling_at_retry(builder: ClientBuilder, token: &CancelToken) -> Client {
+    let token = token.clone();
+    let builder = builder.event_handler(move |event| {
+        if let EventKind::Retrying { .. } = event.kind {
+            token.cancel();
+        }
+    });
+    builder.build().unwrap()
+}
+
 /// Wait options as fast as those of [`Sandbox::client_builder`], to be adjusted by the test.
 pub fn quick_wait() -> WaitOptions {
     WaitOptions::new()
@@ -54,6 +77,13 @@ pub fn request() -> ImageToVideo {
 
 pub fn id(text: &str) -> GenerationId {
     text.parse().unwrap()
+}
+
+/// A client, and the id of a generation that it created.
+pub fn client_with_generation(sandbox: &Sandbox) -> (Client, GenerationId) {
+    let client = test_client(sandbox);
+    let id = client.create(&request()).unwrap().id;
+    (client, id)
 }
 
 /// A video that the sandbox does not know, deserialized as a caller would from its own storage.

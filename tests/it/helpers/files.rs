@@ -65,7 +65,6 @@ impl TestDir {
         std::fs::write(self.journal(), text).unwrap();
     }
 
-    /// The journal's lines, each parsed as JSON.
     pub fn journal_lines(&self) -> Vec<Value> {
         self.journal_text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }

@@ -60,7 +60,6 @@ pub fn mp4(len: usize) -> Vec<u8> {
     pad([MP4_START, &media_box_len.to_be_bytes(), b"mdat"].concat(), len)
 }
 
-/// A box of an MP4.
 pub fn mp4_box(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
     let size = u32::try_from(8 + data.len()).unwrap().to_be_bytes();
     [&size[..], kind, data].concat()

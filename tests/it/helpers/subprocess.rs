@@ -4,6 +4,8 @@
 use std::env;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
+#[cfg(unix)]
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use crate::helpers::timing::wait_until;
@@ -43,6 +45,38 @@ pub fn run_in_subprocess(test: &str, variables: &[(&str, &str)]) -> String {
     let mut command = this_binary();
     command.envs(variables.iter().copied());
     Subprocess::start(command, test).wait()
+}
+
+/// Runs one test as a user to whom the permissions of `dir` apply, which are `mode` meanwhile.
+/// Returns false if that user may not run this binary.
+#[cfg(unix)]
+pub fn run_unprivileged(test: &str, dir: &Path, mode: u32, variable: (&str, &Path)) -> bool {
+    use std::fs::{Permissions, set_permissions};
+    use std::io::ErrorKind;
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+    use std::os::unix::process::CommandExt as _;
+
+    const NOBODY: u32 = 65_534;
+    let set_mode = |mode| set_permissions(dir, Permissions::from_mode(mode)).unwrap();
+    let mut command = this_binary();
+    // They do not apply to root.
+    if chown(dir, Some(NOBODY), None).is_ok() {
+        command.uid(NOBODY);
+    }
+    set_mode(mode);
+    let output =
+        command.args([test, "--exact", "--nocapture"]).env(variable.0, variable.1).output();
+    set_mode(0o700);
+    match output {
+        // The binary is below a directory that only root may enter.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => false,
+        output => {
+            let output = output.unwrap();
+            let has_run = String::from_utf8_lossy(&output.stdout).contains("1 passed");
+            assert!(output.status.success() && has_run, "{output:?}");
+            true
+        }
+    }
 }
 
 /// Removes the variables that the crate reads, except those that the command sets itself.

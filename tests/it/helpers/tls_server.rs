@@ -51,7 +51,6 @@ impl CertificateAuthority {
         self.issuer.pem()
     }
 
-    /// Issues a valid server certificate for a host.
     pub fn issue_certificate(&self, host: &str) -> Identity {
         self.sign(server_params(host))
     }

@@ -16,7 +16,10 @@ pub(crate) enum FaultEffect {
     Valid,
     /// A status other than success, with a complete or truncated body. `from_api` is false for a
     /// response that a gateway sent in place of the API.
-    ErrorStatus { status: u16, from_api: bool },
+    ErrorStatus {
+        status: u16,
+        from_api: bool,
+    },
     /// A success status with an invalid body.
     InvalidBody,
     /// The connection is lost, or the data is not HTTP.
@@ -29,7 +32,6 @@ pub(crate) enum FaultEffect {
     EndlessHead,
     /// HTTP allows the client to accept or to reject it.
     ValidOrConnectionLost,
-    /// A success status that the request does not allow.
     UnexpectedSuccess,
     /// A status that HTTP does not allow as the final response.
     NotFinal,
@@ -270,7 +272,12 @@ pub(crate) fn check_error(
         let has_request_id = error.client_request_id().is_some();
         check("client_request_id().is_some()", has_request_id.to_string(), "true".to_owned());
     }
-    let operation = match call {
+    check("operation", error.operation().to_string(), operation_of(call).to_string());
+    failures
+}
+
+fn operation_of(call: ClientCall) -> Operation {
+    match call {
         ClientCall::Create | ClientCall::CreateLarge | ClientCall::GenerateToCreate => {
             Operation::Create
         }
@@ -278,9 +285,7 @@ pub(crate) fn check_error(
         ClientCall::Wait | ClientCall::WaitOneFault | ClientCall::GenerateToPoll => Operation::Wait,
         ClientCall::Find => Operation::Find,
         ClientCall::Download | ClientCall::GenerateToDownload => Operation::Download,
-    };
-    check("operation", error.operation().to_string(), operation.to_string());
-    failures
+    }
 }
 
 /// How many create requests are sent: one, and another without `Expect` if that is rejected.

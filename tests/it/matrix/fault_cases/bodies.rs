@@ -64,6 +64,12 @@ pub(super) fn bodies() -> Vec<FaultCase> {
         body("byte order mark", InvalidBody, |valid| {
             [b"\xef\xbb\xbf", valid.body.as_slice()].concat()
         }),
+    ]);
+    cases
+}
+
+pub(super) fn large_bodies() -> Vec<FaultCase> {
+    vec![
         body("exactly 1 MiB", Valid, |valid| {
             let mut body = valid.body.clone();
             if !valid.is_video() {
@@ -76,12 +82,6 @@ pub(super) fn bodies() -> Vec<FaultCase> {
             body.resize((1 << 20) + 1, b' ');
             body
         }),
-    ]);
-    cases
-}
-
-pub(super) fn endless_bodies() -> Vec<FaultCase> {
-    vec![
         case("endless body", TooLarge, |valid| {
             Fault::repeat_body("HTTP/1.1 200 OK\r\n\r\n", " ".repeat(65_536), valid.endless_len())
         }),
