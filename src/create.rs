@@ -110,7 +110,8 @@ fn submit_attempts(
     let mut reservation = quota.acquire()?;
     let retry_policy = context.retry_policy.for_create();
     let mut attempts = 0;
-    let mut expect_continue = false;
+    // Whether to send `Expect: 100-continue`, once an upload has been interrupted.
+    let mut expectation = None;
     let mut ever_committed = false;
     loop {
         attempts += 1;
@@ -121,7 +122,8 @@ fn submit_attempts(
         if context.is_cancelled() {
             return Err(cancelled());
         }
-        let (outcome, state) = attempt(context, &mut body, &request_id, expect_continue, observer)
+        let expects = expectation == Some(true);
+        let (outcome, state) = attempt(context, &mut body, &request_id, expects, observer)
             .map_err(|error| with_context(error).not_created())?;
         let committed = matches!(state, UploadState::Committed | UploadState::Cut);
         ever_committed |= committed;
@@ -148,12 +150,12 @@ fn submit_attempts(
         }
         let error = if ever_committed { error.not_idempotent() } else { error };
         let id = error.generation_id().cloned();
-        if let Some(changed) = change_expectation(expect_continue, &error, state) {
-            expect_continue = changed;
+        if let Some(changed) = change_expectation(expectation, &error, state) {
+            expectation = Some(changed);
         } else {
             // The server may not support `Expect`.
             let may_help = error.kind() != ErrorKind::Timeout || state != UploadState::NotStarted;
-            expect_continue &= may_help;
+            expectation = expectation.map(|expects| expects && may_help);
             let delay = retryable.then(|| retry_policy.next_delay(attempts, &error, random()));
             let Some(delay) = delay.flatten() else { return Err(error) };
             let operation = Operation::Create;
@@ -172,18 +174,23 @@ fn submit_attempts(
     }
 }
 
-/// Whether to repeat the attempt at once, with or without `Expect: 100-continue`.
-fn change_expectation(expect_continue: bool, error: &Error, state: UploadState) -> Option<bool> {
+/// Whether to repeat the attempt at once, with or without `Expect: 100-continue`. Each happens once
+/// at most, or a server that interrupts uploads and rejects expectations would never be given up.
+fn change_expectation(
+    expectation: Option<bool>,
+    error: &Error,
+    state: UploadState,
+) -> Option<bool> {
     let is_interrupted = error.kind() == ErrorKind::Transport
         && matches!(state, UploadState::InProgress | UploadState::Cut);
-    match expect_continue {
+    match expectation {
         // RFC 9110: repeat the request without the expectation.
-        true if error.status() == Some(417) => Some(false),
+        Some(true) if error.status() == Some(417) => Some(false),
         // The server has probably rejected the request, and its response was lost. With the
         // expectation, it is received before the body is sent. Only then: ureq waits for the idle
         // timeout if a server that rejects a request with an expectation, such as nginx, keeps the
         // connection open.
-        false if is_interrupted => Some(true),
+        None if is_interrupted => Some(true),
         _ => None,
     }
 }

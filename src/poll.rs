@@ -6,6 +6,7 @@ mod entry;
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -119,7 +120,7 @@ pub(crate) struct PollQueue<'a> {
 struct QueueState<'a> {
     /// By index; those that are being polled are taken out.
     waiting: Vec<Option<Entry<'a>>>,
-    /// When each waiting entry is due, and its index.
+    /// When each waiting entry is due, which is no later than its deadline, and its index.
     due: BinaryHeap<Reverse<(Duration, usize)>>,
     /// No polls before this time: a 429 slows down all generations.
     throttled_until: Duration,
@@ -129,8 +130,9 @@ struct QueueState<'a> {
 }
 
 impl<'a> QueueState<'a> {
-    fn put(&mut self, entry: Entry<'a>) {
-        self.due.push(Reverse((entry.next_poll_at, entry.index)));
+    fn put(&mut self, mut entry: Entry<'a>) {
+        entry.next_poll_at = entry.next_poll_at.max(self.throttled_until);
+        self.due.push(Reverse((entry.next_poll_at.min(entry.deadline), entry.index)));
         if self.waiting.len() <= entry.index {
             self.waiting.resize_with(entry.index + 1, || None);
         }
@@ -139,10 +141,17 @@ impl<'a> QueueState<'a> {
         }
     }
 
-    /// Takes the entry that is due first.
-    fn take(&mut self) -> Option<Entry<'a>> {
-        let Reverse((_, index)) = self.due.pop()?;
-        self.waiting.get_mut(index)?.take()
+    /// Takes the entry that is due first, and when it is due.
+    fn take(&mut self) -> Option<(Duration, Entry<'a>)> {
+        let Reverse((due, index)) = self.due.pop()?;
+        Some((due, self.waiting.get_mut(index)?.take()?))
+    }
+
+    /// Delays all polls until this time.
+    fn throttle(&mut self, until: Duration) {
+        self.throttled_until = self.throttled_until.max(until);
+        self.due.clear();
+        mem::take(&mut self.waiting).into_iter().flatten().for_each(|entry| self.put(entry));
     }
 }
 
@@ -190,11 +199,10 @@ impl<'a> PollQueue<'a> {
     /// Polls the generation that is due first, if one is.
     pub(crate) fn step(&self) -> Step {
         let mut state = self.lock();
-        let (cancelled, throttled_until) = (state.cancelled, state.throttled_until);
-        let Some(mut entry) = state.take().filter(|_| !state.aborted) else {
+        let cancelled = state.cancelled;
+        let Some((due, mut entry)) = state.take().filter(|_| !state.aborted) else {
             return Step::Empty;
         };
-        let due = entry.next_poll_at.max(throttled_until).min(entry.deadline);
         let delay = due.saturating_sub(self.poller.now());
         if !delay.is_zero() && !cancelled {
             state.put(entry);
@@ -240,8 +248,7 @@ impl<'a> PollQueue<'a> {
         let throttled = matches!(&result, Err(error) if error.status() == Some(429));
         let outcome = self.on_result(entry, result, now);
         if throttled {
-            let mut state = self.lock();
-            state.throttled_until = state.throttled_until.max(entry.next_poll_at);
+            self.lock().throttle(entry.next_poll_at);
         }
         outcome.or_else(|| (now >= entry.deadline).then(|| Err(entry.timed_out(now))))
     }

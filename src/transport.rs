@@ -100,9 +100,13 @@ pub(crate) struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// The same session, for a part of the call.
+    /// The same session, for a part of the call. With a token, its creates have an agent of their
+    /// own: cancelling one before its commit must not close the connection of another after its.
     pub(crate) fn reborrow(&self) -> Session<'_> {
-        let agents = Cow::Borrowed(&*self.agents);
+        let mut agents = Cow::Borrowed(&*self.agents);
+        if self.token.is_some() {
+            agents.to_mut().creates = self.config.agents().creates;
+        }
         Session { config: self.config, agents, token: self.token, _cancel_registration: None }
     }
 

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::context::RequestContext;
@@ -158,7 +159,9 @@ impl Batch<'_> {
                     Step::Polled => {}
                     Step::Done(index, result) => self.settle(index, result),
                     Step::Idle(delay) => self.queue.sleep(delay.min(MAX_IDLE)),
-                    Step::Empty => self.queue.sleep(MAX_IDLE),
+                    // Also after a cancel, which would end any other sleep at once: there is
+                    // nothing to do but to let the others complete what they are doing.
+                    Step::Empty => thread::sleep(MAX_IDLE),
                 },
             }
         }

@@ -51,6 +51,8 @@ pub(crate) fn journal_name(path: &Path) -> String {
 pub struct FileJournal {
     file: File,
     path: PathBuf,
+    /// Its path in [`OPEN_JOURNALS`], if it is there.
+    listed: Option<PathBuf>,
     /// The end of the last complete line. What follows is torn.
     valid_len: u64,
     /// The last line is complete except for its newline.
@@ -75,7 +77,7 @@ impl FileJournal {
         // its fork to its exec. Nothing else is waited for.
         let mut patience = Duration::from_millis(150);
         let name = journal_name(&path);
-        let journal = Self::open_or_wait(path, |delay| {
+        let mut journal = Self::open_or_wait(path, |delay| {
             let Some(left) = patience.checked_sub(delay) else {
                 return Err(Error::journal(&name, "in use by another process; try again later"));
             };
@@ -84,7 +86,8 @@ impl FileJournal {
             Ok(())
         })?;
         let mut open = OPEN_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner);
-        open.push(journal.path.clone());
+        open.push(canonical(&journal.path));
+        journal.listed = open.last().cloned();
         Ok(journal)
     }
 
@@ -133,7 +136,8 @@ impl FileJournal {
                     Err(_) => return Err(io_error("failed to open for writing", e)),
                 },
             };
-            if OPEN_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner).contains(&path) {
+            let canonical = canonical(&path);
+            if OPEN_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner).contains(&canonical) {
                 return Err(Error::journal(&name(), "already open in this process"));
             }
             lock(&file, &path, &mut wait)?;
@@ -150,7 +154,7 @@ impl FileJournal {
         }
         let Parsed { entries, valid_len, missing_newline } =
             parse(&text).map_err(|error| error.into_error(&path))?;
-        Ok(Self { file, path, valid_len, missing_newline, read_only, entries })
+        Ok(Self { file, path, listed: None, valid_len, missing_newline, read_only, entries })
     }
 
     fn write(&mut self, entry: &JournalEntry) -> io::Result<()> {
@@ -207,8 +211,13 @@ impl Journal for FileJournal {
 impl Drop for FileJournal {
     fn drop(&mut self) {
         let mut open = OPEN_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|path| *path != self.path);
+        open.retain(|path| Some(path) != self.listed.as_ref());
     }
+}
+
+/// The path by which one file is recognized, however it is spelled.
+fn canonical(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 /// Waits for the lock with growing delays. The system releases it when its process ends in any way.

@@ -42,20 +42,37 @@ impl<'a> Record<'a> {
 
     /// Records that the request is about to be carried out.
     pub(crate) fn begin(&mut self, replaces: Option<GenerationId>) -> Result<()> {
-        let (request, source) = (self.request.clone(), self.source.clone());
+        self.begin_request(self.request.clone(), replaces)
+    }
+
+    fn begin_request(
+        &mut self,
+        request: RequestFingerprint,
+        replaces: Option<GenerationId>,
+    ) -> Result<()> {
+        let source = self.source.clone();
         self.write(JournalEntry::Intent { request, source, time: now(), replaces })
     }
 
     /// Records a step of this request: after an intent of it, since entries are of the request of
     /// the last one.
     pub(crate) fn append(&mut self, entry: JournalEntry) -> Result<()> {
-        let last = self.entries.iter().rev().find_map(|entry| match entry {
-            JournalEntry::Intent { request, .. } => Some(request),
-            _ => None,
-        });
-        let is_current = last.is_some_and(|last| self.request.matches(last));
-        let started = if is_current { Ok(()) } else { self.begin(None) };
         let id = entry.id().cloned();
+        let (mut last, mut named) = (None, None);
+        for recorded in &self.entries {
+            match recorded {
+                JournalEntry::Intent { request, .. } => last = Some(request),
+                recorded if id.is_some() && recorded.id() == id.as_ref() => named = last,
+                _ => {}
+            }
+        }
+        // A generation stays with the request that it is recorded for: that of a run whose image is
+        // missing would match those with any other image.
+        let request = named.filter(|named| self.request.matches(named)).unwrap_or(&self.request);
+        let started = match last.is_some_and(|last| request.matches(last)) {
+            true => Ok(()),
+            false => self.begin_request(request.clone(), None),
+        };
         let written = started.and_then(|()| self.write(entry));
         written.map_err(|error| id.iter().fold(error, Error::with_id))
     }

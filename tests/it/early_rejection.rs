@@ -9,14 +9,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kling_video::sandbox::{Endpoint, Fault, Sandbox};
-use kling_video::{ClientBuilder, ErrorKind, EventKind, Image, ImageToVideo, RetryPolicy};
+use kling_video::{
+    CancelToken, ClientBuilder, ErrorKind, EventKind, Image, ImageToVideo, RetryPolicy,
+};
 
 use crate::helpers::clients::{
     IDLE_TIMEOUT, create_counts, quick_wait, request, sandbox, sandbox_addr, short_idle_timeout,
 };
 use crate::helpers::files::TestDir;
 use crate::helpers::media::png_of_len;
-use crate::helpers::tcp_server::{TcpServer, read_head, relay};
+use crate::helpers::tcp_server::{RawServer, TcpServer, idle_for, read_head, relay};
 use crate::helpers::timing::wait_until;
 use crate::helpers::tls_server::{CertificateAuthority, TlsServer};
 
@@ -138,6 +140,31 @@ fn early_rejection_over_tls_is_reported_with_its_status() {
     let error = client.create(&request()).unwrap_err();
     assert_eq!((error.kind(), error.status()), (ErrorKind::Api, Some(403)), "{error:?}");
     assert_eq!((error.attempts(), error.may_have_been_billed()), (2, false));
+}
+
+/// A server that interrupts uploads, and does not know `Expect`.
+#[test]
+fn create_is_not_repeated_endlessly_with_and_without_an_expectation() {
+    let server = RawServer::start(|mut stream| {
+        if idle_for(Duration::from_millis(200), stream) {
+            // The client waits for `100 Continue`.
+            let response = "HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n";
+            stream.write_all(response.as_bytes()).unwrap();
+        }
+    });
+    let sandbox = sandbox();
+    let retries = RetryPolicy::new().max_retries(1).base_delay(Duration::from_millis(1));
+    let builder = sandbox.client_builder().base_url(server.url()).retry_policy(retries);
+    let token = CancelToken::new();
+    let client = builder.build().unwrap().with_cancel_token(token.clone());
+    let create = thread::spawn(move || client.create(&image_of(3_000_000)).unwrap_err());
+    wait_until("the create to end", || create.is_finished() || server.heads().len() > 10);
+    token.cancel();
+    let error = create.join().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Transport, "{error:?}");
+    let expects = |head: &String| head.to_ascii_lowercase().contains("expect:");
+    let expectations: Vec<_> = server.heads().iter().map(expects).collect();
+    assert_eq!(expectations, [false, true, false]);
 }
 
 // ---------------------------------------------------------------- connections that stay open

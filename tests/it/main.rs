@@ -42,6 +42,7 @@ mod early_rejection_campaign;
 mod files;
 mod find;
 mod generation_verdicts;
+mod interleavings;
 mod journal_file;
 mod journal_order;
 mod journals;

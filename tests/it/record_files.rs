@@ -9,7 +9,7 @@ use kling_video::sandbox::Endpoint;
 use kling_video::{Client, ErrorKind, EventKind, FileJournal, Image, RetryPolicy};
 use serde_json::json;
 
-use crate::helpers::clients::{create_counts, request, sandbox, test_client};
+use crate::helpers::clients::{create_counts, quick_wait, request, sandbox, test_client};
 use crate::helpers::files::TestDir;
 use crate::helpers::journal::{created, intent, rejected, sending};
 use crate::helpers::media::png_of_len;
@@ -208,12 +208,19 @@ fn journal_that_this_process_has_open_is_an_error_at_once() {
     let client = test_client(&sandbox);
     let dir = TestDir::new();
     client.generate_to(&request(), &dir.target).unwrap();
-    let _open = FileJournal::open(dir.journal()).unwrap();
-    let second = FileJournal::for_target(&dir.target).unwrap_err();
-    let run = client.generate_to(&request(), &dir.target).unwrap_err();
-    for error in [second, run] {
-        assert!(error.to_string().contains("already open in this process"), "{error}");
+    std::fs::create_dir(dir.path().join("sub")).unwrap();
+    let same_target = dir.path().join("sub").join("..").join("cat.mp4");
+    let wait = quick_wait().timeout(Duration::from_secs(1));
+    let client = client.with_wait_options(wait);
+    for other_spelling in [&dir.target, &same_target] {
+        let _open = FileJournal::for_target(other_spelling).unwrap();
+        let second = FileJournal::for_target(&dir.target).unwrap_err();
+        let run = client.generate_to(&request(), &dir.target).unwrap_err();
+        for error in [second, run] {
+            assert!(error.to_string().contains("already open in this process"), "{error}");
+        }
     }
+    client.generate_to(&request(), &dir.target).unwrap();
 }
 
 // ---------------------------------------------------------------- read-only directories

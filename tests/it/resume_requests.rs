@@ -134,6 +134,25 @@ fn image_deleted_after_the_create_is_not_needed() {
     assert!(client.generate_to(&request, &dir.target).unwrap().reused);
 }
 
+/// Such a run cannot know which image it is of, and must not record its video for every one.
+#[test]
+fn video_fetched_without_its_image_is_not_that_of_another_image() {
+    let (sandbox, dir) = (sandbox(), TestDir::new());
+    let (client, path, request) = run_interrupted_after_create(&sandbox, &dir);
+    let first = client.generate_to(&request, &dir.target).unwrap();
+    fs::remove_file(&dir.target).unwrap();
+    client.generate_to(&another_request(), &dir.target).unwrap();
+    fs::remove_file(&dir.target).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(client.generate_to(&request, &dir.target).unwrap().id, first.id);
+    fs::write(&path, png_of_len(40_000)).unwrap();
+    let error = client.generate_to(&request, &dir.target).unwrap_err();
+    assert!(error.to_string().contains("is the video of another request"), "{error:?}");
+    fs::write(&path, png_of_len(30_000)).unwrap();
+    assert!(client.generate_to(&request, &dir.target).unwrap().reused);
+    assert_eq!(create_counts(&sandbox), (2, 2));
+}
+
 #[test]
 fn image_missing_before_the_create_fails_the_run() {
     let (sandbox, dir) = (sandbox(), TestDir::new());

@@ -72,6 +72,36 @@ mod tests {
         }
     }
 
+    /// In a batch, deadlines differ.
+    #[test]
+    fn throttled_polls_of_others_do_not_delay_the_last_poll() {
+        let options = WaitOptions::new().timeout(secs(60));
+        let retry_policy = RetryPolicy::new();
+        let poller = VirtualPoller::new(|polled: &_, _| match *polled == id("throttled") {
+            true => error_response(429, Some(secs(3_600))),
+            false => pending(),
+        });
+        let queue = PollQueue::new(&options, &retry_policy, &poller);
+        for (index, name) in ["first", "throttled", "last"].into_iter().enumerate() {
+            queue.push(index, Cow::Owned(id(name)), Known::Created, secs(0));
+            if index == 0 {
+                assert!(matches!(queue.step(), Step::Polled));
+                poller.advance(secs(5));
+            }
+        }
+        loop {
+            match queue.step() {
+                Step::Idle(delay) => queue.sleep(delay),
+                Step::Empty => break,
+                _ => {}
+            }
+        }
+        let polls = poller.polls_by_id();
+        assert_eq!(polls[&id("first")], [0, 60].map(secs));
+        assert_eq!(polls[&id("throttled")], [5, 65].map(secs));
+        assert_eq!(polls[&id("last")], [65].map(secs));
+    }
+
     #[test]
     fn slow_polls_delay_the_return_by_no_more_than_an_interval() {
         let ids = ids(50);
