@@ -100,7 +100,11 @@ pub(crate) fn generate_all_to(
         results: jobs.iter().map(|_| None).collect(),
     };
     let queue = PollQueue::new(run.options, run.context.retry_policy, &poller);
-    let batch = Batch { run, jobs, options, queue, state: Mutex::new(state) };
+    // Now, so that they mean the same files when their turn comes.
+    let absolute =
+        |(_, path): &(_, PathBuf)| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let paths = jobs.iter().map(absolute).collect();
+    let batch = Batch { run, jobs, paths, options, queue, state: Mutex::new(state) };
     let threads = [run.options.threads, options.concurrent_creates, options.concurrent_downloads];
     let threads = threads.iter().fold(0_usize, |sum, count| sum.saturating_add(*count));
     run_workers(threads.min(jobs.len()), &|| batch.work());
@@ -112,6 +116,8 @@ pub(crate) fn generate_all_to(
 struct Batch<'a> {
     run: &'a DurableRun<'a>,
     jobs: &'a [(ImageToVideo, PathBuf)],
+    /// Where the jobs' paths led at the start of the call.
+    paths: Vec<PathBuf>,
     options: &'a BatchOptions,
     queue: PollQueue<'a>,
     state: Mutex<State>,
@@ -197,7 +203,7 @@ impl Batch<'_> {
     fn start(&self, index: usize) {
         let opened = self.with_run(index, |run, path| match run.context.is_cancelled() {
             true => Err(Error::not_attempted("the batch was cancelled")),
-            false => run.open(path),
+            false => run.open(self.paths.get(index).map_or(path, PathBuf::as_path)),
         });
         match opened {
             Ok(Opened::Saved(saved)) => self.finish(index, Ok(saved)),
