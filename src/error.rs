@@ -6,6 +6,7 @@ mod display;
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::generation::{Generation, GenerationId};
@@ -105,7 +106,9 @@ impl fmt::Display for ErrorKind {
 /// assert_eq!(error.field(), Some("image_url"));
 /// assert!(!error.is_retryable());
 /// ```
-pub struct Error(Box<Inner>);
+// An `Arc`, although it is never shared: dropping it is a call, while a box's drop glue would be
+// compiled into every part of the crate that drops an error.
+pub struct Error(Arc<Inner>);
 
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]

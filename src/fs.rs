@@ -1,8 +1,34 @@
-//! What `std::fs` lacks: durable directory entries, the identity of files, and Windows' rules.
+//! What `std` lacks for files: bounded reading, durable directory entries, the identity of files, and
+//! Windows' rules.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
+
+/// Appends up to `limit` bytes to `data`, fewer only at EOF, and returns their number.
+pub(crate) fn read_up_to(
+    reader: &mut impl Read,
+    limit: u64,
+    data: &mut Vec<u8>,
+) -> io::Result<usize> {
+    ReadFn(&mut |buf| reader.read(buf)).read_up_to(limit, data)
+}
+
+/// A reader of any type, because `read_to_end` would be compiled anew for each of them. A
+/// `dyn Read` would not prevent that: its table of methods has this one, too.
+struct ReadFn<'a>(&'a mut dyn FnMut(&mut [u8]) -> io::Result<usize>);
+
+impl ReadFn<'_> {
+    fn read_up_to(self, limit: u64, data: &mut Vec<u8>) -> io::Result<usize> {
+        self.take(limit).read_to_end(data)
+    }
+}
+
+impl Read for ReadFn<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        (self.0)(buf)
+    }
+}
 
 /// Syncs the directory that contains `path`, so that a new or renamed entry survives a crash. Does
 /// nothing where this is not supported: by systems other than Unix, by some network file systems,

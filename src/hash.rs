@@ -8,11 +8,20 @@ pub(crate) fn hash_reader(data: &mut impl Read) -> io::Result<String> {
     // the hash depends on the bytes alone.
     const CHUNK_SIZE: usize = 64 * 1024;
     let mut hash = Hash::new();
-    let mut chunk = Vec::with_capacity(CHUNK_SIZE);
+    let mut chunk = vec![0; CHUNK_SIZE];
     loop {
-        chunk.clear();
-        let len = data.by_ref().take(CHUNK_SIZE as u64).read_to_end(&mut chunk)?;
-        hash.update(&chunk);
+        let mut rest = chunk.as_mut_slice();
+        // Not `read_to_end`, which zeroes the buffer again for each chunk.
+        while !rest.is_empty() {
+            match data.read(rest) {
+                Ok(0) => break,
+                Ok(len) => rest = rest.get_mut(len..).unwrap_or_default(),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let len = CHUNK_SIZE - rest.len();
+        hash.update(chunk.get(..len).unwrap_or_default());
         if len < CHUNK_SIZE {
             return Ok(hash.hex());
         }

@@ -68,7 +68,7 @@ pub(crate) fn wait_all(
     for (index, id) in ids.iter().enumerate() {
         queue.push(index, Cow::Borrowed(id), known, options.initial_delay);
     }
-    let results = Mutex::new(Vec::with_capacity(ids.len()));
+    let results = Mutex::new(ids.iter().map(|_| None).collect::<Vec<_>>());
     // A single worker has nobody to watch.
     let max_sleep = if options.threads > 1 { MAX_SLEEP } else { Duration::MAX };
     // The polls that are in progress when the queue is empty return to the workers that make them.
@@ -80,14 +80,15 @@ pub(crate) fn wait_all(
                 Step::Polled => {}
                 Step::Idle(delay) => queue.sleep(delay.min(max_sleep)),
                 Step::Done(index, result) => {
-                    results.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(slot) = results.get_mut(index) {
+                        *slot = Some(result);
+                    }
                 }
             }
         }
     });
-    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.sort_unstable_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, result)| result).collect()
+    results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect()
 }
 
 /// Runs `work` on this thread and on as many more as can be started, up to `count` in all.

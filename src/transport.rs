@@ -138,7 +138,7 @@ impl Session<'_> {
 
     /// Sends a GET request to the API.
     pub(crate) fn get(&self, operation: Operation, target: &str) -> Result<Response> {
-        let request = self.request(operation, Method::GET, target, ())?;
+        let request = self.request(operation, Method::GET, target)?;
         let result = match self.agents.reads.run(request) {
             Ok(response) => Ok(read_response(response, operation, &self.config.key, true)),
             Err(e) => Err(send_error(e, operation, self.config.peer(&self.config.base_uri))),
@@ -165,9 +165,9 @@ impl Session<'_> {
             Error::invalid_request("client_request_id", message)
         })?;
         let body_to_send = SendBody::from_reader(&mut *body);
-        let mut request = self.request(operation, Method::POST, target, body_to_send)?;
+        let request = self.request(operation, Method::POST, target)?;
+        let mut request = request.map(|()| body_to_send);
         let headers = request.headers_mut();
-        headers.reserve(5);
         headers.insert(header::CONTENT_TYPE, JSON);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         headers.insert(CLIENT_REQUEST_ID, client_request_id);
@@ -247,17 +247,25 @@ impl Session<'_> {
 
     fn send_download(&self, uri: &Uri, range: Option<&ResumeRange>) -> Result<HttpResponse> {
         let operation = Operation::Download;
-        let mut request = Request::get(uri.clone())
-            // Byte ranges of a compressed representation would not fit together.
-            .header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let mut request = Request::new(());
+        *request.uri_mut() = uri.clone();
+        let headers = request.headers_mut();
+        // Byte ranges of a compressed representation would not fit together.
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(ResumeRange { from, validator }) = range {
-            request = request.header(header::RANGE, format!("bytes={from}-"));
-            if let Some(validator) = validator {
-                request = request.header(header::IF_RANGE, validator);
+            let values = [
+                (header::RANGE, Some(format!("bytes={from}-"))),
+                (header::IF_RANGE, validator.clone()),
+            ];
+            for (name, value) in values {
+                let value = value.map(HeaderValue::try_from).transpose().map_err(|_| {
+                    Error::decode(operation, "the video's validator is not a header value")
+                })?;
+                if let Some(value) = value {
+                    headers.insert(name, value);
+                }
             }
         }
-        let invalid = |_| Error::decode(operation, "the video's validator is not a header value");
-        let mut request = request.body(()).map_err(invalid)?;
         let agent: &Agent = &self.agents.downloads;
         if is_loopback(uri.host().unwrap_or_default()) {
             request = agent.configure_request(request).proxy(None).timeout_resolve(None).build();
@@ -270,24 +278,20 @@ impl Session<'_> {
         }
     }
 
-    fn request<B>(
-        &self,
-        operation: Operation,
-        method: Method,
-        target: &str,
-        body: B,
-    ) -> Result<Request<B>> {
-        let mut request = Request::new(body);
+    fn request(&self, operation: Operation, method: Method, target: &str) -> Result<Request<()>> {
+        let mut request = Request::new(());
         *request.method_mut() = method;
         *request.uri_mut() = self.uri(target).map_err(|e| {
             Error::invalid_request("url", format!("the request's URL is invalid: {e}"))
                 .with_operation(operation)
         })?;
-        *request.headers_mut() = self.config.headers.clone();
+        let headers = request.headers_mut();
+        headers.reserve(7);
         // Prices are public, and the key is sent only where it is needed.
-        if operation == Operation::Pricing {
-            request.headers_mut().remove(header::AUTHORIZATION);
+        if operation != Operation::Pricing {
+            headers.insert(header::AUTHORIZATION, self.config.authorization.clone());
         }
+        headers.insert(header::ACCEPT, JSON);
         Ok(request)
     }
 

@@ -2,6 +2,8 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
+use crate::fs::read_up_to;
+
 /// Returns why the first `length` bytes of the file are not a complete MP4, or `None` if they are:
 /// `ftyp` in front, and complete `moov` and `mdat` boxes.
 ///
@@ -19,7 +21,7 @@ pub(crate) fn validate(
         // The 32-bit size, the kind, and the 64-bit size, if the first one is 1.
         let mut start = Vec::with_capacity(16);
         file.seek(SeekFrom::Start(at))?;
-        file.by_ref().take(16).read_to_end(&mut start)?;
+        read_up_to(file, 16, &mut start)?;
         start.resize(16, 0);
         let start = u128::from_be_bytes(start.try_into().unwrap_or_default());
         let kind = &((start >> 64) as u32).to_be_bytes();

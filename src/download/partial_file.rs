@@ -2,11 +2,11 @@
 //! always either complete or untouched.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::fs::{fsync_parent_dir, is_same_file, open_options};
+use crate::fs::{fsync_parent_dir, is_same_file, open_options, read_up_to};
 use crate::hash::hash_reader;
 use crate::operation::Operation;
 
@@ -105,7 +105,7 @@ impl PartialFile {
     pub(crate) fn start(&mut self) -> Result<Vec<u8>> {
         let mut start = Vec::new();
         let read = self.file.rewind();
-        let read = read.and_then(|()| (&self.file).take(16 * 1024).read_to_end(&mut start));
+        let read = read.and_then(|()| read_up_to(&mut self.file, 16 * 1024, &mut start));
         self.io(READ_BACK, read).map(|_| start)
     }
 

@@ -17,7 +17,7 @@ pub(crate) fn parse_response(mut response: Response, id: &GenerationId) -> Resul
     if !fields.contains_key("status") {
         return Err(response.invalid_response("response has no `status`"));
     }
-    let in_body = ["id", "generation_id"].map(|field| fields.get(field)).into_iter().flatten();
+    let in_body = ["id", "generation_id"].iter().filter_map(|field| fields.get(*field));
     let in_header = response.headers.get("x-inference-id").and_then(|id| id.parse().ok());
     let named: Vec<_> = in_body.filter_map(GenerationId::from_value).chain(in_header).collect();
     let fields = Some(fields).filter(|_| named.contains(id));

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::generation::{Generation, GenerationId};
@@ -15,7 +16,7 @@ use super::{Error, ErrorKind, ErrorResponse, Inner, Source};
 impl Error {
     #[cold]
     fn new(kind: ErrorKind, operation: Operation, message: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner {
+        Self(Arc::new(Inner {
             kind,
             operation,
             reason: None,
@@ -35,10 +36,21 @@ impl Error {
         }))
     }
 
-    #[cold]
-    fn with_source(mut self, source: impl Into<Source>) -> Self {
-        self.0.source = Some(source.into());
+    pub(super) fn with(mut self, change: impl FnOnce(&mut Inner)) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            change(inner);
+        }
         self
+    }
+
+    #[cold]
+    fn with_source(self, source: impl Into<Source>) -> Self {
+        let source = source.into();
+        self.with(|error| error.source = Some(source))
+    }
+
+    fn with_response(self, response: ErrorResponse) -> Self {
+        self.with(|error| error.response = Some(Box::new(response)))
     }
 
     pub(crate) fn config(message: impl Into<Cow<'static, str>>) -> Self {
@@ -51,9 +63,8 @@ impl Error {
 
     /// `message` is a complete sentence: it names the thing, what is wrong, and what is allowed.
     pub(crate) fn invalid_request(field: &str, message: impl Into<Cow<'static, str>>) -> Self {
-        let mut error = Self::new(ErrorKind::InvalidRequest, Operation::Validate, message);
-        error.0.field = Some(field.to_owned());
-        error
+        Self::new(ErrorKind::InvalidRequest, Operation::Validate, message)
+            .with(|error| error.field = Some(field.to_owned()))
     }
 
     pub(crate) fn generation_limit(limit: u32) -> Self {
@@ -69,9 +80,8 @@ impl Error {
 
     /// Says what to change about a connection that cannot be established otherwise, so that retrying
     /// is pointless.
-    pub(crate) fn with_hint(mut self, hint: Option<&'static str>) -> Self {
-        self.0.hint = hint;
-        self
+    pub(crate) fn with_hint(self, hint: Option<&'static str>) -> Self {
+        self.with(|error| error.hint = hint)
     }
 
     pub(crate) fn transport(operation: Operation, source: Source) -> Self {
@@ -80,12 +90,12 @@ impl Error {
 
     /// A server that rejects a large upload often just closes the connection, and its response is
     /// lost.
-    pub(crate) fn during_upload(mut self) -> Self {
-        if self.0.kind == ErrorKind::Transport {
-            let message = "connection lost during the upload; the server may have rejected it";
-            self.0.message = message.into();
+    pub(crate) fn during_upload(self) -> Self {
+        let message = "connection lost during the upload; the server may have rejected it";
+        match self.0.kind {
+            ErrorKind::Transport => self.with(|error| error.message = message.into()),
+            _ => self,
         }
-        self
     }
 
     pub(crate) fn timeout(operation: Operation, source: Source) -> Self {
@@ -95,9 +105,7 @@ impl Error {
 
     pub(crate) fn api(operation: Operation, response: ErrorResponse) -> Self {
         let message = DisplayErrorResponse(&response).to_string();
-        let mut error = Self::new(ErrorKind::Api, operation, message);
-        error.0.response = Some(Box::new(response));
-        error
+        Self::new(ErrorKind::Api, operation, message).with_response(response)
     }
 
     pub(crate) fn decode(operation: Operation, message: impl Into<Cow<'static, str>>) -> Self {
@@ -115,12 +123,9 @@ impl Error {
     ) -> Self {
         let words = server_message.as_ref().map(|words| format!(": {words}"));
         let message = [message, words.as_deref().unwrap_or_default()].concat();
-        let mut error = Self::decode(operation, message);
         let response =
             ErrorResponse { status, message: server_message, body, ..ErrorResponse::default() };
-        error.0.response = Some(Box::new(response));
-        error.0.source = source;
-        error
+        Self::decode(operation, message).with_response(response).with(|error| error.source = source)
     }
 
     pub(crate) fn create_unknown(source: Error) -> Self {
@@ -131,26 +136,23 @@ impl Error {
 
     pub(crate) fn generation_failed(operation: Operation, reason: String) -> Self {
         let message = format!("the generation failed and is not charged: {reason}");
-        let mut error = Self::new(ErrorKind::GenerationFailed, operation, message);
-        let message = Some(reason);
-        error.0.response = Some(Box::new(ErrorResponse { message, ..ErrorResponse::default() }));
-        error
+        let response = ErrorResponse { message: Some(reason), ..ErrorResponse::default() };
+        Self::new(ErrorKind::GenerationFailed, operation, message).with_response(response)
     }
 
     /// Canceled, expired, moderated, or failed after it was completed: not documented as free.
     pub(crate) fn generation_ended(operation: Operation, reason: String) -> Self {
         let message =
             format!("the generation ended without a video and may have been charged: {reason}");
-        let mut error = Self::generation_failed(operation, reason).may_be_billed();
-        error.0.message = message.into();
-        error
+        Self::generation_failed(operation, reason)
+            .may_be_billed()
+            .with(|error| error.message = message.into())
     }
 
     pub(crate) fn wait_timeout(elapsed: Duration, source: Option<Error>) -> Self {
         let message = format!("timed out after {}", DisplayDuration(elapsed));
-        let mut error = Self::new(ErrorKind::WaitTimeout, Operation::Wait, message);
-        error.0.source = source.map(Source::from);
-        error
+        Self::new(ErrorKind::WaitTimeout, Operation::Wait, message)
+            .with(|error| error.source = source.map(Source::from))
     }
 
     pub(crate) fn cancelled(operation: Operation) -> Self {
@@ -195,57 +197,52 @@ impl Error {
         Self::new(ErrorKind::NotAttempted, Operation::GenerateAllTo, message)
     }
 
-    pub(crate) fn with_operation(mut self, operation: Operation) -> Self {
-        self.0.operation = operation;
-        self
+    pub(crate) fn with_operation(self, operation: Operation) -> Self {
+        self.with(|error| error.operation = operation)
     }
 
-    pub(crate) fn with_id(mut self, id: &GenerationId) -> Self {
-        self.0.id = Some(id.clone());
-        self
+    pub(crate) fn with_id(self, id: &GenerationId) -> Self {
+        self.with(|error| error.id = Some(id.clone()))
     }
 
-    pub(crate) fn with_generation(mut self, generation: Box<Generation>) -> Self {
-        self.0.id.get_or_insert_with(|| generation.id.clone());
-        self.0.generation = Some(generation);
-        self
+    pub(crate) fn with_generation(self, generation: Box<Generation>) -> Self {
+        self.with(|error| {
+            error.id.get_or_insert_with(|| generation.id.clone());
+            error.generation = Some(generation);
+        })
     }
 
-    pub(crate) fn with_client_request_id(mut self, id: &str) -> Self {
-        self.0.client_request_id = Some(id.to_owned());
-        self
+    pub(crate) fn with_client_request_id(self, id: &str) -> Self {
+        self.with(|error| error.client_request_id = Some(id.to_owned()))
     }
 
-    pub(crate) fn with_attempts(mut self, attempts: u32) -> Self {
-        self.0.attempts = attempts;
-        self
+    pub(crate) fn with_attempts(self, attempts: u32) -> Self {
+        self.with(|error| error.attempts = attempts)
     }
 
     /// Repeating the call would pay again, so it must never be retried blindly.
-    pub(crate) fn not_idempotent(mut self) -> Self {
-        self.0.not_idempotent = true;
-        self
+    pub(crate) fn not_idempotent(self) -> Self {
+        self.with(|error| error.not_idempotent = true)
     }
 
     /// No generation was created, which the message then says.
-    pub(crate) fn not_created(mut self) -> Self {
-        self.0.not_created = true;
-        self
+    pub(crate) fn not_created(self) -> Self {
+        self.with(|error| error.not_created = true)
     }
 
     /// The run's record says that a create may have been accepted.
-    pub(crate) fn may_be_billed(mut self) -> Self {
-        self.0.may_be_billed = true;
-        self
+    pub(crate) fn may_be_billed(self) -> Self {
+        self.with(|error| error.may_be_billed = true)
     }
 
     /// Repeating the call is safe: its journal has recorded what was paid for.
-    pub(crate) fn resumable(mut self, operation: Operation) -> Self {
-        self.0.not_idempotent = false;
-        self.0.resumable = Some(operation);
-        if self.0.operation == Operation::GenerateTo {
-            self.0.operation = operation;
-        }
-        self
+    pub(crate) fn resumable(self, operation: Operation) -> Self {
+        self.with(|error| {
+            error.not_idempotent = false;
+            error.resumable = Some(operation);
+            if error.operation == Operation::GenerateTo {
+                error.operation = operation;
+            }
+        })
     }
 }

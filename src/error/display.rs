@@ -10,9 +10,8 @@ use super::{Error, ErrorKind, ErrorResponse};
 
 impl Error {
     /// Says in front of the message why the request was made.
-    pub(crate) fn with_reason(mut self, reason: String) -> Self {
-        self.0.reason = Some(reason);
-        self
+    pub(crate) fn with_reason(self, reason: String) -> Self {
+        self.with(|error| error.reason = Some(reason))
     }
 
     /// What was being done, where the rest of the message does not imply it.
@@ -165,7 +164,7 @@ pub(super) struct DisplayDuration(pub(super) Duration);
 impl fmt::Display for DisplayDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_secs() {
-            0..10 => write!(f, "{} ms", self.0.as_millis()),
+            0..10 => write!(f, "{} ms", self.0.as_millis() as u64),
             secs if secs.is_multiple_of(3600) => write!(f, "{} h", secs / 3600),
             secs if secs.is_multiple_of(60) => write!(f, "{} min", secs / 60),
             secs => write!(f, "{secs} s"),

@@ -16,6 +16,7 @@ use std::time::SystemTime;
 use base64::Engine as _;
 
 use crate::error::{Error, Result};
+use crate::fs::read_up_to;
 use crate::model::body::engine;
 use crate::operation::Operation;
 
@@ -152,7 +153,7 @@ impl Image {
         let (mut url, image) = self.open(field, rules)?;
         if let Some(mut image) = image {
             let mut data = Vec::new();
-            image.read_to_end(&mut data).map_err(|e| image.read_error(e))?;
+            read_up_to(&mut image, u64::MAX, &mut data).map_err(|e| image.read_error(e))?;
             engine().encode_string(data, &mut url);
         }
         Ok(url)
@@ -283,7 +284,7 @@ impl ImageReader {
         let mut header = BufReader::with_capacity(1024, &mut *self);
         let mut magic = Vec::with_capacity(MAGIC_LEN as usize);
         // Not `read`, which may return fewer bytes or be interrupted.
-        header.by_ref().take(MAGIC_LEN).read_to_end(&mut magic)?;
+        read_up_to(&mut header, MAGIC_LEN, &mut magic)?;
         header.seek_relative(-(magic.len() as i64))?;
         let (kind, media_type) = detect(&magic);
         if media_type.is_empty() || is_limited && ![JPEG, PNG].contains(&media_type) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use serde::de::{DeserializeOwned, Error as _};
+use serde::de::Error as _;
 use serde_json::Value;
 
 use crate::error::{Error, ErrorResponse, Result};
@@ -27,6 +27,8 @@ pub(crate) const RESPONSE_HEADERS: [&str; 12] = [
     "last-modified",
 ];
 
+const NOT_AN_OBJECT: &str = "response is not a JSON object";
+
 /// The headers of a response, limited to [`RESPONSE_HEADERS`].
 #[derive(Debug, Default)]
 pub(crate) struct Headers(pub(crate) Vec<(&'static str, String)>);
@@ -45,7 +47,7 @@ impl Headers {
 
     fn number(&self, name: &str) -> Option<f64> {
         // As JSON, which has no infinities and no NaN, and whose parser is linked in anyway.
-        serde_json::from_str(self.get(name)?.trim()).ok()
+        serde_json::from_str::<Value>(self.get(name)?.trim()).ok()?.as_f64()
     }
 
     pub(crate) fn into_metadata(mut self) -> ResponseMetadata {
@@ -89,29 +91,26 @@ impl Response {
             return Err(self.api_error());
         }
         std::mem::replace(&mut self.body_result, Ok(()))?;
-        self.json().map_err(|e| self.invalid_json(e))
+        match self.json() {
+            Ok(Value::Object(fields)) => Ok(fields),
+            Ok(_) => Err(self.decode_error(NOT_AN_OBJECT, None)),
+            Err(_) if self.body.is_empty() => Err(self.decode_error("empty response body", None)),
+            Err(e) => Err(self.decode_error(NOT_AN_OBJECT, Some(e))),
+        }
     }
 
-    /// The `data` array of a successful response that lists things, and its other fields.
+    /// The `data` array of a successful response that lists things, and the other fields.
     pub(crate) fn parse_list(&mut self) -> Result<(Vec<Value>, JsonObject)> {
         let mut fields = self.parse_json()?;
-        match fields.remove("data") {
+        match fields.get_mut("data").map(Value::take) {
             Some(Value::Array(data)) => Ok((data, fields)),
             _ => Err(self.invalid_response("response has no `data` array")),
         }
     }
 
-    fn json<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+    fn json(&self) -> Result<Value, serde_json::Error> {
         // Validating UTF-8 once for the complete body is cheaper than for each string in it.
         serde_json::from_str(std::str::from_utf8(&self.body).map_err(serde_json::Error::custom)?)
-    }
-
-    fn invalid_json(&self, e: serde_json::Error) -> Error {
-        let message = match self.body.is_empty() {
-            true => "empty response body",
-            false => "response is not a JSON object",
-        };
-        self.decode_error(message, Some(e))
     }
 
     /// The error for a successful response that lacks a required field.
@@ -142,23 +141,24 @@ impl Response {
             Some(Value::String(text)) => *text == self.status.to_string(),
             _ => false,
         };
-        let is_text = |path: &str| {
-            body.pointer(path).and_then(Value::as_str).is_some_and(|text| !text.is_empty())
+        let is_text = |value: Option<&Value>| {
+            value.and_then(Value::as_str).is_some_and(|text| !text.is_empty())
         };
+        let error = body.get("error").unwrap_or(&Value::Null);
         self.body_result.is_ok()
-            && (is_status("statusCode") && is_text("/requestId")
-                || is_status("status") && (is_text("/error/name") || is_text("/error/data/kind")))
+            && (is_status("statusCode") && is_text(body.get("requestId"))
+                || is_status("status") && (is_text(error.get("name")) || is_text(kind(error))))
     }
 
     fn parse_api_error(&self) -> ErrorResponse {
-        let body: Value = self.json().unwrap_or_default();
+        let body = self.json().unwrap_or_default();
         let error = body.get("error").unwrap_or(&Value::Null);
         let string = |value: Option<&Value>| value.and_then(Value::as_str).map(sanitize);
         ErrorResponse {
             status: Some(self.status),
             message: error_message(&body).as_deref().map(sanitize),
             name: string(error.get("name")),
-            kind: string(error.pointer("/data/kind")),
+            kind: string(kind(error)),
             request_id: string(body.get("requestId"))
                 .or_else(|| self.headers.get("x-request-id").map(sanitize)),
             retry_after: self.headers.retry_after(),
@@ -166,6 +166,11 @@ impl Response {
             body: snippet(&self.body),
         }
     }
+}
+
+/// The vendor's kind of an error.
+fn kind(error: &Value) -> Option<&Value> {
+    error.get("data")?.get("kind")
 }
 
 /// What the JSON of an error says, in any form seen: a string, a list of problems, or an object with
@@ -198,14 +203,14 @@ pub(crate) fn error_message(error: &Value) -> Option<String> {
 
 /// Percent-encodes a query value (RFC 3986). Ids with `:` and `/` are in use.
 pub(crate) fn encode_query(value: &str) -> String {
-    percent_encode(value.as_bytes(), |byte, _| b"-._~".contains(&byte))
+    percent_encode(value.as_bytes(), &mut |byte, _| b"-._~".contains(&byte))
 }
 
 /// Percent-encodes what a URI must not contain (RFC 3986) in the part of a URL after its host, as
 /// browsers do. All else stays as it is, to the byte.
 pub(crate) fn encode_uri(text: &str) -> String {
     let mut has_fragment = false;
-    percent_encode(text.as_bytes(), |byte, rest| match (byte, rest) {
+    percent_encode(text.as_bytes(), &mut |byte, rest| match (byte, rest) {
         (b'%', [a, b, ..]) => a.is_ascii_hexdigit() && b.is_ascii_hexdigit(),
         (b'#', _) => !std::mem::replace(&mut has_fragment, true),
         _ => b"-._~:/?@!$&'()*+,;=".contains(&byte),
@@ -213,7 +218,7 @@ pub(crate) fn encode_uri(text: &str) -> String {
 }
 
 /// Encodes all bytes but letters, digits and those to `keep`, which also gets the bytes after it.
-pub(crate) fn percent_encode(text: &[u8], mut keep: impl FnMut(u8, &[u8]) -> bool) -> String {
+pub(crate) fn percent_encode(text: &[u8], keep: &mut dyn FnMut(u8, &[u8]) -> bool) -> String {
     let mut encoded = String::with_capacity(text.len());
     let mut remaining = text;
     while let [byte, rest @ ..] = remaining {

@@ -2,14 +2,16 @@
 //! contains the API key.
 
 use std::fs::{File, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::download::Target;
 use crate::error::{Error, Result};
-use crate::fs::{fsync_parent_dir, is_same_file, open_options};
+use crate::fs::{fsync_parent_dir, is_same_file, open_options, read_up_to};
 use crate::operation::Operation;
 
 use super::journal::{BoxError, InvalidEntry, Journal, JournalEntry};
@@ -228,7 +230,7 @@ fn lock(file: &File, path: &Path, wait: &mut impl FnMut(Duration) -> Result<()>)
 fn read(mut file: &File) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     file.seek(SeekFrom::Start(0))?;
-    file.take(MAX_LEN + 1).read_to_end(&mut text)?;
+    read_up_to(&mut file, MAX_LEN + 1, &mut text)?;
     if text.len() as u64 > MAX_LEN {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "file exceeds the 16 MiB limit"));
     }
@@ -284,8 +286,12 @@ fn parse(text: &[u8]) -> Result<Parsed, ParseError> {
             parsed.valid_len += line.len() as u64;
             continue;
         }
-        let entry = serde_json::from_slice(line).map_err(|_| InvalidEntry::Invalid);
-        match entry.and_then(JournalEntry::from_object) {
+        let json = std::str::from_utf8(line).ok().and_then(|line| serde_json::from_str(line).ok());
+        let entry = match json {
+            Some(Value::Object(object)) => JournalEntry::from_object(object),
+            _ => Err(InvalidEntry::Invalid),
+        };
+        match entry {
             Ok(entry) if has_newline || counts_unterminated(&entry) => parsed.entries.push(entry),
             Ok(_) => break,
             Err(InvalidEntry::Invalid) if !has_newline => break,

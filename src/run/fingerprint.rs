@@ -41,7 +41,9 @@ impl RequestFingerprint {
         route: &str,
     ) -> Result<Self> {
         let invalid = |e| Error::invalid_request("extra", format!("cannot be serialized: {e}"));
-        let fields: Value = serde_json::from_slice(&request.fields_json()?).map_err(invalid)?;
+        let json = request.fields_json()?;
+        let fields: Value =
+            serde_json::from_str(&String::from_utf8_lossy(&json)).map_err(invalid)?;
         let mut canonical = Vec::new();
         write_canonical(&fields, &mut canonical);
         Ok(Self {
@@ -64,10 +66,13 @@ impl RequestFingerprint {
         let same = |own: &Option<String>, recorded: &Option<String>| {
             own.is_none() || recorded.is_none() || own == recorded
         };
-        let exact = |of: &Self| {
-            (of.base_url.clone(), of.route.clone(), of.model.clone(), of.fields.clone())
-        };
-        exact(self) == exact(recorded)
+        let exact = [
+            (&self.base_url, &recorded.base_url),
+            (&self.route, &recorded.route),
+            (&self.model, &recorded.model),
+            (&self.fields, &recorded.fields),
+        ];
+        exact.iter().all(|(own, recorded)| own == recorded)
             && same(&self.image, &recorded.image)
             && self.masks.len() == recorded.masks.len()
             && self.masks.iter().zip(&recorded.masks).all(|(own, recorded)| same(own, recorded))
@@ -84,7 +89,8 @@ fn hash(data: &[u8]) -> String {
 /// numbers by value.
 fn write_canonical(value: &Value, out: &mut Vec<u8>) {
     match value {
-        Value::Null | Value::Bool(_) => out.extend(value.to_string().bytes()),
+        Value::Null => out.extend(b"null"),
+        Value::Bool(value) => out.extend(value.to_string().bytes()),
         Value::Number(number) => out.extend(canonical_number(number).bytes()),
         // With its length, so that no text can be taken for two.
         Value::String(text) => out.extend(format!("{}:{text}", text.len()).bytes()),

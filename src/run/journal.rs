@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeOwned, Error as _};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -309,47 +309,48 @@ impl JournalEntry {
 
     pub(crate) fn from_object(object: Map<String, Value>) -> Result<Self, InvalidEntry> {
         let mut fields = Fields(object);
-        let step: String = fields.required("step")?;
+        let step: String = fields.required("step", text)?;
         Ok(match step.as_str() {
             "intent" => {
-                if fields.optional("version")? != Some(VERSION) {
+                if fields.optional("version", number)? != Some(VERSION) {
                     return Err(InvalidEntry::OtherVersion);
                 }
                 Self::Intent {
                     request: fields.request()?,
-                    source: fields.optional("source")?,
-                    time: fields.required("time")?,
-                    replaces: fields.optional("replaces")?,
+                    source: fields.optional("source", text)?,
+                    time: fields.required("time", number)?,
+                    replaces: fields.optional("replaces", id)?,
                 }
             }
             "sending" => Self::Sending {
-                client_request_id: fields.required("client_request_id")?,
-                id: fields.optional("id")?,
-                time: fields.required("time")?,
+                client_request_id: fields.required("client_request_id", text)?,
+                id: fields.optional("id", id)?,
+                time: fields.required("time", number)?,
             },
             "rejected" => Self::Rejected {
-                status: fields.optional("status")?,
-                marked: fields.optional("marked")?.unwrap_or_default(),
-                id: fields.optional("id")?,
-                time: fields.required("time")?,
+                status: fields.optional("status", |value| value.as_u64()?.try_into().ok())?,
+                marked: fields.optional("marked", |value| value.as_bool())?.unwrap_or_default(),
+                id: fields.optional("id", id)?,
+                time: fields.required("time", number)?,
             },
-            "created" => Self::Created { id: fields.required("id")? },
-            "completed" => {
-                Self::Completed { id: fields.required("id")?, usage: fields.optional("usage")? }
-            }
+            "created" => Self::Created { id: fields.required("id", id)? },
+            "completed" => Self::Completed {
+                id: fields.required("id", id)?,
+                usage: fields.optional("usage", usage)?,
+            },
             "publishing" => Self::Publishing {
-                id: fields.required("id")?,
-                length: fields.required("length")?,
-                hash: fields.required("hash")?,
+                id: fields.required("id", id)?,
+                length: fields.required("length", number)?,
+                hash: fields.required("hash", text)?,
             },
             "saved" => Self::Saved {
-                id: fields.required("id")?,
-                length: fields.required("length")?,
-                usage: fields.optional("usage")?,
+                id: fields.required("id", id)?,
+                length: fields.required("length", number)?,
+                usage: fields.optional("usage", usage)?,
             },
-            "failed" => Self::Failed { id: fields.required("id")?, reason: fields.reason()? },
-            "ended" => Self::Ended { id: fields.required("id")?, reason: fields.reason()? },
-            "abandoned" => Self::Abandoned { time: fields.required("time")? },
+            "failed" => Self::Failed { id: fields.required("id", id)?, reason: fields.reason()? },
+            "ended" => Self::Ended { id: fields.required("id", id)?, reason: fields.reason()? },
+            "abandoned" => Self::Abandoned { time: fields.required("time", number)? },
             _ => return Err(InvalidEntry::OtherVersion),
         })
     }
@@ -408,29 +409,65 @@ impl JournalEntry {
 struct Fields(Map<String, Value>);
 
 impl Fields {
-    fn optional<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, InvalidEntry> {
-        let value = self.0.remove(name).unwrap_or_default();
-        serde_json::from_value(value).map_err(|_| InvalidEntry::Invalid)
+    fn optional<T>(
+        &mut self,
+        name: &str,
+        parse: fn(Value) -> Option<T>,
+    ) -> Result<Option<T>, InvalidEntry> {
+        match self.0.get_mut(name).map(Value::take) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => parse(value).map(Some).ok_or(InvalidEntry::Invalid),
+        }
     }
 
-    fn required<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, InvalidEntry> {
-        self.optional(name)?.ok_or(InvalidEntry::Invalid)
+    fn required<T>(
+        &mut self,
+        name: &str,
+        parse: fn(Value) -> Option<T>,
+    ) -> Result<T, InvalidEntry> {
+        self.optional(name, parse)?.ok_or(InvalidEntry::Invalid)
     }
 
     fn request(&mut self) -> Result<RequestFingerprint, InvalidEntry> {
         Ok(RequestFingerprint {
-            base_url: self.required("base_url")?,
-            route: self.required("route")?,
-            model: self.required("model")?,
-            fields: self.required("fields")?,
-            image: self.optional("image")?,
-            masks: self.optional("masks")?.unwrap_or_default(),
+            base_url: self.required("base_url", text)?,
+            route: self.required("route", text)?,
+            model: self.required("model", text)?,
+            fields: self.required("fields", text)?,
+            image: self.optional("image", text)?,
+            masks: self.optional("masks", masks)?.unwrap_or_default(),
         })
     }
 
     fn reason(&mut self) -> Result<String, InvalidEntry> {
-        Ok(self.optional("reason")?.unwrap_or_default())
+        Ok(self.optional("reason", text)?.unwrap_or_default())
     }
+}
+
+fn text(value: Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn id(value: Value) -> Option<GenerationId> {
+    text(value)?.parse().ok()
+}
+
+fn number(value: Value) -> Option<u64> {
+    value.as_u64()
+}
+
+fn usage(value: Value) -> Option<Usage> {
+    serde_json::from_value(value).ok()
+}
+
+/// Hashes, or null for masks that could not be read.
+fn masks(value: Value) -> Option<Vec<Option<String>>> {
+    let Value::Array(items) = value else { return None };
+    let mask = |item: Value| if item.is_null() { Some(None) } else { text(item).map(Some) };
+    items.into_iter().map(mask).collect()
 }
 
 impl Serialize for JournalEntry {

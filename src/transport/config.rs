@@ -3,15 +3,14 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ureq::http::HeaderValue;
 use ureq::http::uri::{Scheme, Uri};
-use ureq::http::{HeaderMap, HeaderValue, header};
 use ureq::{Agent, Proxy};
 
 use crate::api_key::ApiKey;
 use crate::error::{Error, Result};
 use crate::redact::sanitize;
 
-use super::JSON;
 use super::proxy::{ProxyChoice, ProxyConfig, resolve_proxy};
 use super::tls::{RootCertificates, Tls};
 use super::url::{strip_brackets, validate_base_url};
@@ -55,8 +54,7 @@ pub(crate) struct TransportConfig {
 pub(super) struct ValidConfig {
     pub(super) base_url: String,
     pub(super) base_uri: Uri,
-    /// Sent with every API request.
-    pub(super) headers: HeaderMap,
+    pub(super) authorization: HeaderValue,
     pub(super) key: ApiKey,
     pub(super) tls: Tls,
     pub(super) idle_timeout: Duration,
@@ -85,9 +83,6 @@ impl TransportConfig {
         let mut authorization = HeaderValue::from_str(&key.authorization())
             .map_err(|_| Error::config("the API key is not a valid header value"))?;
         authorization.set_sensitive(true);
-        let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, authorization);
-        headers.insert(header::ACCEPT, JSON);
         if HeaderValue::from_str(&self.user_agent).is_err() {
             return Err(Error::config("user_agent is not a valid header value"));
         }
@@ -106,7 +101,7 @@ impl TransportConfig {
         Ok(ValidConfig {
             base_url,
             base_uri,
-            headers,
+            authorization,
             key,
             tls,
             idle_timeout: self.idle_timeout.min(MAX_TIMEOUT),
@@ -126,8 +121,7 @@ impl ValidConfig {
         let dns_timeout = needs_dns.then_some(self.connect_timeout);
         // The longest line is the `Authorization` or `User-Agent` header, or the request line of a
         // GET, which contains the path of the base URL and the generation id.
-        let authorization = self.headers.get(header::AUTHORIZATION).map_or(0, HeaderValue::len);
-        let longest = authorization.max(self.base_url.len()).max(self.user_agent.len());
+        let longest = self.authorization.len().max(self.base_url.len()).max(self.user_agent.len());
         let api = |input_buffer_size| {
             self.agent_config(input_buffer_size, SMALL_BUFFER.max(1024 + longest))
                 .proxy(api_proxy.cloned())

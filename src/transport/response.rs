@@ -7,6 +7,7 @@ use ureq::http::{HeaderMap, HeaderValue, header};
 use crate::api_key::ApiKey;
 use crate::cancel::{CancelToken, is_cancelled};
 use crate::error::{Error, Result};
+use crate::fs::read_up_to;
 use crate::model::response::{Headers, RESPONSE_HEADERS, Response};
 use crate::operation::Operation;
 use crate::redact::{sanitize, snippet};
@@ -96,7 +97,7 @@ pub(super) fn read_response(
 /// A pooled connection is reused only after the body is read to EOF, when ureq also checks that the
 /// connection is still open. Without a pool, a body of known length is not read any further.
 fn read_body(
-    body: ureq::BodyReader<'_>,
+    mut body: ureq::BodyReader<'_>,
     length: Option<u64>,
     pooled: bool,
     operation: Operation,
@@ -104,7 +105,7 @@ fn read_body(
     let expected = length.unwrap_or_default().min(MAX_RESPONSE_BODY) as usize;
     let max_len = length.filter(|_| !pooled).unwrap_or(u64::MAX).min(MAX_RESPONSE_BODY + 1);
     let mut data = Vec::with_capacity(expected);
-    let result = match body.take(max_len).read_to_end(&mut data) {
+    let result = match read_up_to(&mut body, max_len, &mut data) {
         Ok(_) if data.len() as u64 > MAX_RESPONSE_BODY => {
             data.truncate(MAX_RESPONSE_BODY as usize);
             Err(Error::decode(operation, "response body exceeds the 1 MiB limit"))
@@ -120,12 +121,15 @@ fn filter_headers(headers: &HeaderMap, key: &ApiKey) -> Headers {
         let value = key.redact(value.as_bytes().to_vec());
         String::from_utf8(value).ok().filter(|value| !value.contains(char::is_control))
     };
+    let mut found = Headers::default();
     // A response usually has fewer headers than there are names to search for.
-    let found = headers.iter().filter_map(|(name, value)| {
-        let known = RESPONSE_HEADERS.iter().find(|known| **known == name.as_str())?;
-        Some((*known, text(value)?))
-    });
-    Headers(found.collect())
+    for (name, value) in headers {
+        let known = RESPONSE_HEADERS.iter().find(|known| **known == name.as_str());
+        if let Some((known, text)) = known.and_then(|known| Some((*known, text(value)?))) {
+            found.0.push((known, text));
+        }
+    }
+    found
 }
 
 /// The target of a redirect, which servers also send as raw UTF-8.

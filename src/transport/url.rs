@@ -81,7 +81,7 @@ pub(super) fn is_local(host: &str) -> bool {
 /// Trims a URL and percent-encodes the bytes that a URI must not contain, as browsers and curl do.
 /// All others stay as they are, since the URL may be signed.
 pub(super) fn encode_url(url: &[u8]) -> String {
-    percent_encode(url.trim_ascii(), |byte, _| {
+    percent_encode(url.trim_ascii(), &mut |byte, _| {
         byte.is_ascii_graphic() && !br#""<>\^`{|}"#.contains(&byte)
     })
 }

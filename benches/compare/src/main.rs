@@ -1,4 +1,4 @@
-//! Benchmarks this crate against other implementations of the same job and prints Markdown tables.
+//! Benchmarks this crate against bare ureq doing the same jobs, and prints Markdown tables.
 //!
 //! ```sh
 //! cargo run --release --manifest-path benches/compare/Cargo.toml
@@ -6,19 +6,16 @@
 //!
 //! - `--list`: print the names of the benchmarks.
 //! - `--only BENCHMARK`: run only this one; may be repeated.
-//! - `--quick`: skip the cold builds, which take minutes.
+//! - `--quick`: skip the build times, which take minutes and need an idle machine.
 //! - `--write`: also write the tables to `benches/README.md`.
 //!
-//! Without valgrind, strace or Python, the tables mark the figures that need them as missing.
+//! Without valgrind, strace or cargo-llvm-lines, the tables say which figures need them.
 
-// Each file imports only from those after it in: benchmarks, implementation, server, tools, paths,
-// table, stats.
+// Each file imports only from those after it in: benchmarks, server, programs, tools, report.
 mod benchmarks;
-mod implementation;
-mod paths;
+mod programs;
+mod report;
 mod server;
-mod stats;
-mod table;
 mod tools;
 
 use std::fs;
@@ -26,10 +23,8 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 
 use benchmarks::{BENCHMARKS, Environment};
-use implementation::Implementations;
-use paths::Paths;
-use table::{Section, Target};
-use tools::Tools;
+use programs::Programs;
+use report::Section;
 
 const BEGIN: &str = "<!-- tables: begin -->";
 const END: &str = "<!-- tables: end -->";
@@ -92,17 +87,13 @@ fn parse(arguments: Vec<String>) -> Result<Options> {
 
 /// Runs the benchmarks, prints each one's section as it finishes, and returns the complete report.
 fn measure(options: &Options) -> Result<String> {
-    let paths = Paths::new()?;
-    let tools = Tools::find();
-    let machine = tools.machine();
-    eprintln!("building the implementations …");
-    let implementations = Implementations::build(&paths, &tools)?;
-    let versions = implementations.versions(&paths)?;
-    let about = format!("{machine}\n\n{versions}\n");
+    let machine = tools::machine();
+    eprintln!("building the programs …");
+    let programs = Programs::build()?;
+    let about = format!("{machine} {}.\n", programs.versions()?);
     println!("{about}");
-    let env = Environment { paths, tools, implementations, quick: options.quick };
+    let env = Environment { programs, quick: options.quick };
     let mut sections: Vec<Section> = Vec::new();
-    let mut targets: Vec<Target> = Vec::new();
     for benchmark in BENCHMARKS {
         let name = benchmark.name;
         if !options.only.is_empty() && options.only.iter().all(|only| only != name) {
@@ -111,18 +102,17 @@ fn measure(options: &Options) -> Result<String> {
         eprintln!("{name} …");
         let section = (benchmark.run)(&env).with_context(|| format!("benchmark {name}"))?;
         println!("{section}");
-        targets.extend(section.targets.iter().cloned());
         sections.push(section);
     }
-    let summary = table::summary(&targets);
-    println!("{summary}");
+    let targets = report::targets(&sections);
+    println!("{targets}");
     let details: String = sections.iter().map(Section::to_string).collect();
-    Ok(format!("{about}\n{summary}\n{details}"))
+    Ok(format!("{about}\n{targets}\n{details}"))
 }
 
 /// Replaces what stands between the markers in the README with the report.
 fn write(report: &str) -> Result<()> {
-    let path = paths::readme();
+    let path = programs::directory().join("../README.md");
     let text = fs::read_to_string(&path).context("cannot read benches/README.md")?;
     let (before, rest) = text.split_once(BEGIN).context("benches/README.md has no begin marker")?;
     let (_, after) = rest.split_once(END).context("benches/README.md has no end marker")?;

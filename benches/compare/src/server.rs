@@ -1,36 +1,35 @@
-//! The servers that the implementations talk to. They run in a separate process, so that their work
-//! and memory are not attributed to a client.
+//! The servers that the programs talk to. They run in a separate process, so that their work and
+//! memory are not attributed to a client.
 //!
 //! That process is this program, started with a hidden argument. It prints its base URL as a line
 //! of JSON, then reads one command per line and prints one line of JSON for each. It exits when its
 //! input is closed.
 
-mod http;
-mod minimal;
 mod tls;
 
 use std::io::{BufRead, BufReader, Lines, Write, stdin};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use kling_video::sandbox::Sandbox;
-use kling_video::{Image, ImageToVideo};
+use kling_video::sandbox::{Endpoint, Sandbox};
+use kling_video::{Image, ImageToVideo, WaitOptions};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// The argument that makes this program a server process.
 pub const SERVE: &str = "--serve";
 
+/// 20 MB, the size of the largest videos.
+const VIDEO_LEN: usize = 20_000_000;
+
 #[derive(Clone, Copy, Debug)]
 pub enum ServerKind {
     /// The crate's mock server, which validates every request.
     Sandbox,
-    /// A fast server that validates nothing. It can record requests and delay responses.
-    Minimal,
-    /// The same server over TLS, which records its handshakes.
+    /// A small server that records its TLS handshakes.
     Tls,
 }
-
-// ---------------------------------------------------------------- parent process
 
 /// A server process, which exits when this is dropped.
 pub struct Server {
@@ -51,18 +50,17 @@ impl Server {
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().context("no output")?).lines();
         let mut server = Server { child, input, output, url: String::new() };
-        let url = server.read_line()?;
-        server.url = url.as_str().context("URL is not a string")?.to_owned();
+        server.url = server.read_line()?;
         Ok(server)
     }
 
     /// Sends a command to the server process and returns its result.
-    pub fn command(&mut self, command: &str) -> Result<Value> {
+    pub fn command<T: DeserializeOwned>(&mut self, command: &str) -> Result<T> {
         writeln!(self.input.as_mut().context("no input")?, "{command}")?;
         self.read_line()
     }
 
-    fn read_line(&mut self) -> Result<Value> {
+    fn read_line<T: DeserializeOwned>(&mut self) -> Result<T> {
         let line = self.output.next().context("the server process has exited")??;
         Ok(serde_json::from_str(&line)?)
     }
@@ -75,26 +73,13 @@ impl Drop for Server {
     }
 }
 
-// ---------------------------------------------------------------- server process
-
 /// Runs the server process until its input is closed.
 pub fn serve(kind: &str) -> Result<()> {
     match kind {
         "Sandbox" => {
             let sandbox = Sandbox::start()?;
             sandbox.complete_after_polls(0);
-            run_commands(&sandbox.url(), |command, number| match command {
-                "complete-after-polls" => {
-                    sandbox.complete_after_polls(u32::try_from(number)?);
-                    Ok(Value::Null)
-                }
-                "create" => create(&sandbox, number),
-                _ => bail!("unknown command `{command}`"),
-            })
-        }
-        "Minimal" => {
-            let server = minimal::MinimalServer::start()?;
-            run_commands(&server.url(), |command, number| server.command(command, number))
+            run_commands(&sandbox.url(), |command, number| run_command(&sandbox, command, number))
         }
         "Tls" => {
             let server = tls::TlsServer::start()?;
@@ -114,10 +99,46 @@ fn run_commands(url: &str, mut run: impl FnMut(&str, u64) -> Result<Value>) -> R
     Ok(())
 }
 
+fn run_command(sandbox: &Sandbox, command: &str, number: u64) -> Result<Value> {
+    match command {
+        "complete-after-polls" => sandbox.complete_after_polls(u32::try_from(number)?),
+        "delay-polls" => {
+            sandbox.set_response_delay(Endpoint::Retrieve, Duration::from_millis(number));
+        }
+        "large-video" => {
+            sandbox.set_video(video(VIDEO_LEN));
+            let options = WaitOptions::new().initial_delay(Duration::ZERO);
+            let client = sandbox.client_builder().wait_options(options).build()?;
+            return Ok(json!(client.generate(&request())?.url));
+        }
+        "create" => return create(sandbox, number),
+        "requests" => {
+            let requests = sandbox.requests();
+            let heads = requests.iter().map(|r| json!([r.method, r.target, r.headers]));
+            return Ok(heads.collect());
+        }
+        _ => bail!("unknown command `{command}`"),
+    }
+    Ok(Value::Null)
+}
+
 /// Creates `n` generations and returns their ids.
 fn create(sandbox: &Sandbox, n: u64) -> Result<Value> {
     let client = sandbox.client_builder().build()?;
-    let request = ImageToVideo::new(Image::url("https://example.com/cat.jpg"));
-    let ids = (0..n).map(|_| Ok(client.create(&request)?.id.to_string()));
+    let ids = (0..n).map(|_| Ok(client.create(&request())?.id.to_string()));
     Ok(Value::from(ids.collect::<Result<Vec<String>>>()?))
+}
+
+fn request() -> ImageToVideo {
+    ImageToVideo::new(Image::url("https://example.com/cat.jpg"))
+}
+
+/// A file with the boxes of a complete MP4: `ftyp`, `moov`, and `mdat` up to the end.
+fn video(len: usize) -> Vec<u8> {
+    let mut video = b"\0\0\0\x0cftypisom\0\0\0\x08moov".to_vec();
+    let mdat_len = len - video.len();
+    video.extend((mdat_len as u32).to_be_bytes());
+    video.extend(b"mdat");
+    video.resize(len, 7);
+    video
 }

@@ -6,92 +6,87 @@ use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail};
 
-pub struct Tools {
-    pub valgrind: bool,
-    pub strace: bool,
-    /// Whether there is Python with the library `requests`.
-    pub python: bool,
+use crate::report::Measured;
+
+/// The number of instructions that a program executes in user space, in all its threads.
+pub fn instructions(program: &Path, arguments: &[&str]) -> Result<Measured> {
+    if version("valgrind", "--version").is_none() {
+        return Ok(Err("needs valgrind".to_owned()));
+    }
+    let mut command = Command::new("valgrind");
+    command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+    let output = output(command.arg(program).args(arguments))?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    let collected = text.lines().find_map(|line| line.split_once("Collected : "));
+    let (_, number) = collected.context("callgrind printed no `Collected` line")?;
+    Ok(Ok(number.trim().parse()?))
 }
 
-/// A program with its arguments.
-pub struct Run<'a> {
-    pub program: &'a Path,
-    pub arguments: Vec<String>,
+/// The number of system calls that a program makes, in all its threads.
+pub fn system_calls(program: &Path, arguments: &[&str], log: &Path) -> Result<Measured> {
+    if version("strace", "--version").is_none() {
+        return Ok(Err("needs strace".to_owned()));
+    }
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-e", "signal=none", "-o"]).arg(log);
+    output(command.arg(program).args(arguments))?;
+    // The log has a call that was interrupted by another thread's on two lines.
+    let log = fs::read_to_string(log)?;
+    let calls = log.lines().filter(|line| !line.contains(" resumed>") && line.contains('('));
+    Ok(Ok(calls.count() as f64))
 }
 
-impl Tools {
-    pub fn find() -> Tools {
-        let succeeds = |program: &str, arguments: &[&str]| {
-            let output = Command::new(program).args(arguments).output();
-            output.is_ok_and(|output| output.status.success())
-        };
-        Tools {
-            valgrind: succeeds("valgrind", &["--version"]),
-            strace: succeeds("strace", &["-o", "/dev/null", "true"]),
-            python: succeeds("python3", &["-c", "import requests"]),
-        }
+/// The LLVM lines of the crate, as `cargo llvm-lines` counts them.
+pub fn llvm_lines(manifest: &Path, target: &Path) -> Result<Measured> {
+    if llvm_lines_version().is_none() {
+        return Ok(Err("needs `cargo install cargo-llvm-lines`".to_owned()));
     }
-
-    /// The number of instructions that a program executes in user space, in all its threads.
-    /// `None` without valgrind.
-    pub fn instructions(&self, run: &Run<'_>) -> Result<Option<f64>> {
-        if !self.valgrind {
-            return Ok(None);
-        }
-        let mut command = Command::new("valgrind");
-        command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-        let output = output(command.arg(run.program).args(&run.arguments))?;
-        let text = String::from_utf8_lossy(&output.stderr);
-        let collected = text.lines().find_map(|line| line.split_once("Collected : "));
-        let (_, number) = collected.context("callgrind printed no `Collected` line")?;
-        Ok(Some(number.trim().parse()?))
-    }
-
-    /// The number of system calls that a program makes, in all its threads. `None` without strace.
-    pub fn system_calls(&self, run: &Run<'_>, log: &Path) -> Result<Option<f64>> {
-        if !self.strace {
-            return Ok(None);
-        }
-        let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-e", "signal=none", "-o"]).arg(log);
-        output(command.arg(run.program).args(&run.arguments))?;
-        // The log has a call that was interrupted by another thread's on two lines.
-        let log = fs::read_to_string(log)?;
-        let calls = log.lines().filter(|line| !line.contains(" resumed>") && line.contains('('));
-        Ok(Some(calls.count() as f64))
-    }
-
-    /// Describes the machine, its load and the tools in one paragraph.
-    pub fn machine(&self) -> String {
-        let version = |program: &str, argument: &str| {
-            let output = Command::new(program).arg(argument).output().ok()?;
-            Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-        };
-        let date = version("date", "+%F").unwrap_or_default();
-        let rustc = version("rustc", "--version").unwrap_or_default();
-        let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        let load = load().map_or("unknown".to_owned(), |load| format!("{load:.2}"));
-        let (os, cpu) = (std::env::consts::OS, std::env::consts::ARCH);
-        let tool = |name: &str, found: bool| match found {
-            true => name.to_owned(),
-            false => format!("{name} (missing)"),
-        };
-        let tools = [
-            tool("valgrind", self.valgrind),
-            tool("strace", self.strace),
-            tool("Python with requests", self.python),
-        ];
-        let tools = tools.join(", ");
-        format!(
-            "{date}; {cores} cores, {cpu}, {os}; load before the run {load}; {rustc}. \
-             Tools: {tools}."
-        )
-    }
+    let mut command = cargo();
+    command.args(["llvm-lines", "--release", "--lib", "--package", "kling-video"]);
+    command.arg("--manifest-path").arg(manifest).arg("--target-dir").arg(target);
+    let output = String::from_utf8(output(&mut command)?.stdout)?;
+    let total = output.lines().find(|line| line.ends_with("(TOTAL)"));
+    let lines = total.and_then(|line| line.split_whitespace().next());
+    Ok(Ok(lines.context("cargo llvm-lines printed no total")?.parse()?))
 }
 
-/// The load average of the last minute.
-fn load() -> Option<f64> {
-    fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+fn llvm_lines_version() -> Option<String> {
+    let output = cargo().args(["llvm-lines", "--version"]).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    // A compiler cache would make a cold build meaningless.
+    command.env_remove("RUSTC_WRAPPER").env_remove("CARGO_BUILD_RUSTC_WRAPPER");
+    command
+}
+
+/// Describes the machine, its load and the tools in one paragraph.
+pub fn machine() -> String {
+    let date = version("date", "+%F").unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or("unknown").to_owned();
+    let tool = |name: &str, found: Option<String>| {
+        let found = found.and_then(|text| text.lines().next().map(str::to_owned));
+        found.unwrap_or_else(|| format!("no {name}"))
+    };
+    format!(
+        "{date}; {cores} cores, {}, {}; load before the run {load}; {}; {}; {}; {}.",
+        std::env::consts::ARCH,
+        std::env::consts::OS,
+        tool("rustc", version("rustc", "--version")),
+        tool("cargo-llvm-lines", llvm_lines_version()),
+        tool("valgrind", version("valgrind", "--version")),
+        tool("strace", version("strace", "--version")),
+    )
+}
+
+/// What a program prints for an argument; `None` if it is not installed.
+fn version(program: &str, argument: &str) -> Option<String> {
+    let output = Command::new(program).arg(argument).output().ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// Runs a program and returns its output; a failure exit status is an error.
@@ -104,14 +99,31 @@ pub fn output(command: &mut Command) -> Result<Output> {
     Ok(output)
 }
 
-/// CPU seconds used by this process's finished children and their descendants; Linux only.
-pub fn children_cpu() -> Option<f64> {
+/// CPU seconds in user and in kernel mode.
+#[derive(Clone, Copy)]
+pub struct Cpu {
+    pub user: f64,
+    pub system: f64,
+}
+
+/// What this process's finished children and their descendants used so far; Linux only.
+fn children_cpu() -> Option<Cpu> {
     /// The kernel's `USER_HZ`, which is 100 on every Linux.
     const TICKS_PER_SECOND: f64 = 100.0;
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     // The second field, in parentheses, can contain spaces and parentheses itself.
     let (_, fields) = stat.rsplit_once(") ")?;
-    let times: Vec<f64> =
-        fields.split(' ').skip(13).take(2).map(str::parse).collect::<Result<_, _>>().ok()?;
-    Some(times.iter().sum::<f64>() / TICKS_PER_SECOND)
+    let mut times = fields.split(' ').skip(13).map(|ticks| ticks.parse::<f64>());
+    let mut next = || Some(times.next()?.ok()? / TICKS_PER_SECOND);
+    Some(Cpu { user: next()?, system: next()? })
+}
+
+/// What the children that `run` starts use.
+pub fn cpu_of(run: impl FnOnce() -> Result<()>) -> Result<Option<Cpu>> {
+    let before = children_cpu();
+    run()?;
+    Ok(children_cpu().zip(before).map(|(after, before)| Cpu {
+        user: after.user - before.user,
+        system: after.system - before.system,
+    }))
 }

@@ -17,13 +17,13 @@ impl Generation {
         mut fields: JsonObject,
         requested_id: Option<&GenerationId>,
     ) -> Option<Self> {
-        let id = take_id(&mut fields, ["id", "generation_id"]).or_else(|| requested_id.cloned())?;
-        let status =
-            take_parsed(&mut fields, "status", |status| Some(Status::from(status.as_str()?)))
-                .unwrap_or_else(|| Status::Other("unknown".to_owned()));
+        let parse_id = |name: &&str| fields.get(*name).and_then(GenerationId::from_value);
+        let id_name = ["id", "generation_id"].into_iter().find(|name| parse_id(name).is_some());
+        let id = id_name.as_ref().and_then(parse_id).or_else(|| requested_id.cloned())?;
+        let status = fields.get("status").and_then(Value::as_str);
+        let status = Status::from(status.unwrap_or("unknown"));
         let mut video = take_video(&mut fields, &id);
-        let error = fields.remove("error").and_then(GenerationError::from_value);
-        fields.retain(|_, value| !value.is_null());
+        let error = fields.get_mut("error").map(Value::take).and_then(GenerationError::from_value);
         let usage =
             fields.get("meta").and_then(|meta| meta.get("usage")).and_then(Usage::from_value);
         if let Some(video) = &mut video {
@@ -33,11 +33,20 @@ impl Generation {
             video.duration = video.duration.or_else(outer);
         }
         let metadata = ResponseMetadata::default();
-        Some(Self { id, status, video, error, usage, metadata, extra: fields })
+        // Collected, because removing fields one by one would be a lot of code of the map.
+        let mut extra = JsonObject::new();
+        for (name, value) in fields {
+            let is_parsed = Some(name.as_str()) == id_name || name == "status" && value.is_string();
+            if !is_parsed && !value.is_null() {
+                extra.insert(name, value);
+            }
+        }
+        Some(Self { id, status, video, error, usage, metadata, extra })
     }
 }
 
-/// Takes the video, or the first of an array of videos. What has no URL stays in place.
+/// Takes the video and leaves null, or takes the first of an array of videos. What has no URL stays
+/// in place.
 fn take_video(fields: &mut JsonObject, id: &GenerationId) -> Option<Video> {
     let field = fields.get_mut("video")?;
     if let Value::Array(items) = field {
@@ -45,9 +54,7 @@ fn take_video(fields: &mut JsonObject, id: &GenerationId) -> Option<Video> {
         items.remove(0);
         return Some(video);
     }
-    let video = Video::take_from(field, id)?;
-    fields.remove("video");
-    Some(video)
+    Video::take_from(field, id)
 }
 
 impl Video {

@@ -1,178 +1,102 @@
-//! What a dependency on this crate costs: number of crates, build time, binary size. Measured with
-//! the README's ten-line program and its equivalents without this crate.
+//! How long the crate takes to compile: LLVM lines, which do not depend on the machine, and times,
+//! which need an idle one.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use super::Environment;
-use crate::implementation::{cargo_build, with_suffix};
-use crate::stats::ratio;
-use crate::table::{Section, Table};
-use crate::tools::{children_cpu, output};
+use super::{Environment, SKIPPED};
+use crate::programs::{build, directory, manifest, target};
+use crate::report::{Measured, Section, Target, Unit, median};
+use crate::tools::{self, cargo, cpu_of, output};
 
-const KLING_VIDEO: &str = "ten-lines-kling-video";
-const UREQ: &str = "ten-lines-ureq";
-const REQWEST: &str = "ten-lines-reqwest";
+const LLVM_LINES: Target = Target {
+    metric: "LLVM lines of the crate, default features",
+    unit: Unit::Count,
+    max: 170e3,
+    aim: Some(120e3),
+};
+const OWN_TIME: Target = Target {
+    metric: "the crate's own compile time, user seconds",
+    unit: Unit::Seconds,
+    max: 7.0,
+    aim: Some(5.0),
+};
+const COLD_BUILD: Target = Target {
+    metric: "cold build, CPU time, over bare ureq with serde and thiserror",
+    unit: Unit::Ratio,
+    max: 1.06,
+    aim: Some(1.05),
+};
 
-const STRIP: &str = "profile.release.strip=true";
-const SMALL_PROFILE: [&str; 5] = [
-    STRIP,
-    "profile.release.opt-level=\"z\"",
-    "profile.release.lto=true",
-    "profile.release.codegen-units=1",
-    "profile.release.panic=\"abort\"",
-];
+/// Samples of the own compile time, and of each cold build.
+const OWN_ROUNDS: usize = 5;
+const COLD_ROUNDS: usize = 3;
 
-/// Bytes over the program with ureq; 1 kB is 1,000 bytes.
-const MAX_EXTRA_SIZE: f64 = 150e3;
-const MAX_EXTRA_SMALL_SIZE: f64 = 80e3;
-const MAX_CRATES: usize = 35;
-/// Ratios of CPU time.
-const MAX_CPU_TO_UREQ: f64 = 1.10;
-const MAX_CPU_TO_REQWEST: f64 = 0.45;
-
-/// What one program costs.
-struct Costs {
-    crates: usize,
-    /// CPU seconds of a cold build.
-    cpu: Option<f64>,
-    size: f64,
-    small_size: Option<f64>,
-}
-
-pub fn run(env: &Environment) -> Result<Section> {
-    let kling_video = costs(env, KLING_VIDEO, true)?;
-    let ureq = costs(env, UREQ, true)?;
-    // It does not build on a machine without a C compiler.
-    let reqwest = costs(env, REQWEST, false).ok();
-
-    let mut section = Section::new("Binary size, cold build, crates");
-    section.text(
-        "The README's ten-line program, and its equivalents with ureq, serde and thiserror, and \
-         with reqwest. Size: of the stripped binary. Small profile: `opt-level = \"z\"`, LTO, one \
-         codegen unit, `panic = \"abort\"`. Cold build: user and system time of `cargo build \
-         --release` with an empty target directory and all sources downloaded. Crates: all that \
-         `cargo tree --edges normal` lists, without the program itself.",
-    );
-    let mut table = Table::new([
-        "program with",
-        "crates",
-        "cold build, CPU s",
-        "× ureq",
-        "size, kB",
-        "over ureq",
-        "small profile, kB",
-        "over ureq",
-    ]);
-    let kilobytes = |bytes: f64| format!("{:.0}", bytes / 1e3);
-    let programs =
-        [("kling-video", Some(&kling_video)), ("ureq", Some(&ureq)), ("reqwest", reqwest.as_ref())];
-    for (name, costs) in programs {
-        let Some(costs) = costs else {
-            let mut cells = vec!["build failed".to_owned()];
-            cells.resize(7, "–".to_owned());
-            let [a, b, c, d, e, f, g] = cells.try_into().unwrap_or_default();
-            table.row([name.to_owned(), a, b, c, d, e, f, g]);
-            continue;
-        };
-        let unknown = || "–".to_owned();
-        table.row([
-            name.to_owned(),
-            costs.crates.to_string(),
-            costs.cpu.map_or_else(unknown, |cpu| format!("{cpu:.1}")),
-            ratio(costs.cpu, ureq.cpu),
-            kilobytes(costs.size),
-            kilobytes(costs.size - ureq.size),
-            costs.small_size.map_or_else(unknown, kilobytes),
-            costs.small_size.zip(ureq.small_size).map_or_else(unknown, |(a, b)| kilobytes(a - b)),
-        ]);
-    }
-    section.table(table);
-    add_targets(&mut section, &kling_video, &ureq, reqwest.as_ref());
+pub fn llvm_lines(_: &Environment) -> Result<Section> {
+    let mut section = Section::new("LLVM lines");
+    section.text("By `cargo llvm-lines --release`, before optimization.");
+    let manifest = directory().join("../../Cargo.toml");
+    section.target(&LLVM_LINES, tools::llvm_lines(&manifest, &target("own"))?);
     Ok(section)
 }
 
-fn add_targets(section: &mut Section, kling_video: &Costs, ureq: &Costs, reqwest: Option<&Costs>) {
-    const SKIPPED: &str = "skipped by `--quick`, or not available on this system";
-    let extra = kling_video.size - ureq.size;
-    let measured = format!("+ {:.0} kB", extra / 1e3);
-    let (metric, target) = ("size of the ten-line program", "≤ ureq's + 150 kB");
-    section.target(metric, target, measured, extra <= MAX_EXTRA_SIZE);
-
-    let (metric, target) = ("size of the ten-line program, small profile", "≤ ureq's + 80 kB");
-    match kling_video.small_size.zip(ureq.small_size).map(|(size, ureq)| size - ureq) {
-        Some(extra) => {
-            let measured = format!("+ {:.0} kB", extra / 1e3);
-            section.target(metric, target, measured, extra <= MAX_EXTRA_SMALL_SIZE);
-        }
-        None => section.not_measured(metric, target, SKIPPED),
+pub fn times(env: &Environment) -> Result<Section> {
+    let mut section = Section::new("Build times");
+    if env.quick {
+        section.target(&OWN_TIME, Err(SKIPPED.to_owned()));
+        section.target(&COLD_BUILD, Err(SKIPPED.to_owned()));
+        return Ok(section);
     }
-    for (target, other, max_ratio) in [
-        ("≤ 1.10 × ureq with serde and thiserror", Some(ureq), MAX_CPU_TO_UREQ),
-        ("≤ 0.45 × reqwest", reqwest, MAX_CPU_TO_REQWEST),
-    ] {
-        let metric = "cold build, CPU time";
-        match kling_video.cpu.zip(other.and_then(|other| other.cpu)) {
-            Some((cpu, other)) => {
-                let measured = format!("{:.2} × {other:.1} s", cpu / other);
-                section.target(metric, target, measured, cpu / other <= max_ratio);
-            }
-            None => section.not_measured(metric, target, SKIPPED),
-        }
+    section.target(&OWN_TIME, own_time()?);
+    let (mut ureq, mut kling_video) = (Vec::new(), Vec::new());
+    for _ in 0..COLD_ROUNDS {
+        ureq.push(cold_build("ten-lines-ureq")?);
+        kling_video.push(cold_build("ten-lines-kling-video")?);
     }
-    let (crates, met) = (kling_video.crates, kling_video.crates <= MAX_CRATES);
-    section.target("crates, kling-video included", "≤ 35", crates.to_string(), met);
+    let [ureq, kling_video] = [ureq, kling_video]
+        .map(|samples| samples.into_iter().collect::<Option<Vec<f64>>>().map(median));
+    let cold = ureq.zip(kling_video).ok_or_else(|| LINUX_ONLY.to_owned());
+    section.text(format!(
+        "Own compile time: median of {OWN_ROUNDS} release builds of the crate alone, without the \
+         time of `cargo build` that has nothing to do. Cold build: user and system time of a \
+         release build with an empty target directory and all sources downloaded, medians of \
+         {COLD_ROUNDS} alternating builds{}.",
+        match &cold {
+            Ok((ureq, kling_video)) => format!(": {kling_video:.1} s, bare ureq {ureq:.1} s"),
+            Err(_) => String::new(),
+        }
+    ));
+    section.target(&COLD_BUILD, cold.map(|(ureq, kling_video)| kling_video / ureq));
+    Ok(section)
 }
 
-fn costs(env: &Environment, package: &str, build_small: bool) -> Result<Costs> {
-    let manifest = env.paths.manifest(package);
-    let crates = crates(&manifest)?;
-    let size_in = |target: &Path| -> Result<f64> {
-        let program = target.join("release").join(with_suffix(package));
-        let metadata = fs::metadata(program).context("cannot find the built program")?;
-        Ok(metadata.len() as f64)
-    };
-    if env.quick {
-        let target = env.paths.target("stripped");
-        cargo_build(&manifest, &target, &[STRIP])?;
-        return Ok(Costs { crates, cpu: None, size: size_in(&target)?, small_size: None });
+const LINUX_ONLY: &str = "Linux only";
+
+fn own_time() -> Result<Measured> {
+    let manifest = directory().join("../../Cargo.toml");
+    let target = target("own");
+    let build = || build(&manifest, &target, &["--lib", "--package", "kling-video"]);
+    build()?;
+    let mut samples = Vec::new();
+    for _ in 0..OWN_ROUNDS {
+        let mut clean = cargo();
+        clean.args(["clean", "--release", "--package", "kling-video", "--manifest-path"]);
+        output(clean.arg(&manifest).arg("--target-dir").arg(&target))?;
+        let (Some(full), Some(idle)) = (cpu_of(build)?, cpu_of(build)?) else {
+            return Ok(Err(LINUX_ONLY.to_owned()));
+        };
+        samples.push(full.user - idle.user);
     }
-    let target = env.paths.target("cold");
+    Ok(Ok(median(samples)))
+}
+
+/// The CPU seconds of building a package's main program with all its dependencies.
+fn cold_build(package: &str) -> Result<Option<f64>> {
+    let target = target("cold");
     if target.exists() {
         fs::remove_dir_all(&target)?;
     }
-    let before = children_cpu();
-    cargo_build(&manifest, &target, &[STRIP])?;
-    let cpu = children_cpu().zip(before).map(|(after, before)| after - before);
-    let size = size_in(&target)?;
-    let small_size = match build_small {
-        true => {
-            let target = env.paths.target("small");
-            cargo_build(&manifest, &target, &SMALL_PROFILE)?;
-            Some(size_in(&target)?)
-        }
-        false => None,
-    };
-    Ok(Costs { crates, cpu, size, small_size })
-}
-
-/// The number of packages that are compiled into a program on this machine or expand its macros,
-/// without the program itself. Build dependencies, such as those for ring's C code, do not count.
-fn crates(manifest: &Path) -> Result<usize> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let mut command = Command::new(cargo);
-    command.args(["tree", "--edges", "normal", "--prefix", "none", "--manifest-path"]);
-    let tree = output(command.arg(manifest))?;
-    let tree = String::from_utf8(tree.stdout)?;
-    // Name and version. The rest of a line is its source, its kind, or the mark of a repetition.
-    let package = |line: &str| -> Option<(String, String)> {
-        let mut words = line.split(' ').map(str::to_owned);
-        Some((words.next()?, words.next()?))
-    };
-    let packages: BTreeSet<_> = tree.lines().filter_map(package).collect();
-    Ok(packages.len() - 1)
+    let cpu = cpu_of(|| build(&manifest(package), &target, &["--bin", package]))?;
+    Ok(cpu.map(|cpu| cpu.user + cpu.system))
 }

@@ -1,4 +1,4 @@
-//! The ten-line program of the README.
+//! Create, wait and download: what a small program needs.
 
 use kling_video::{Client, Image, ImageToVideo};
 

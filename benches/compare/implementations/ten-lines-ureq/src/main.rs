@@ -1,4 +1,4 @@
-//! The README's ten-line program, written carefully with ureq instead of this crate.
+//! Create, wait and download, written carefully with ureq instead of this crate.
 
 use std::fs::{self, File};
 use std::thread::sleep;

@@ -1,1 +1,0 @@
-harness::counted_main!(kling_video_bench::KlingVideo);

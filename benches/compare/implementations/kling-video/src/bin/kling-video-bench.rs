@@ -1,1 +1,0 @@
-harness::main!(kling_video_bench::KlingVideo);

@@ -1,1 +1,0 @@
-harness::counted_main!(reqwest_blocking::Reqwest);

@@ -1,1 +1,0 @@
-harness::main!(reqwest_blocking::Reqwest);

@@ -1,1 +1,0 @@
-harness::counted_main!(socket::Socket<socket::Simd>);

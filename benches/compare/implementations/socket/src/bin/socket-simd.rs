@@ -1,1 +1,0 @@
-harness::main!(socket::Socket<socket::Simd>);

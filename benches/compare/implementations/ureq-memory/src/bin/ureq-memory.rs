@@ -1,1 +1,0 @@
-harness::main!(ureq_memory::UreqInMemory);

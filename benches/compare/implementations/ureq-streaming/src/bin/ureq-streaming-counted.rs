@@ -1,1 +1,0 @@
-harness::counted_main!(ureq_streaming::UreqStreaming);
