@@ -113,10 +113,6 @@ pub(super) fn large_bodies() -> Vec<FaultCase> {
         case("slow chunk extension", Timeout, |valid| {
             slow_end(valid, &format!("0;{}\r\n\r\n", "b".repeat(300)))
         }),
-        case("endless chunk size", EndlessHead, |valid| {
-            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-            Fault::repeat_body(head, "0".repeat(65_536), valid.endless_len())
-        }),
     ]
 }
 

@@ -161,5 +161,9 @@ pub(super) fn endless_heads() -> Vec<FaultCase> {
         case("endless empty lines", EndlessHead, |valid| {
             Fault::repeat_body("", "\r\n".repeat(1000), valid.endless_len())
         }),
+        case("endless chunk size", EndlessHead, |valid| {
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            Fault::repeat_body(head, "0".repeat(65_536), valid.endless_len())
+        }),
     ]
 }
