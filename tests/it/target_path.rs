@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kling_video::{ErrorKind, Operation};
+use kling_video::{BatchOptions, ErrorKind, Operation};
 
 use crate::files::{
     NOT_OURS, assert_is_video, assert_rejected, client_acting, finished, is_downloading, is_polled,
@@ -107,7 +107,7 @@ fn symlinked_and_direct_target_are_one_run() {
 
 #[test]
 fn relative_target_stays_in_its_directory_when_the_process_changes_its_own() {
-    for call in ["download", "generate_to"] {
+    for call in ["download", "generate_to", "generate_all_to"] {
         let dir = TestDir::new();
         for name in ["first", "second"] {
             fs::create_dir(dir.path().join(name)).unwrap();
@@ -129,12 +129,24 @@ fn relative_target_subprocess() {
     std::env::set_current_dir(dir.join("first")).unwrap();
     let second = dir.join("second");
     let change_dir = move || std::env::set_current_dir(second).unwrap();
-    if std::env::var_os("TEST_CALL").unwrap() == "download" {
-        let client = client_acting(&sandbox, is_downloading, change_dir);
-        client.download(&video, "cat.mp4").unwrap();
-    } else {
-        let client = client_acting(&sandbox, is_polled, change_dir);
-        client.generate_to(&request(), "cat.mp4").unwrap();
+    match std::env::var("TEST_CALL").unwrap().as_str() {
+        "download" => {
+            let client = client_acting(&sandbox, is_downloading, change_dir);
+            client.download(&video, "cat.mp4").unwrap();
+        }
+        "generate_to" => {
+            let client = client_acting(&sandbox, is_polled, change_dir);
+            client.generate_to(&request(), "cat.mp4").unwrap();
+        }
+        _ => {
+            // The second job starts when the first one has ended.
+            let client = client_acting(&sandbox, is_polled, change_dir);
+            let options = BatchOptions::new().max_in_flight(1);
+            let jobs = ["dog.mp4", "cat.mp4"].map(|path| (request(), path.into()));
+            for result in client.generate_all_to(&jobs, &options) {
+                result.unwrap();
+            }
+        }
     }
     assert_eq!(fs::read(dir.join("second/cat.mp4")).unwrap(), NOT_OURS);
     assert_is_video(&sandbox, &dir.join("first/cat.mp4"));
