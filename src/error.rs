@@ -58,7 +58,8 @@ pub enum ErrorKind {
     WaitTimeout,
     /// The call was cancelled by its [`CancelToken`](crate::CancelToken).
     Cancelled,
-    /// The journal next to the output file cannot be used as it is.
+    /// The journal of a durable run cannot be read, written or used as it is, or the file at the
+    /// path is not its video.
     Journal,
     /// A file could not be read or written.
     Io,

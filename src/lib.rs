@@ -105,7 +105,8 @@
 //!
 //! Branch on [`Error::kind`]. Once a create request is accepted, every error has the
 //! [`generation_id`](Error::generation_id): keep it, and nothing is lost.
-//! [`source`](std::error::Error::source) leads to the cause.
+//! A message does not repeat its cause (`nope.jpg: failed to open the image`): print the chain of
+//! [`source`](std::error::Error::source)s, too.
 //!
 //! | [`ErrorKind`] | Meaning | What to do |
 //! |---|---|---|
@@ -113,7 +114,7 @@
 //! | `InvalidRequest` | a documented rule is violated; nothing was sent | fix the [`field`](Error::field) |
 //! | `Io` | an image or video file cannot be read or written | fix the cause and repeat the call that failed |
 //! | `Connect`, `Transport`, `Timeout` | network failure: could not connect, connection lost, or timed out | retry if [`is_retryable`](Error::is_retryable) |
-//! | `Api` | an error response | read [`server_message`](Error::server_message); if [`is_out_of_credits`](Error::is_out_of_credits), stop creating; check [`balance`](Client::balance) and the key's spending limit |
+//! | `Api` | an error response | read [`server_message`](Error::server_message), or [`body`](Error::body) if it is not the API's; if [`is_out_of_credits`](Error::is_out_of_credits), stop creating; check [`balance`](Client::balance) and the key's spending limit |
 //! | `Decode` | a response or a file that is not what the API documents | inspect [`body`](Error::body): it may come from a gateway or proxy, or the API may have changed |
 //! | `CreateUnknown` | a create request was sent, but no usable response was received: **a generation may exist and be billed** | search for it with [`find`](Client::find) before creating again; `generate_to` does so when it is called again |
 //! | `GenerationLimit` | the limit of [`max_generations`](ClientBuilder::max_generations) is reached; nothing was sent | find out why so many were created |
@@ -225,6 +226,8 @@
 //!
 //! ## A build script
 //!
+//! With the crate in `[build-dependencies]` (`cargo add --build kling-video`):
+//!
 //! ```no_run
 //! use kling_video::{Client, Image, ImageToVideo};
 //!
@@ -243,11 +246,14 @@
 //! ```
 //!
 //! Commit `assets/cat.mp4` **and** `assets/cat.mp4.kling.jsonl`: every build that has both makes no
-//! request, and needs neither network nor key. Never write to `OUT_DIR`: `cargo clean` empties it, and
-//! the next build pays again. A changed prompt or image is another request for the same path, so the
-//! build fails before anything is sent; [`replace_videos(true)`](ClientBuilder::replace_videos) allows
-//! it to pay for the new video and to replace the old one. The example `build-script` in the repository
-//! also uses a sample from the sandbox as long as there is no video.
+//! request, and needs neither network nor key. Without a key and a recorded generation, the build
+//! fails with `max_generations(0) is reached`. With the journal but without the video, it downloads
+//! the video again, and without a network tries to until [`WaitOptions::timeout`]. Never write to
+//! `OUT_DIR`: `cargo clean` empties it, and the next build pays again. A changed prompt or image is
+//! another request for the same path, so the build fails before anything is sent;
+//! [`replace_videos(true)`](ClientBuilder::replace_videos) allows it to pay for the new video and
+//! to replace the old one. The example `build-script` in the repository also uses a sample from the
+//! sandbox as long as there is no video.
 //!
 //! ## A cron job or serverless function
 //!
@@ -389,7 +395,8 @@
 //! </details>
 //! <details><summary>A journal in SQLite, with <code>rusqlite</code> and <code>serde_json</code></summary>
 //!
-//! The primary key is what keeps two workers from paying for the same job.
+//! The primary key is what keeps two workers from paying for the same job. Execute `SCHEMA` on every
+//! connection, since `synchronous` is a setting of the connection.
 //!
 //! ```ignore
 //! use kling_video::{BoxError, Journal, JournalEntry};

@@ -270,8 +270,10 @@ fn blocked_error(journal: String, target: Option<&Target>, blocker: Blocker) -> 
             with_id(Error::journal(&journal, message), own)
         }
         Blocker::UnknownFile { own } => {
-            let message =
-                format!("{} is not a video that this journal recorded; move it away", target());
+            let message = format!(
+                "{} is not a video that this journal recorded; move that file away",
+                target()
+            );
             with_id(Error::journal(&journal, message), own)
         }
         Blocker::NoIntent { id } => {

@@ -114,7 +114,9 @@ impl Sandbox {
     /// Starts a server on this port of 127.0.0.1, so that programs can be started before it, or keep
     /// its address while it is restarted. Port 0 means any free port.
     ///
-    /// A restarted server knows no generation of its predecessor, and uses none of its ids.
+    /// A restarted server knows no generation of its predecessor, and uses none of its ids: a run of
+    /// `generate_to` that another one has started is polled until the wait's timeout. Delete its
+    /// journal, or start in a fresh directory.
     ///
     /// ```no_run
     /// # fn main() -> kling_video::Result<()> {

@@ -41,7 +41,8 @@ impl Error {
     fn write_attempts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let attempts = self.0.attempts;
         match (self.0.kind, &self.0.id) {
-            (ErrorKind::Cancelled, _) => Ok(()),
+            // Those of a failed generation are polls, not attempts to generate it.
+            (ErrorKind::Cancelled | ErrorKind::GenerationFailed, _) => Ok(()),
             (ErrorKind::WaitTimeout, Some(_)) => {
                 match self.generation().map(|generation| generation.status.as_str()) {
                     Some(status) => write!(f, " (last status: {}", sanitize(status))?,
@@ -63,11 +64,28 @@ impl Error {
             f.write_str("; check the account's balance() and the spending limit of its API key")?;
         } else if self.status() == Some(404) && self.0.operation == Operation::Wait {
             f.write_str("; the API does not know this generation id")?;
+        } else if self.0.not_created && matches!(self.status(), Some(300..400)) {
+            f.write_str("; redirects are not followed: check base_url")?;
+        } else if self.0.not_created
+            && !self.has_vendor_marks()
+            && matches!(self.status(), Some(403 | 404))
+        {
+            f.write_str("; a gateway or proxy may have sent this: check base_url and the body")?;
         }
         match self.retry_after() {
             Some(delay) => write!(f, "; try again in {}", DisplayDuration(delay)),
             None => Ok(()),
         }
+    }
+
+    /// A download that failed loses nothing, which its reason alone does not say.
+    fn write_download_advice(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_permanent = self.0.kind == ErrorKind::Decode && self.status().is_none();
+        if self.0.operation != Operation::Download || self.0.id.is_none() || is_permanent {
+            return Ok(());
+        }
+        let again = self.0.resumable.unwrap_or(Operation::Download);
+        write!(f, "; the generation is complete: call {again} again")
     }
 
     fn write_next_step(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -79,7 +97,13 @@ impl Error {
         };
         match (self.0.kind, &self.0.id) {
             (ErrorKind::Connect, _) => self.0.hint.map_or(Ok(()), |hint| write!(f, "; {hint}")),
-            (ErrorKind::Api, _) => self.write_api_advice(f),
+            (ErrorKind::Api, _) => {
+                self.write_api_advice(f)?;
+                self.write_download_advice(f)
+            }
+            (ErrorKind::Decode | ErrorKind::Transport | ErrorKind::Timeout, _) => {
+                self.write_download_advice(f)
+            }
             (ErrorKind::CreateUnknown, Some(id)) if !resumable => {
                 write!(f, "; wait for generation `{id}`")
             }

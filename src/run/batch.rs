@@ -202,7 +202,9 @@ impl Batch<'_> {
 
     fn start(&self, index: usize) {
         let opened = self.with_run(index, |run, path| match run.context.is_cancelled() {
-            true => Err(Error::not_attempted("the batch was cancelled")),
+            true => {
+                Err(Error::not_attempted("the batch was cancelled; call generate_all_to again"))
+            }
             false => run.open(self.paths.get(index).map_or(path, PathBuf::as_path)),
         });
         match opened {

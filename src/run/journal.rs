@@ -104,7 +104,9 @@ pub trait Journal {
     ///
     /// This is the way on from a create whose outcome stays unknown, and from a generation that has
     /// ended without a video but may have been charged. Finished videos are not affected, and
-    /// calling it again changes nothing. Make sure first that no other process is still at it.
+    /// calling it again changes nothing. Make sure first that no other process is still at it, and
+    /// that the API's log had the time to list the create: it may do so only when the generation has
+    /// ended, which takes minutes.
     ///
     /// # Errors
     /// Those of [`entries`](Self::entries) and [`append`](Self::append).

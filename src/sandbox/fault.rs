@@ -235,6 +235,10 @@ impl Fault {
     /// Sends the first `n` bytes of the API's response at once, head included, then closes the
     /// connection.
     ///
+    /// An interrupted download is resumed, so it gets further with each such fault and completes. A
+    /// download that never completes is [`close_connection`](Fault::close_connection), or
+    /// [`Sandbox::set_video`](crate::sandbox::Sandbox::set_video) with a part of a video.
+    ///
     /// ```
     /// use kling_video::sandbox::Fault;
     ///

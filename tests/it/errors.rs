@@ -288,6 +288,46 @@ fn create_unknown_message_explains_how_to_find_the_generation() {
 }
 
 #[test]
+fn rejection_by_a_gateway_says_what_to_check() {
+    let advice = "check base_url";
+    for fault in [Fault::gateway(403), Fault::gateway_json(404), Fault::response(301, "")] {
+        let message = create_error(fault).to_string();
+        assert!(message.contains(advice), "{message}");
+    }
+    for status in [400, 401, 403, 404, 429] {
+        let message = create_error(Fault::status(status)).to_string();
+        assert!(!message.contains(advice), "{message}");
+    }
+}
+
+#[test]
+fn failed_download_says_what_to_call_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox();
+    let client = no_retry_client(&sandbox);
+    let path = dir.path().join("cat.mp4");
+    let video = client.generate(&request()).unwrap();
+    for fault in [Fault::status(500), Fault::response(200, "<html>"), Fault::close_connection()] {
+        sandbox.fault(Endpoint::Video, fault, 99);
+        let saved = client.generate_to(&request(), &path).unwrap_err().to_string();
+        assert!(saved.ends_with("the generation is complete: call generate_to again"), "{saved}");
+        let downloaded = client.download(&video, &path).unwrap_err().to_string();
+        assert!(downloaded.ends_with("complete: call download again"), "{downloaded}");
+        sandbox.clear_faults();
+    }
+}
+
+#[test]
+fn polls_of_a_failed_generation_are_not_called_attempts() {
+    let fail = |sandbox: &Sandbox| sandbox.set_failure("InternalError", "Crashed");
+    let error = wait_error(fail, zero_timeout().timeout(Duration::from_secs(30)));
+    assert!(
+        error.attempts() > 1 && error.to_string().ends_with("InternalError: Crashed"),
+        "{error}"
+    );
+}
+
+#[test]
 fn create_unknown_has_the_generation_id_from_the_header() {
     let error = create_error(Fault::response(504, "<html>").after_accepting().with_inference_id());
     assert_eq!((error.kind(), error.status()), (ErrorKind::CreateUnknown, Some(504)));
