@@ -185,7 +185,8 @@ impl DurableRun<'_> {
                     self.context.emit(&id, EventKind::Recovered);
                 }
                 Action::Block(blocker) => {
-                    return Err(blocked_error(record.name(), target, blocker));
+                    let difference = record.difference();
+                    return Err(blocked_error(record.name(), target, blocker, difference));
                 }
             }
         }
@@ -243,7 +244,14 @@ impl DurableRun<'_> {
     }
 }
 
-fn blocked_error(journal: String, target: Option<&Target>, blocker: Blocker) -> Error {
+/// `difference` is the part of the request that differs from the other one's.
+fn blocked_error(
+    journal: String,
+    target: Option<&Target>,
+    blocker: Blocker,
+    difference: Option<&str>,
+) -> Error {
+    let difference = difference.map(|part| format!(" (its {part} differs)")).unwrap_or_default();
     let abandon = if target.is_some() { "FileJournal::abandon" } else { "Journal::abandon" };
     let with_id = |error: Error, id: Option<GenerationId>| id.iter().fold(error, Error::with_id);
     let target = || target.map(|target| target.path().display().to_string()).unwrap_or_default();
@@ -254,7 +262,7 @@ fn blocked_error(journal: String, target: Option<&Target>, blocker: Blocker) -> 
             let create = client_request_id.iter().filter(|_| id.is_none());
             let create: String = create.map(|id| format!(" (create `{id}`)")).collect();
             let message = format!(
-                "belongs to another request, which may have been paid for and is not \
+                "belongs to another request{difference}, which may have been paid for and is not \
                  finished{create}; repeat that request to finish it, or abandon it with {abandon}"
             );
             let error = with_id(Error::journal(&journal, message).may_be_billed(), id);
@@ -263,7 +271,7 @@ fn blocked_error(journal: String, target: Option<&Target>, blocker: Blocker) -> 
         // Only an id of this request is the error's: another one would lead to another video.
         Blocker::OtherVideo { video, own } => {
             let message = format!(
-                "{} is the video of another request, generation `{video}`; use another path, or \
+                "{} is the video of another request{difference}, generation `{video}`; use another path, or \
                  allow to replace it with replace_videos(true)",
                 target()
             );

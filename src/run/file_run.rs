@@ -86,7 +86,8 @@ impl DurableRun<'_> {
             (self.may_create)()?;
             if target.file_len()?.is_some() {
                 let blocker = Blocker::UnknownFile { own: None };
-                return Err(blocked_error(journal_name(&journal_path), Some(&target), blocker));
+                let journal = journal_name(&journal_path);
+                return Err(blocked_error(journal, Some(&target), blocker, None));
             }
         }
         let (request, body) = self.prepare()?;

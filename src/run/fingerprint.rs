@@ -60,6 +60,18 @@ impl RequestFingerprint {
         })
     }
 
+    /// The first part that differs, for messages.
+    pub(crate) fn difference(&self, other: &Self) -> &'static str {
+        match self {
+            _ if self.base_url != other.base_url => "base_url",
+            _ if self.route != other.route => "route",
+            _ if self.model != other.model => "model",
+            _ if self.image != other.image => "image",
+            _ if self.masks != other.masks => "masks",
+            _ => "prompt or another field",
+        }
+    }
+
     /// Whether both are of the same request. An image or mask that cannot be read any more matches
     /// any: it matters only to a create, which cannot be sent without it.
     pub(crate) fn matches(&self, recorded: &Self) -> bool {

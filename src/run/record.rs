@@ -40,6 +40,16 @@ impl<'a> Record<'a> {
         &self.request
     }
 
+    /// The part of the request that differs from the last other one's in the record, if there is one.
+    pub(crate) fn difference(&self) -> Option<&'static str> {
+        self.entries.iter().rev().find_map(|entry| match entry {
+            JournalEntry::Intent { request, .. } if !self.request.matches(request) => {
+                Some(self.request.difference(request))
+            }
+            _ => None,
+        })
+    }
+
     /// Records that the request is about to be carried out.
     pub(crate) fn begin(&mut self, replaces: Option<GenerationId>) -> Result<()> {
         self.begin_request(self.request.clone(), replaces)

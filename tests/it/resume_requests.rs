@@ -75,6 +75,7 @@ fn unfinished_run_of_another_request_is_an_error_with_a_next_step() {
         assert_eq!(error.kind(), ErrorKind::Journal, "{error:?}");
         assert!(error.to_string().contains(&format!("`{expected_id}`")), "{error}");
         assert!(error.to_string().contains("FileJournal::abandon"), "{error}");
+        assert!(error.to_string().contains("(its prompt or another field differs)"), "{error}");
         assert!(error.may_have_been_billed());
         match expected_id == id {
             true => assert_eq!(error.generation_id().unwrap().as_ref(), id),
