@@ -240,7 +240,13 @@ impl DurableRun<'_> {
             }
             _ => {}
         }
-        waited
+        // A generation that was completed before is not running: its URL was needed to download it.
+        let ended =
+            |error: &Error| matches!(error.kind(), ErrorKind::WaitTimeout | ErrorKind::Cancelled);
+        waited.map_err(|error| match pending.completed && ended(&error) {
+            true => error.with_operation(Operation::Download),
+            false => error,
+        })
     }
 }
 

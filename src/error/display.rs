@@ -120,6 +120,9 @@ impl Error {
             (ErrorKind::GenerationFailed, _) if resumable && self.0.may_be_billed => {
                 write!(f, "; abandon it with {journal}::abandon to pay for a new generation")
             }
+            (ErrorKind::WaitTimeout, Some(_)) if self.0.operation == Operation::Download => {
+                self.write_download_advice(f)
+            }
             (ErrorKind::WaitTimeout, Some(_)) => {
                 write!(f, "; it may still be running and be billed; {again}")
             }

@@ -1,10 +1,12 @@
 //! `generate_to` with a target that is missing, changed or not its own.
 
 use std::fs;
+use std::time::Duration;
 
 use kling_video::ErrorKind;
+use kling_video::sandbox::{Endpoint, Fault};
 
-use crate::helpers::clients::{create_counts, request, sandbox, test_client};
+use crate::helpers::clients::{create_counts, quick_wait, request, sandbox, test_client};
 use crate::helpers::files::TestDir;
 use crate::helpers::journal::{created, sending};
 use crate::helpers::media::mp4;
@@ -30,6 +32,22 @@ fn missing_target_is_fetched_again_without_a_create() {
         assert_saved(&sandbox, &dir);
         assert!(client.generate_to(&request(), &dir.target).unwrap().reused);
     }
+}
+
+#[test]
+fn completed_generation_that_cannot_be_reached_is_not_said_to_be_running() {
+    let sandbox = sandbox();
+    let dir = TestDir::new();
+    test_client(&sandbox).generate_to(&request(), &dir.target).unwrap();
+    fs::remove_file(&dir.target).unwrap();
+    sandbox.fault(Endpoint::Retrieve, Fault::close_connection(), u32::MAX);
+    let wait = quick_wait().timeout(Duration::from_millis(20));
+    let client = test_client(&sandbox).with_wait_options(wait);
+    let error = client.generate_to(&request(), &dir.target).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WaitTimeout);
+    let message = error.to_string();
+    assert!(message.ends_with("the generation is complete: call generate_to again"), "{message}");
+    assert!(error.is_retryable());
 }
 
 #[test]
