@@ -1,8 +1,6 @@
 //! Settings and networks that must be fixed before a call can succeed: retrying is pointless, and
 //! the message says what to fix.
 
-use std::process::Command;
-
 use kling_video::sandbox::{Endpoint, Sandbox};
 use kling_video::{Client, ClientBuilder, Error, ErrorKind};
 
@@ -10,7 +8,7 @@ use crate::helpers::clients::{request, sandbox, sandbox_addr, test_client, video
 use crate::helpers::connect_proxy::{ConnectProxy, ProxyBehavior};
 use crate::helpers::error_output::{full_error_output, full_message};
 use crate::helpers::files::TestDir;
-use crate::helpers::subprocess::{Subprocess, emit_result};
+use crate::helpers::subprocess::{Subprocess, emit_result, this_binary};
 use crate::helpers::tls_server::{CertificateAuthority, TlsServer};
 
 fn assert_permanent(error: &Error, hint: &str) {
@@ -107,7 +105,7 @@ fn variable_that_is_not_utf_8_is_named() {
         });
     }
     for name in ["AIMLAPI_API_KEY", "https_proxy", "NO_PROXY"] {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut command = this_binary();
         command.env(MARKER, "1").env("AIMLAPI_KEY", "a-valid-key");
         command.env("ALL_PROXY", "http://proxy.test:3128");
         command.env(name, OsStr::from_bytes(b"hunter2\xff"));
