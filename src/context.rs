@@ -35,7 +35,7 @@ impl RequestContext<'_> {
 
     /// An event about a generation.
     pub(crate) fn emit(&self, id: &GenerationId, kind: EventKind<'_>) {
-        self.emit_with(Some(id), None, kind);
+        self.emit_with(self.path, Some(id), None, kind);
     }
 
     /// An event about an attempt to create one.
@@ -45,17 +45,18 @@ impl RequestContext<'_> {
         client_request_id: &str,
         kind: EventKind<'_>,
     ) {
-        self.emit_with(id, Some(client_request_id), kind);
+        self.emit_with(self.path, id, Some(client_request_id), kind);
     }
 
     fn emit_with(
         &self,
+        path: Option<&Path>,
         generation_id: Option<&GenerationId>,
         client_request_id: Option<&str>,
         kind: EventKind<'_>,
     ) {
         if let Some(handler) = self.event_handler {
-            handler(&Event { path: self.path, generation_id, client_request_id, kind });
+            handler(&Event { path, generation_id, client_request_id, kind });
         }
     }
 
@@ -96,8 +97,9 @@ impl RequestContext<'_> {
         known: Known<'_>,
         options: &WaitOptions,
     ) -> Vec<Result<Video>> {
-        let wait = Wait { context: self, started: Instant::now() };
-        poll::wait_all(ids, known, options, self.retry_policy, &wait)
+        let path_of = |_| self.path;
+        let poller = ApiPoller { context: self, started: Instant::now(), path_of: &path_of };
+        poll::wait_all(ids, known, options, self.retry_policy, &poller)
     }
 
     /// Makes a GET request to the API and parses its response. Transient failures are retried.
@@ -209,7 +211,7 @@ impl RequestContext<'_> {
                 return Err(limit.error(operation, Some(error)));
             }
             let kind = EventKind::Retrying { operation, attempt, delay, error: &error };
-            self.emit_with(id, None, kind);
+            self.emit_with(self.path, id, None, kind);
             if !self.sleep(delay) {
                 let error = Error::cancelled(operation).with_attempts(attempt);
                 return Err(id.into_iter().fold(error, Error::with_id));
@@ -237,13 +239,15 @@ impl TimeLimit {
     }
 }
 
-/// A wait over the API and in real time.
-struct Wait<'a> {
-    context: &'a RequestContext<'a>,
-    started: Instant,
+/// Polls the API in real time.
+pub(crate) struct ApiPoller<'a> {
+    pub(crate) context: &'a RequestContext<'a>,
+    pub(crate) started: Instant,
+    /// The output file of the generation with this index, for events.
+    pub(crate) path_of: &'a (dyn Fn(usize) -> Option<&'a Path> + Sync),
 }
 
-impl Poller for Wait<'_> {
+impl Poller for ApiPoller<'_> {
     fn retrieve(&self, id: &GenerationId) -> Result<Generation> {
         self.context.retrieve_once(id)
     }
@@ -256,7 +260,7 @@ impl Poller for Wait<'_> {
         self.started.elapsed()
     }
 
-    fn emit(&self, _index: usize, id: &GenerationId, kind: EventKind<'_>) {
-        self.context.emit(id, kind);
+    fn emit(&self, index: usize, id: &GenerationId, kind: EventKind<'_>) {
+        self.context.emit_with((self.path_of)(index), Some(id), None, kind);
     }
 }

@@ -277,8 +277,8 @@ fn blocked_error(
         // Only an id of this request is the error's: another one would lead to another video.
         Blocker::OtherVideo { video, own } => {
             let message = format!(
-                "{} is the video of another request{difference}, generation `{video}`; use another path, or \
-                 allow to replace it with replace_videos(true)",
+                "{} is the video of another request{difference}, generation `{video}`; use another \
+                 path, or allow to replace it with replace_videos(true)",
                 target()
             );
             with_id(Error::journal(&journal, message), own)

@@ -3,20 +3,19 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::context::RequestContext;
+use crate::context::ApiPoller;
 use crate::download::Target;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::EventKind;
 use crate::fs::parent_dir;
-use crate::model::generation::{Generation, GenerationId, Video};
+use crate::model::generation::Video;
 use crate::model::request::{ImageToVideo, VideoDuration};
 use crate::operation::Operation;
-use crate::poll::{PollQueue, Poller, Step, run_workers};
+use crate::poll::{PollQueue, Step, run_workers};
 
 use super::DurableRun;
 use super::file_run::{FileRun, Opened, SavedVideo};
@@ -88,7 +87,9 @@ pub(crate) fn generate_all_to(
         results.insert(0, Err(error));
         return results;
     }
-    let poller = JobPoller { context: run.context, jobs, started: Instant::now() };
+    // Events have the paths as they were given.
+    let path_of = |index: usize| jobs.get(index).map(|(_, path)| path.as_path());
+    let poller = ApiPoller { context: run.context, started: Instant::now(), path_of: &path_of };
     let state = State {
         next: 0,
         starting: 0,
@@ -205,7 +206,7 @@ impl Batch<'_> {
             true => {
                 Err(Error::not_attempted("the batch was cancelled; call generate_all_to again"))
             }
-            false => run.open(self.paths.get(index).map_or(path, PathBuf::as_path)),
+            false => run.open(path),
         });
         match opened {
             Ok(Opened::Saved(saved)) => self.finish(index, Ok(saved)),
@@ -270,13 +271,14 @@ impl Batch<'_> {
         Some(Stop { only_for, reason: error.to_string() })
     }
 
-    /// Calls `work` with the run of this job.
+    /// Calls `work` with the run of this job, and where its path leads.
     fn with_run<T>(
         &self,
         index: usize,
-        work: impl FnOnce(&DurableRun<'_>, &std::path::Path) -> Result<T>,
+        work: impl FnOnce(&DurableRun<'_>, &Path) -> Result<T>,
     ) -> Result<T> {
-        let Some((request, path)) = self.jobs.get(index) else {
+        let job = self.jobs.get(index).zip(self.paths.get(index));
+        let Some(((request, path), absolute)) = job else {
             return Err(Error::not_attempted("there is no such job"));
         };
         let may_create = || {
@@ -297,7 +299,7 @@ impl Batch<'_> {
             may_create: &may_create,
             ..*self.run
         };
-        work(&run, path)
+        work(&run, absolute)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -326,32 +328,4 @@ fn validate_targets(jobs: &[(ImageToVideo, PathBuf)]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Polls of all jobs, whose events carry the job's path.
-struct JobPoller<'a> {
-    context: &'a RequestContext<'a>,
-    jobs: &'a [(ImageToVideo, PathBuf)],
-    started: Instant,
-}
-
-impl Poller for JobPoller<'_> {
-    fn retrieve(&self, id: &GenerationId) -> Result<Generation> {
-        self.context.retrieve_once(id)
-    }
-
-    fn sleep(&self, duration: Duration) -> bool {
-        self.context.sleep(duration)
-    }
-
-    fn now(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    fn emit(&self, index: usize, id: &GenerationId, kind: EventKind<'_>) {
-        match self.jobs.get(index) {
-            Some((_, path)) => self.context.for_path(path).emit(id, kind),
-            None => self.context.emit(id, kind),
-        }
-    }
 }
