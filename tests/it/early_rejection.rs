@@ -59,6 +59,7 @@ impl Gateway {
     }
 
     /// A client whose first attempt sends its body after the gateway has closed the connection.
+    #[cfg(unix)]
     fn client_builder(&self, sandbox: &Sandbox) -> ClientBuilder {
         let rejected = Arc::clone(&self.rejected);
         let builder = sandbox.client_builder().base_url(format!("http://{}", self.address));

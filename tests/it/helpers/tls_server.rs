@@ -77,6 +77,7 @@ impl Identity {
     }
 
     /// The private key and the chain, as servers read them from one file.
+    #[cfg(unix)]
     pub fn pem(&self) -> String {
         let chain = self.chain.iter().map(|certificate| ("CERTIFICATE", certificate.as_ref()));
         let items = [("PRIVATE KEY", self.key.as_slice())].into_iter().chain(chain);
