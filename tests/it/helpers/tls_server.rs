@@ -202,7 +202,7 @@ impl TlsServer {
         record.handshakes.clone()
     }
 
-    /// The number of connections that have ended.
+    /// The number of connections that the server has closed.
     pub fn closed(&self) -> usize {
         self.recorder.record.lock().unwrap().closed
     }
@@ -233,9 +233,13 @@ fn serve(
     };
     // Recorded before anything is forwarded, so that it is visible once a client has a response.
     recorder.update(|record| record.handshakes.push(handshake));
-    if handshake != Handshake::Failed {
-        let _ = forward(tls, stream, upstream, recorder);
+    match TcpStream::connect(upstream) {
+        Ok(upstream) if handshake != Handshake::Failed => forward(tls, stream, &upstream, recorder),
+        _ => close(stream, recorder),
     }
+}
+
+fn close(stream: &TcpStream, recorder: &Recorder) {
     let _ = stream.shutdown(Shutdown::Both);
     recorder.update(|record| record.closed += 1);
 }
@@ -250,20 +254,19 @@ fn complete_handshake(tls: &mut ServerConnection, mut stream: &TcpStream) -> io:
 fn forward(
     tls: ServerConnection,
     stream: &TcpStream,
-    upstream: SocketAddr,
+    upstream: &TcpStream,
     recorder: &Recorder,
-) -> io::Result<()> {
-    let upstream = TcpStream::connect(upstream)?;
+) {
     let tls = Mutex::new(tls);
     thread::scope(|scope| {
         scope.spawn(|| {
-            let _ = encrypt(&tls, &upstream, stream);
-            let _ = stream.shutdown(Shutdown::Both);
+            let _ = encrypt(&tls, upstream, stream);
+            // Not when both directions have ended: on Windows this does not wake up the other one.
+            close(stream, recorder);
         });
-        let result = decrypt(&tls, stream, &upstream, recorder);
+        let _ = decrypt(&tls, stream, upstream, recorder);
         let _ = upstream.shutdown(Shutdown::Write);
-        result
-    })
+    });
 }
 
 fn encrypt(
