@@ -243,18 +243,26 @@ fn video_is_downloaded_while_others_are_still_generating() {
     let sandbox = sandbox();
     let dir = TestDir::new();
     let jobs = jobs(&dir, 3);
-    // The API does not know the first one's generation, which is polled until the timeout.
-    let wait = quick_wait().timeout(Duration::from_millis(500));
-    let builder = sandbox.client_builder().wait_options(wait);
-    let (client, events) = record_events(builder, |event| {
-        Some((event_name(event), event.path?.file_name()?.to_owned()))
+    // The API does not know the first one's generation, which is polled until it is cancelled.
+    let token = CancelToken::new();
+    let (saved, cancel) = (AtomicUsize::new(0), token.clone());
+    let builder = sandbox.client_builder().wait_options(quick_wait());
+    let (client, events) = record_events(builder, move |event| {
+        let (name, path) = (event_name(event), event.path?.file_name()?.to_owned());
+        if name == "saved" {
+            saved.fetch_add(1, Ordering::SeqCst);
+        } else if path == "0000.mp4" && saved.load(Ordering::SeqCst) == 2 {
+            cancel.cancel();
+        }
+        Some((name, path))
     });
+    let client = client.with_cancel_token(token);
     let lines = [intent(&client, &jobs[0].0, None), created("unknown")];
     let journal = with_suffix(&jobs[0].1, ".kling.jsonl");
     std::fs::write(journal, lines.map(|line| line + "\n").concat()).unwrap();
     events.take();
     let results = client.generate_all_to(&jobs, &BatchOptions::new());
-    assert_eq!(kinds(&results), [Some(ErrorKind::WaitTimeout), None, None]);
+    assert_eq!(kinds(&results), [Some(ErrorKind::Cancelled), None, None]);
     let events = events.take();
     let last_saved = events.iter().rposition(|(name, _)| *name == "saved").unwrap();
     assert!(events[last_saved..].contains(&("retrying", "0000.mp4".into())), "{events:?}");

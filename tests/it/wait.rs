@@ -247,7 +247,8 @@ fn timeout_message_has_the_last_status_and_the_next_step() {
     for part in [
         &format!("waiting for generation `{id}`: timed out after "),
         "(last status: generating, ",
-        "polls); it may still be running and be billed; call wait again",
+        " poll",
+        "); it may still be running and be billed; call wait again",
     ] {
         assert!(message.contains(part), "{part:?} is not in {message:?}");
     }
