@@ -251,12 +251,7 @@ fn complete_handshake(tls: &mut ServerConnection, mut stream: &TcpStream) -> io:
     Ok(())
 }
 
-fn forward(
-    tls: ServerConnection,
-    stream: &TcpStream,
-    upstream: &TcpStream,
-    recorder: &Recorder,
-) {
+fn forward(tls: ServerConnection, stream: &TcpStream, upstream: &TcpStream, recorder: &Recorder) {
     let tls = Mutex::new(tls);
     thread::scope(|scope| {
         scope.spawn(|| {
