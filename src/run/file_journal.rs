@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::download::Target;
 use crate::error::{Error, Result};
 use crate::fs::{fsync_parent_dir, is_same_file, open_options, read_up_to};
@@ -296,11 +294,7 @@ fn parse(text: &[u8]) -> Result<Parsed, ParseError> {
             continue;
         }
         let json = std::str::from_utf8(line).ok().and_then(|line| serde_json::from_str(line).ok());
-        let entry = match json {
-            Some(Value::Object(object)) => JournalEntry::from_object(object),
-            _ => Err(InvalidEntry::Invalid),
-        };
-        match entry {
+        match JournalEntry::from_value(&json.unwrap_or_default()) {
             Ok(entry) if has_newline || counts_unterminated(&entry) => parsed.entries.push(entry),
             Ok(_) => break,
             Err(InvalidEntry::Invalid) if !has_newline => break,
