@@ -58,36 +58,36 @@ impl Drop for Reservation<'_> {
     }
 }
 
-/// Sends a create until it is accepted, rejected for good, or its outcome is unknown. Returns the
-/// generation and the client request id of the attempt that created it.
+/// Sends a create until it is accepted, rejected for good, or its outcome is unknown. `id_of` makes
+/// the client request id of the attempt with this number, from 1. Returns the generation, and that
+/// id of the attempt that created it.
 pub(crate) fn submit(
     context: &RequestContext<'_>,
     body: RequestBody,
     quota: &CreateQuota,
-    next_id: &mut dyn FnMut() -> String,
+    id_of: &dyn Fn(u32) -> String,
     on_step: &mut dyn FnMut(CreateStep<'_>) -> Result<()>,
 ) -> Result<(Generation, String)> {
     let reservation = quota.acquire()?;
     let mut named = None;
-    let result = submit_attempts(context, body, next_id, on_step, &mut named);
-    match (&result, named) {
+    match submit_attempts(context, body, id_of, on_step, &mut named) {
         // An unknown outcome is that of an attempt of its own, which an earlier id would hide.
-        (Err(error), _) if error.kind() == ErrorKind::CreateUnknown => {}
-        (Err(error), Some(id)) if error.generation_id().is_none() => {
-            return result.map_err(|error| error.with_id(&id));
+        Err(error) if error.kind() != ErrorKind::CreateUnknown => Err(match named {
+            Some(id) if error.generation_id().is_none() => error.with_id(&id),
+            _ => error,
+        }),
+        accepted_or_unknown => {
+            mem::forget(reservation);
+            accepted_or_unknown
         }
-        (Err(_), _) => return result,
-        (Ok(_), _) => {}
     }
-    mem::forget(reservation);
-    result
 }
 
 /// `named` is set to the last id that the response to a rejected attempt named.
 fn submit_attempts(
     context: &RequestContext<'_>,
     mut body: RequestBody,
-    next_id: &mut dyn FnMut() -> String,
+    id_of: &dyn Fn(u32) -> String,
     on_step: &mut dyn FnMut(CreateStep<'_>) -> Result<()>,
     named: &mut Option<GenerationId>,
 ) -> Result<(Generation, String)> {
@@ -98,7 +98,7 @@ fn submit_attempts(
     let mut ever_committed = false;
     loop {
         attempts += 1;
-        let request_id = next_id();
+        let request_id = id_of(attempts);
         let with_context =
             |error: Error| error.with_client_request_id(&request_id).with_attempts(attempts);
         let cancelled = || with_context(Error::cancelled(Operation::Create)).not_created();
@@ -134,7 +134,7 @@ fn submit_attempts(
             let Some(delay) = delay.flatten() else { return Err(error) };
             let operation = Operation::Create;
             let kind = EventKind::Retrying { operation, attempt: attempts, delay, error: &error };
-            context.emit_create(None, &request_id, kind);
+            context.emit_with(None, Some(&request_id), kind);
             if !context.sleep(delay) {
                 return Err(cancelled());
             }
@@ -176,9 +176,9 @@ fn attempt(
     expect_continue: bool,
     on_step: &mut dyn FnMut(CreateStep<'_>) -> Result<()>,
 ) -> Result<(Outcome, UploadState)> {
-    let cancel_registration = context.session.cancel_creates();
+    let (agent, cancel_registration) = context.session.create_agent();
     let mut on_progress = |sent: u64, total: u64| {
-        context.emit_create(None, request_id, EventKind::Uploading { sent, total });
+        context.emit_with(None, Some(request_id), EventKind::Uploading { sent, total });
         if sent < total {
             return Ok(());
         }
@@ -191,7 +191,7 @@ fn attempt(
     };
     let mut reader = body.reader(&mut on_progress)?;
     let path = context.route.path();
-    let response = context.session.post(path, request_id, &mut reader, expect_continue);
+    let response = context.session.post(&agent, path, request_id, &mut reader, expect_continue);
     match reader.take_error() {
         Some(error) => Err(error),
         None => Ok((outcome(response, reader.state()), reader.state())),

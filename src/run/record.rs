@@ -11,7 +11,7 @@ use super::next::newest_of;
 pub(crate) struct Record<'a> {
     journal: &'a mut dyn Journal,
     entries: Vec<JournalEntry>,
-    request: RequestFingerprint,
+    request: &'a RequestFingerprint,
     /// The image's path or URL, for people.
     source: Option<String>,
 }
@@ -19,7 +19,7 @@ pub(crate) struct Record<'a> {
 impl<'a> Record<'a> {
     pub(crate) fn open(
         journal: &'a mut dyn Journal,
-        request: RequestFingerprint,
+        request: &'a RequestFingerprint,
         source: Option<String>,
     ) -> Result<Self> {
         let entries = journal.entries();
@@ -36,8 +36,8 @@ impl<'a> Record<'a> {
         &self.entries
     }
 
-    pub(crate) fn request(&self) -> &RequestFingerprint {
-        &self.request
+    pub(crate) fn request(&self) -> &'a RequestFingerprint {
+        self.request
     }
 
     /// The part of the request that differs from the last other one's in the record, if there is one.
@@ -50,12 +50,8 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// Records that the request is about to be carried out.
-    pub(crate) fn begin(&mut self, replaces: Option<GenerationId>) -> Result<()> {
-        self.begin_request(self.request.clone(), replaces)
-    }
-
-    fn begin_request(
+    /// Records that a request is about to be carried out.
+    pub(crate) fn begin(
         &mut self,
         request: RequestFingerprint,
         replaces: Option<GenerationId>,
@@ -78,10 +74,10 @@ impl<'a> Record<'a> {
         }
         // A generation stays with the request that it is recorded for: that of a run whose image is
         // missing would match those with any other image.
-        let request = named.filter(|named| self.request.matches(named)).unwrap_or(&self.request);
+        let request = named.filter(|named| self.request.matches(named)).unwrap_or(self.request);
         let started = match last.is_some_and(|last| request.matches(last)) {
             true => Ok(()),
-            false => self.begin_request(request.clone(), None),
+            false => self.begin(request.clone(), None),
         };
         let written = started.and_then(|()| self.write(entry));
         written.map_err(|error| id.iter().fold(error, Error::with_id))
@@ -121,7 +117,7 @@ impl<'a> Record<'a> {
 
     /// Adds to an error what the record knows: the ids of a create that may have been accepted.
     pub(crate) fn explain(&self, error: Error) -> Error {
-        let Some(newest) = newest_of(&self.entries, &self.request) else { return error };
+        let Some(newest) = newest_of(&self.entries, self.request) else { return error };
         let error = error.may_be_billed();
         let error = match newest.id() {
             Some(id) if error.generation_id().is_none() => error.with_id(id),

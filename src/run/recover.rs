@@ -1,7 +1,6 @@
 //! Finds out whether a create was accepted whose outcome the record does not know.
 
-use std::time::Instant;
-
+use crate::context::TimeLimit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::model::generation::{Generation, GenerationId};
@@ -41,17 +40,13 @@ impl DurableRun<'_> {
         named: Option<GenerationId>,
         time: u64,
     ) -> Result<()> {
-        let deadline = Instant::now().checked_add(self.options.timeout);
-        let found = match named {
-            Some(id) if self.ask(&id)?.is_ok() => Some(id),
-            _ => None,
-        };
-        let id = match found {
-            Some(id) => id,
-            None => self.find_in_log(record, client_request_id, time, deadline)?,
+        let limit = TimeLimit::new(self.options.timeout);
+        let id = match named {
+            Some(id) if self.ask(&id)?.is_ok() => id,
+            _ => self.find_in_log(record, client_request_id, time, &limit)?,
         };
         record.append(JournalEntry::Created { id: id.clone() })?;
-        self.context.emit_create(Some(&id), client_request_id, EventKind::Recovered);
+        self.context.emit_with(Some(&id), Some(client_request_id), EventKind::Recovered);
         Ok(())
     }
 
@@ -60,13 +55,13 @@ impl DurableRun<'_> {
         record: &mut Record<'_>,
         client_request_id: &str,
         time: u64,
-        deadline: Option<Instant>,
+        limit: &TimeLimit,
     ) -> Result<GenerationId> {
         let unknown = |record: &Record<'_>, message| {
             Error::create_unknown(Error::journal(&record.name(), message))
         };
         let days = days_since(time, now());
-        let Some(found) = self.context.find(client_request_id, days, deadline)? else {
+        let Some(found) = self.context.find(client_request_id, false, days, limit)? else {
             let message = "the last create received no response, and the API's log does not list \
                            it (yet)";
             return Err(unknown(record, message));
