@@ -160,7 +160,7 @@ impl RequestContext<'_> {
             if is_enough(page.entries) || !page.has_more || count == 0 {
                 return Ok(());
             }
-            if limit.is_over(Duration::ZERO) {
+            if limit.remaining().is_zero() {
                 return Err(limit.error(operation, None));
             }
             // By what was received: a server may send fewer entries than requested.
@@ -187,7 +187,7 @@ impl RequestContext<'_> {
                 .is_transient()
                 .then(|| self.retry_policy.next_delay(attempt, &error, random()));
             let Some(delay) = delay.flatten() else { return Err(error) };
-            if limit.is_over(delay) {
+            if limit.remaining() <= delay {
                 return Err(limit.error(operation, Some(error)));
             }
             let kind = EventKind::Retrying { operation, attempt, delay, error: &error };
@@ -213,12 +213,11 @@ impl TimeLimit {
         Self { started: Instant::now(), timeout }
     }
 
-    /// Whether nothing may be sent after this delay.
-    fn is_over(&self, delay: Duration) -> bool {
-        self.timeout.saturating_sub(self.started.elapsed()) <= delay
+    pub(crate) fn remaining(&self) -> Duration {
+        self.timeout.saturating_sub(self.started.elapsed())
     }
 
-    fn error(&self, operation: Operation, source: Option<Error>) -> Error {
+    pub(crate) fn error(&self, operation: Operation, source: Option<Error>) -> Error {
         Error::wait_timeout(self.started.elapsed(), source).with_operation(operation)
     }
 }

@@ -168,8 +168,8 @@ impl DurableRun<'_> {
                 }
                 Action::Fetch { id, replaces } => {
                     let completed = record.is_completed(&id);
-                    let (created, unrecorded) = (None, None);
-                    let pending = Pending { id, created, completed, replaces, unrecorded };
+                    let pending =
+                        Pending { id, created: None, completed, replaces, unrecorded: None };
                     return Ok(Started::Pending(Box::new(pending)));
                 }
                 Action::Recover { client_request_id, id, time } => {
@@ -187,8 +187,8 @@ impl DurableRun<'_> {
                     self.context.emit(&id, EventKind::Recovered);
                 }
                 Action::Block(blocker) => {
-                    let difference = record.difference();
-                    return Err(blocked_error(&record.name(), target, blocker, difference));
+                    let (name, difference) = (record.name(), record.difference());
+                    return Err(blocked_error(&name, target, blocker, difference));
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
+use std::iter;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -82,10 +83,9 @@ pub(crate) fn generate_all_to(
     options: &BatchOptions,
 ) -> Vec<Result<SavedVideo>> {
     if let Err(error) = validate_targets(jobs) {
-        let others = || Error::not_attempted(&error.to_string());
-        let mut results: Vec<_> = jobs.iter().skip(1).map(|_| Err(others())).collect();
-        results.insert(0, Err(error));
-        return results;
+        let reason = error.to_string();
+        let others = jobs.iter().skip(1).map(|_| Err(Error::not_attempted(&reason)));
+        return iter::once(Err(error)).chain(others).collect();
     }
     // Events have the paths as they were given.
     let context = |path| RequestContext { path: Some(path), ..run.context.clone() };

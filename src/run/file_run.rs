@@ -1,8 +1,8 @@
 //! A durable run whose video goes to a file, with a journal next to it.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
+use crate::context::TimeLimit;
 use crate::download::{Replace, Target, download};
 use crate::error::{Error, Result};
 use crate::event::EventKind;
@@ -99,14 +99,13 @@ impl DurableRun<'_> {
 
     /// Waits for another process with the same target, as long as for a generation.
     fn open_journal(&self, path: PathBuf) -> Result<FileJournal> {
-        let started = Instant::now();
+        let limit = TimeLimit::new(self.options.timeout);
         let name = journal_name(&path);
         FileJournal::open_or_wait(path, |delay| {
-            let remaining = self.options.timeout.saturating_sub(started.elapsed());
+            let remaining = limit.remaining();
             if remaining.is_zero() {
                 let busy = Error::journal(&name, "in use by another process");
-                let timed_out = Error::wait_timeout(started.elapsed(), Some(busy));
-                return Err(timed_out.with_operation(OPERATION));
+                return Err(limit.error(OPERATION, Some(busy)));
             }
             match self.context.sleep(delay.min(remaining)) {
                 true => Ok(()),
@@ -118,10 +117,8 @@ impl DurableRun<'_> {
     /// Records how the wait ended.
     pub(crate) fn settle_file(&self, run: &mut FileRun, waited: Result<Video>) -> Result<Video> {
         let FileRun { journal, request, pending, .. } = run;
-        let settled = self
-            .record(journal, request)
-            .and_then(|mut record| self.settle(&mut record, pending, waited));
-        settled.map_err(|error| pending.explain(error))
+        let mut record = self.record(journal, request)?;
+        self.settle(&mut record, pending, waited).map_err(|error| pending.explain(error))
     }
 
     /// Downloads the video to the target.

@@ -114,11 +114,11 @@ pub trait Journal {
         let entries = self.entries()?;
         let newest =
             entries.iter().rev().find(|entry| !matches!(entry, JournalEntry::Intent { .. }));
-        match newest {
-            Some(JournalEntry::Abandoned { .. }) | None => Ok(()),
-            Some(_) if !entries.iter().any(JournalEntry::is_open) => Ok(()),
-            Some(_) => self.append(entries.len() as u64, &JournalEntry::Abandoned { time: now() }),
+        let is_abandoned = matches!(newest, Some(JournalEntry::Abandoned { .. }));
+        if is_abandoned || !entries.iter().any(JournalEntry::is_open) {
+            return Ok(());
         }
+        self.append(entries.len() as u64, &JournalEntry::Abandoned { time: now() })
     }
 }
 

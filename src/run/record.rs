@@ -43,9 +43,7 @@ impl<'a> Record<'a> {
     /// The part of the request that differs from the last other one's in the record, if there is one.
     pub(crate) fn difference(&self) -> Option<&'static str> {
         self.entries.iter().rev().find_map(|entry| match entry {
-            JournalEntry::Intent { request, .. } if !self.request.matches(request) => {
-                Some(self.request.difference(request))
-            }
+            JournalEntry::Intent { request, .. } => self.request.difference(request),
             _ => None,
         })
     }
@@ -90,27 +88,20 @@ impl<'a> Record<'a> {
         Ok(())
     }
 
+    fn entries_about(&self, id: &GenerationId) -> impl Iterator<Item = &JournalEntry> {
+        self.entries.iter().rev().filter(move |entry| entry.id() == Some(id))
+    }
+
     /// Whether the generation is recorded as having a video.
     pub(crate) fn is_completed(&self, id: &GenerationId) -> bool {
-        self.entries.iter().any(|entry| {
-            let completed = matches!(
-                entry,
-                JournalEntry::Completed { .. }
-                    | JournalEntry::Publishing { .. }
-                    | JournalEntry::Saved { .. }
-            );
-            completed && entry.id() == Some(id)
-        })
+        use JournalEntry::{Completed, Publishing, Saved};
+        let is = |entry| matches!(entry, &(Completed { .. } | Publishing { .. } | Saved { .. }));
+        self.entries_about(id).any(is)
     }
 
     pub(crate) fn usage(&self, id: &GenerationId) -> Option<Usage> {
-        self.entries.iter().rev().find_map(|entry| match entry {
-            JournalEntry::Completed { id: of, usage }
-            | JournalEntry::Saved { id: of, usage, .. }
-                if of == id =>
-            {
-                *usage
-            }
+        self.entries_about(id).find_map(|entry| match entry {
+            JournalEntry::Completed { usage, .. } | JournalEntry::Saved { usage, .. } => *usage,
             _ => None,
         })
     }
@@ -118,14 +109,9 @@ impl<'a> Record<'a> {
     /// Adds to an error what the record knows: the ids of a create that may have been accepted.
     pub(crate) fn explain(&self, error: Error) -> Error {
         let Some(newest) = newest_of(&self.entries, self.request) else { return error };
-        let error = error.may_be_billed();
-        let error = match newest.id() {
-            Some(id) if error.generation_id().is_none() => error.with_id(id),
-            _ => error,
-        };
-        match newest.client_request_id() {
-            Some(sent) if error.client_request_id().is_none() => error.with_client_request_id(sent),
-            _ => error,
-        }
+        let id = newest.id().filter(|_| error.generation_id().is_none());
+        let sent = newest.client_request_id().filter(|_| error.client_request_id().is_none());
+        let error = id.into_iter().fold(error.may_be_billed(), Error::with_id);
+        sent.into_iter().fold(error, Error::with_client_request_id)
     }
 }
