@@ -123,10 +123,9 @@ impl DurableRun<'_> {
             hash_reader(image)
                 .map_err(|e| Error::io(OPERATION, Some(name), "failed to read the image", e))
         });
-        let (image, body) = match image {
-            Some(Err(error)) => (None, Err(error)),
-            Some(Ok(hash)) => (Some(hash), body),
-            None => (None, body),
+        let (image, body) = match image.transpose() {
+            Ok(hash) => (hash, body),
+            Err(error) => (None, Err(error)),
         };
         let (base_url, route) =
             (self.context.session.recorded_base_url(), self.context.route.path());

@@ -150,12 +150,11 @@ impl DurableRun<'_> {
 }
 
 fn target_state(target: &Target, entries: &[JournalEntry]) -> Result<TargetState> {
-    let Some(len) = target.file_len()? else {
-        return Ok(TargetState::Absent);
+    let len = match target.file_len()? {
+        None => return Ok(TargetState::Absent),
+        Some(0) => return Ok(TargetState::Empty),
+        Some(len) => len,
     };
-    if len == 0 {
-        return Ok(TargetState::Empty);
-    }
     for entry in entries.iter().rev() {
         if let JournalEntry::Publishing { id, length, hash } = entry
             && *length == len

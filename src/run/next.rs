@@ -240,17 +240,12 @@ fn tells_of(entry: &Entry, id: &GenerationId) -> bool {
 }
 
 fn unfinished(newest: &Entry) -> Option<Blocker> {
-    match newest {
-        Entry::Sending { client_request_id, id, .. } => Some(Blocker::OtherUnfinished {
-            id: id.clone(),
-            client_request_id: Some(client_request_id.clone()),
-        }),
-        Entry::Created { id } | Entry::Completed { id, .. } | Entry::Publishing { id, .. } => {
-            Some(Blocker::OtherUnfinished { id: Some(id.clone()), client_request_id: None })
-        }
-        // An ended one stands in nobody's way, since it cannot be fetched.
-        _ => None,
-    }
+    // An ended one stands in nobody's way, since it cannot be fetched.
+    let is_over = matches!(newest, Entry::Saved { .. } | Entry::Ended { .. });
+    (!is_over).then(|| Blocker::OtherUnfinished {
+        id: newest.id().cloned(),
+        client_request_id: newest.client_request_id().map(str::to_owned),
+    })
 }
 
 /// The ids that rejected creates have named, and about which nothing was asked or recorded since. The

@@ -7,7 +7,7 @@ use crate::model::generation::{Generation, GenerationId};
 
 use super::journal::{JournalEntry, now};
 use super::next::RejectedId;
-use super::proof::{Logged, Rejection, judge_logged_failure, judge_rejection};
+use super::proof::{Proof, judge_logged_failure, judge_rejection};
 use super::record::Record;
 use super::{DurableRun, OPERATION};
 
@@ -18,9 +18,9 @@ impl DurableRun<'_> {
         for RejectedId { id, marked, time } in rejected {
             let retrieved = self.ask(id)?;
             match judge_rejection(&retrieved, *marked, now().saturating_sub(*time)) {
-                Rejection::Disproved => return Ok(Some(id.clone())),
-                Rejection::Confirmed => {}
-                Rejection::Unknown => {
+                Proof::Exists => return Ok(Some(id.clone())),
+                Proof::Gone => {}
+                Proof::Unknown => {
                     let message = "a rejected create named this generation, whose state cannot be \
                                    known; try again later";
                     let unknown = Error::decode(OPERATION, message);
@@ -57,14 +57,13 @@ impl DurableRun<'_> {
         time: u64,
         limit: &TimeLimit,
     ) -> Result<GenerationId> {
-        let unknown = |record: &Record<'_>, message| {
-            Error::create_unknown(Error::journal(&record.name(), message))
-        };
+        let name = record.name();
+        let unknown = |message| Error::create_unknown(Error::journal(&name, message));
         let days = days_since(time, now());
         let Some(found) = self.context.find(client_request_id, false, days, limit)? else {
             let message = "the last create received no response, and the API's log does not list \
                            it (yet)";
-            return Err(unknown(record, message));
+            return Err(unknown(message));
         };
         if !found.failed {
             return Ok(found.id);
@@ -72,13 +71,13 @@ impl DurableRun<'_> {
         // By the server's clock or by this one, whichever is less.
         let age = now().saturating_sub(found.created.unwrap_or(u64::MAX).max(time));
         match judge_logged_failure(&self.ask(&found.id)?, age) {
-            Logged::Exists => Ok(found.id),
-            Logged::Unknown => {
+            Proof::Exists => Ok(found.id),
+            Proof::Unknown => {
                 let message = "the API's log lists the last create as failed, which the \
                                generation itself does not confirm (yet)";
-                Err(unknown(record, message).with_id(&found.id))
+                Err(unknown(message).with_id(&found.id))
             }
-            Logged::Failed => {
+            Proof::Gone => {
                 let reason = "the API's log and the generation itself say so".to_owned();
                 let id = found.id.clone();
                 record.append(JournalEntry::Failed { id, reason: reason.clone() })?;
