@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cancel::CancelToken;
-use crate::context::{RequestContext, TimeLimit};
+use crate::context::RequestContext;
 use crate::create::{CreateQuota, generate_client_request_id, submit};
 use crate::download::{Replace, Target, download};
 use crate::endpoint::logs::{LoggedRequest, MAX_DAYS};
@@ -609,8 +609,7 @@ impl Client {
     pub fn find(&self, client_request_id: &str) -> Result<Option<GenerationId>> {
         validate_client_request_id(client_request_id, MAX_CLIENT_REQUEST_ID_LEN)
             .map_err(|error| error.with_operation(Operation::Find))?;
-        let no_limit = TimeLimit::new(Duration::MAX);
-        let found = self.context(None).find(client_request_id, true, MAX_DAYS, &no_limit)?;
+        let found = self.context(None).find(client_request_id, true, MAX_DAYS, None)?;
         Ok(found.map(|found| found.id))
     }
 

@@ -63,8 +63,7 @@ impl RequestContext<'_> {
     }
 
     pub(crate) fn retrieve(&self, id: &GenerationId) -> Result<Generation> {
-        let no_limit = &TimeLimit::new(Duration::MAX);
-        self.with_retries(Operation::Retrieve, Some(id), no_limit, || self.retrieve_once(id))
+        self.with_retries(Operation::Retrieve, Some(id), None, || self.retrieve_once(id))
     }
 
     pub(crate) fn wait(
@@ -95,7 +94,7 @@ impl RequestContext<'_> {
         target: &str,
         parse_response: impl Fn(Response) -> Result<T>,
     ) -> Result<T> {
-        self.with_retries(operation, None, &TimeLimit::new(Duration::MAX), || {
+        self.with_retries(operation, None, None, || {
             parse_response(self.session.get(operation, target)?)
         })
     }
@@ -108,7 +107,7 @@ impl RequestContext<'_> {
         client_request_id: &str,
         any_attempt: bool,
         days: u64,
-        limit: &TimeLimit,
+        limit: Option<&TimeLimit>,
     ) -> Result<Option<FoundRequest>> {
         let period = format!("{}d", days.clamp(1, logs::MAX_DAYS));
         let mut best = None;
@@ -123,16 +122,11 @@ impl RequestContext<'_> {
     /// At most `limit` logged requests of a period, newest first.
     pub(crate) fn list(&self, period: &str, limit: usize) -> Result<Vec<LoggedRequest>> {
         let mut listed: Vec<LoggedRequest> = Vec::new();
-        self.read_log(
-            Operation::List,
-            period,
-            &TimeLimit::new(Duration::MAX),
-            &mut |mut entries| {
-                entries.retain(|entry| !listed.iter().any(|other| entry.is_same_request(other)));
-                listed.append(&mut entries);
-                listed.len() >= limit
-            },
-        )?;
+        self.read_log(Operation::List, period, None, &mut |mut entries| {
+            entries.retain(|entry| !listed.iter().any(|other| entry.is_same_request(other)));
+            listed.append(&mut entries);
+            listed.len() >= limit
+        })?;
         listed.truncate(limit);
         Ok(listed)
     }
@@ -145,7 +139,7 @@ impl RequestContext<'_> {
         &self,
         operation: Operation,
         period: &str,
-        limit: &TimeLimit,
+        limit: Option<&TimeLimit>,
         is_enough: &mut dyn FnMut(Vec<LoggedRequest>) -> bool,
     ) -> Result<()> {
         const OVERLAP: u64 = 10;
@@ -160,7 +154,7 @@ impl RequestContext<'_> {
             if is_enough(page.entries) || !page.has_more || count == 0 {
                 return Ok(());
             }
-            if limit.remaining().is_zero() {
+            if let Some(limit) = limit.filter(|limit| limit.remaining().is_zero()) {
                 return Err(limit.error(operation, None));
             }
             // By what was received: a server may send fewer entries than requested.
@@ -174,7 +168,7 @@ impl RequestContext<'_> {
         &self,
         operation: Operation,
         id: Option<&GenerationId>,
-        limit: &TimeLimit,
+        limit: Option<&TimeLimit>,
         mut read: impl FnMut() -> Result<T>,
     ) -> Result<T> {
         let mut attempt = 1;
@@ -187,7 +181,7 @@ impl RequestContext<'_> {
                 .is_transient()
                 .then(|| self.retry_policy.next_delay(attempt, &error, random()));
             let Some(delay) = delay.flatten() else { return Err(error) };
-            if limit.remaining() <= delay {
+            if let Some(limit) = limit.filter(|limit| limit.remaining() <= delay) {
                 return Err(limit.error(operation, Some(error)));
             }
             let kind = EventKind::Retrying { operation, attempt, delay, error: &error };

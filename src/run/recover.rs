@@ -60,7 +60,7 @@ impl DurableRun<'_> {
         let name = record.name();
         let unknown = |message| Error::create_unknown(Error::journal(&name, message));
         let days = days_since(time, now());
-        let Some(found) = self.context.find(client_request_id, false, days, limit)? else {
+        let Some(found) = self.context.find(client_request_id, false, days, Some(limit))? else {
             let message = "the last create received no response, and the API's log does not list \
                            it (yet)";
             return Err(unknown(message));
