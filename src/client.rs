@@ -717,7 +717,7 @@ impl Client {
         let body = RequestBody::new(request)?;
         let caller_id = request.caller_request_id();
         let id = caller_id.map_or_else(|| generate_client_request_id(None), str::to_owned);
-        // Only the ids of retries are longer than the caller's.
+        // Only retries append to it.
         let id_of = |attempt| if attempt == 1 { id.clone() } else { attempt_id(&id) };
         let submitted = submit(context, body, &self.inner.quota, &id_of, &mut |_| Ok(()));
         let (generation, sent) = submitted?;

@@ -158,8 +158,7 @@ pub(crate) fn newest_of<'a>(
 
 /// Whether it is known which request each entry is of.
 fn starts_with_intent(entries: &[Entry]) -> bool {
-    let first = entries.iter().find(|entry| !is_abandoned(entry));
-    first.is_none_or(is_intent)
+    entries.iter().find(|entry| !is_abandoned(entry)).is_none_or(is_intent)
 }
 
 /// The entries of a request: those from an intent of it on. That all is abandoned is of every one.
