@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::cancel::CancelToken;
 use crate::context::RequestContext;
-use crate::create::{CreateObserver, CreateQuota, generate_client_request_id, submit};
+use crate::create::{CreateQuota, generate_client_request_id, submit};
 use crate::download::{Replace, Target, download};
 use crate::endpoint::logs::{LoggedRequest, MAX_DAYS};
 use crate::endpoint::{Route, billing, models};
@@ -609,7 +609,7 @@ impl Client {
     pub fn find(&self, client_request_id: &str) -> Result<Option<GenerationId>> {
         validate_client_request_id(client_request_id, MAX_CLIENT_REQUEST_ID_LEN)
             .map_err(|error| error.with_operation(Operation::Find))?;
-        let found = self.context(None).search_log(client_request_id, true, MAX_DAYS, None)?;
+        let found = self.context(None).find(client_request_id, true, MAX_DAYS, None)?;
         Ok(found.map(|found| found.id))
     }
 
@@ -704,9 +704,8 @@ impl Client {
             request,
             options: &self.wait_options,
             quota: &self.inner.quota,
-            base_url: self.inner.transport.recorded_base_url(),
             replace_videos: self.inner.replace_videos,
-            may_create: &|| Ok(()),
+            stops: None,
         }
     }
 
@@ -716,25 +715,15 @@ impl Client {
         request: &ImageToVideo,
     ) -> Result<Generation> {
         let body = RequestBody::new(request)?;
-        let id = request
-            .caller_request_id()
-            .map_or_else(|| generate_client_request_id(None), str::to_owned);
-        submit(context, body, &self.inner.quota, &mut Unrecorded { id, is_retry: false })
-    }
-}
-
-/// A create without a journal. Only its retries append to its client request id.
-struct Unrecorded {
-    id: String,
-    is_retry: bool,
-}
-
-impl CreateObserver for Unrecorded {
-    fn client_request_id(&mut self) -> String {
-        match std::mem::replace(&mut self.is_retry, true) {
-            true => attempt_id(&self.id),
-            false => self.id.clone(),
-        }
+        let caller_id = request.caller_request_id();
+        let id = caller_id.map_or_else(|| generate_client_request_id(None), str::to_owned);
+        // Only retries append to it.
+        let id_of = |attempt| if attempt == 1 { id.clone() } else { attempt_id(&id) };
+        let submitted = submit(context, body, &self.inner.quota, &id_of, &mut |_| Ok(()));
+        let (generation, sent) = submitted?;
+        let kind = EventKind::Created { generation: &generation };
+        context.emit_with(Some(&generation.id), Some(&sent), kind);
+        Ok(generation)
     }
 }
 

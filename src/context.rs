@@ -18,6 +18,7 @@ use crate::transport::Session;
 use crate::wait_options::WaitOptions;
 
 /// The connections, the settings and the event handler of one call.
+#[derive(Clone)]
 pub(crate) struct RequestContext<'a> {
     pub(crate) session: Session<'a>,
     pub(crate) route: Route,
@@ -28,35 +29,20 @@ pub(crate) struct RequestContext<'a> {
 }
 
 impl RequestContext<'_> {
-    /// The same context, for one of several output files.
-    pub(crate) fn for_path<'b>(&'b self, path: &'b Path) -> RequestContext<'b> {
-        RequestContext { session: self.session.reborrow(), path: Some(path), ..*self }
-    }
-
     /// An event about a generation.
     pub(crate) fn emit(&self, id: &GenerationId, kind: EventKind<'_>) {
-        self.emit_with(self.path, Some(id), None, kind);
+        self.emit_with(Some(id), None, kind);
     }
 
-    /// An event about an attempt to create one.
-    pub(crate) fn emit_create(
+    /// An event about a generation, an attempt to create one, or both.
+    pub(crate) fn emit_with(
         &self,
-        id: Option<&GenerationId>,
-        client_request_id: &str,
-        kind: EventKind<'_>,
-    ) {
-        self.emit_with(self.path, id, Some(client_request_id), kind);
-    }
-
-    fn emit_with(
-        &self,
-        path: Option<&Path>,
         generation_id: Option<&GenerationId>,
         client_request_id: Option<&str>,
         kind: EventKind<'_>,
     ) {
         if let Some(handler) = self.event_handler {
-            handler(&Event { path, generation_id, client_request_id, kind });
+            handler(&Event { path: self.path, generation_id, client_request_id, kind });
         }
     }
 
@@ -97,8 +83,7 @@ impl RequestContext<'_> {
         known: Known<'_>,
         options: &WaitOptions,
     ) -> Vec<Result<Video>> {
-        let path_of = |_| self.path;
-        let poller = ApiPoller { context: self, started: Instant::now(), path_of: &path_of };
+        let poller = ApiPoller { context: self, started: Instant::now(), context_of: &|_| self };
         poll::wait_all(ids, known, options, self.retry_policy, &poller)
     }
 
@@ -114,29 +99,19 @@ impl RequestContext<'_> {
         })
     }
 
-    /// The logged request with exactly this client request id. At the deadline, which is checked
-    /// before all requests but the first, the search ends with an error.
+    /// The best match in the log, and of several the newest: the request with exactly this client
+    /// request id or, with `any_attempt`, any attempt of the create with this id. The limit is
+    /// checked before all requests but the first.
     pub(crate) fn find(
-        &self,
-        client_request_id: &str,
-        days: u64,
-        deadline: Option<Instant>,
-    ) -> Result<Option<FoundRequest>> {
-        self.search_log(client_request_id, false, days, deadline)
-    }
-
-    /// The best match in the log, and of several the newest. With `any_attempt`, that is of any
-    /// attempt of the create with this client request id.
-    pub(crate) fn search_log(
         &self,
         client_request_id: &str,
         any_attempt: bool,
         days: u64,
-        deadline: Option<Instant>,
+        limit: Option<&TimeLimit>,
     ) -> Result<Option<FoundRequest>> {
         let period = format!("{}d", days.clamp(1, logs::MAX_DAYS));
         let mut best = None;
-        self.read_log(Operation::Find, &period, deadline, &mut |entries| {
+        self.read_log(Operation::Find, &period, limit, &mut |entries| {
             let found = entries.iter().filter_map(|e| e.matches(client_request_id, any_attempt));
             best = best.take().into_iter().chain(found).min_by_key(|(quality, _)| *quality);
             matches!(best, Some((Match::Exact, _)))
@@ -164,12 +139,11 @@ impl RequestContext<'_> {
         &self,
         operation: Operation,
         period: &str,
-        deadline: Option<Instant>,
+        limit: Option<&TimeLimit>,
         is_enough: &mut dyn FnMut(Vec<LoggedRequest>) -> bool,
     ) -> Result<()> {
         const OVERLAP: u64 = 10;
         const MAX_PAGES: u64 = 10_000;
-        let limit = deadline.map(|deadline| TimeLimit { started: Instant::now(), deadline });
         let mut offset = 0;
         for _ in 0..MAX_PAGES {
             let target = logs::target(period, offset);
@@ -180,7 +154,7 @@ impl RequestContext<'_> {
             if is_enough(page.entries) || !page.has_more || count == 0 {
                 return Ok(());
             }
-            if let Some(limit) = limit.filter(|limit| limit.is_over(Duration::ZERO)) {
+            if let Some(limit) = limit.filter(|limit| limit.remaining().is_zero()) {
                 return Err(limit.error(operation, None));
             }
             // By what was received: a server may send fewer entries than requested.
@@ -194,7 +168,7 @@ impl RequestContext<'_> {
         &self,
         operation: Operation,
         id: Option<&GenerationId>,
-        limit: Option<TimeLimit>,
+        limit: Option<&TimeLimit>,
         mut read: impl FnMut() -> Result<T>,
     ) -> Result<T> {
         let mut attempt = 1;
@@ -207,11 +181,11 @@ impl RequestContext<'_> {
                 .is_transient()
                 .then(|| self.retry_policy.next_delay(attempt, &error, random()));
             let Some(delay) = delay.flatten() else { return Err(error) };
-            if let Some(limit) = limit.filter(|limit| limit.is_over(delay)) {
+            if let Some(limit) = limit.filter(|limit| limit.remaining() <= delay) {
                 return Err(limit.error(operation, Some(error)));
             }
             let kind = EventKind::Retrying { operation, attempt, delay, error: &error };
-            self.emit_with(self.path, id, None, kind);
+            self.emit_with(id, None, kind);
             if !self.sleep(delay) {
                 let error = Error::cancelled(operation).with_attempts(attempt);
                 return Err(id.into_iter().fold(error, Error::with_id));
@@ -222,19 +196,22 @@ impl RequestContext<'_> {
 }
 
 /// When reads end that are part of a longer call.
-#[derive(Clone, Copy)]
-struct TimeLimit {
+pub(crate) struct TimeLimit {
     started: Instant,
-    deadline: Instant,
+    timeout: Duration,
 }
 
 impl TimeLimit {
-    /// Whether nothing may be sent after this delay.
-    fn is_over(&self, delay: Duration) -> bool {
-        self.deadline.saturating_duration_since(Instant::now()) <= delay
+    /// Starts now.
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self { started: Instant::now(), timeout }
     }
 
-    fn error(&self, operation: Operation, source: Option<Error>) -> Error {
+    pub(crate) fn remaining(&self) -> Duration {
+        self.timeout.saturating_sub(self.started.elapsed())
+    }
+
+    pub(crate) fn error(&self, operation: Operation, source: Option<Error>) -> Error {
         Error::wait_timeout(self.started.elapsed(), source).with_operation(operation)
     }
 }
@@ -243,8 +220,8 @@ impl TimeLimit {
 pub(crate) struct ApiPoller<'a> {
     pub(crate) context: &'a RequestContext<'a>,
     pub(crate) started: Instant,
-    /// The output file of the generation with this index, for events.
-    pub(crate) path_of: &'a (dyn Fn(usize) -> Option<&'a Path> + Sync),
+    /// The context of the generation with this index, for events.
+    pub(crate) context_of: &'a (dyn Fn(usize) -> &'a RequestContext<'a> + Sync),
 }
 
 impl Poller for ApiPoller<'_> {
@@ -261,6 +238,6 @@ impl Poller for ApiPoller<'_> {
     }
 
     fn emit(&self, index: usize, id: &GenerationId, kind: EventKind<'_>) {
-        self.context.emit_with((self.path_of)(index), Some(id), None, kind);
+        (self.context_of)(index).emit(id, kind);
     }
 }

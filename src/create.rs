@@ -1,6 +1,7 @@
 //! Sends a create: its attempts, its commit point, and who records them.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::mem;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::cancel::CancelRegistration;
 use crate::context::RequestContext;
@@ -14,26 +15,12 @@ use crate::model::request::attempt_id;
 use crate::operation::Operation;
 use crate::random::random;
 
-/// Observes the attempts of a create, to record them.
-pub(crate) trait CreateObserver {
-    /// The client request id of the next attempt.
-    fn client_request_id(&mut self) -> String;
-
-    /// The attempt is about to be committed; an error prevents that.
-    fn before_commit(&mut self, _client_request_id: &str) -> Result<()> {
-        Ok(())
-    }
-
-    /// The attempt was committed and certainly not accepted. Its response may name a generation.
-    fn rejected(&mut self, _error: &Error) -> Result<()> {
-        Ok(())
-    }
-
-    /// The attempt was committed and its response is unusable, although it may name a generation.
-    fn indeterminate(&mut self, _error: &Error) {}
-
-    /// The attempt was accepted. Cannot fail: a generation that is paid for must be fetched.
-    fn accepted(&mut self, _generation: &Generation) {}
+/// A step of an attempt that the caller may record. An error ends the create.
+pub(crate) enum CreateStep<'a> {
+    /// The attempt with this client request id is about to be committed, which an error prevents.
+    Commit(&'a str),
+    /// It was committed and certainly not accepted. Its response may name a generation.
+    Rejected(&'a Error),
 }
 
 /// Generates a client request id for one attempt, starting with the caller's id if there is one.
@@ -44,70 +31,66 @@ pub(crate) fn generate_client_request_id(caller_id: Option<&str>) -> String {
 /// How many creates a client, its clones and its views may commit.
 #[derive(Debug)]
 pub(crate) struct CreateQuota {
-    limit: Option<u32>,
-    used: Mutex<u32>,
+    limit: u32,
+    used: AtomicU32,
 }
 
 impl CreateQuota {
     pub(crate) fn new(limit: Option<u32>) -> Self {
-        Self { limit, used: Mutex::new(0) }
+        Self { limit: limit.unwrap_or(u32::MAX), used: AtomicU32::new(0) }
     }
 
     fn acquire(&self) -> Result<Reservation<'_>> {
-        let mut used = self.used();
-        match self.limit {
-            Some(limit) if *used >= limit => return Err(Error::generation_limit(limit)),
-            _ => *used = used.saturating_add(1),
+        let next = |used| (used < self.limit).then(|| used + 1);
+        match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
+            Ok(_) => Ok(Reservation(&self.used)),
+            Err(_) => Err(Error::generation_limit(self.limit)),
         }
-        Ok(Reservation { quota: self, spent: false })
-    }
-
-    fn used(&self) -> MutexGuard<'_, u32> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One create of the quota, returned to it on drop unless spent.
-struct Reservation<'a> {
-    quota: &'a CreateQuota,
-    spent: bool,
-}
+/// One create of the quota, returned to it on drop.
+struct Reservation<'a>(&'a AtomicU32);
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        if !self.spent {
-            let mut used = self.quota.used();
-            *used = used.saturating_sub(1);
-        }
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Sends a create until it is accepted, rejected for good, or its outcome is unknown.
+/// Sends a create until it is accepted, rejected for good, or its outcome is unknown. `id_of` makes
+/// the client request id of the attempt with this number, from 1. Returns the generation, and that
+/// id of the attempt that created it.
 pub(crate) fn submit(
     context: &RequestContext<'_>,
     body: RequestBody,
     quota: &CreateQuota,
-    observer: &mut dyn CreateObserver,
-) -> Result<Generation> {
+    id_of: &dyn Fn(u32) -> String,
+    on_step: &mut dyn FnMut(CreateStep<'_>) -> Result<()>,
+) -> Result<(Generation, String)> {
+    let reservation = quota.acquire()?;
     let mut named = None;
-    submit_attempts(context, body, quota, observer, &mut named).map_err(|error| match named {
-        // An unknown outcome is that of an attempt of its own, which the earlier id would hide.
-        Some(id) if error.generation_id().is_none() && error.kind() != ErrorKind::CreateUnknown => {
-            error.with_id(&id)
+    match submit_attempts(context, body, id_of, on_step, &mut named) {
+        // An unknown outcome is that of an attempt of its own, which an earlier id would hide.
+        Err(error) if error.kind() != ErrorKind::CreateUnknown => Err(match named {
+            Some(id) if error.generation_id().is_none() => error.with_id(&id),
+            _ => error,
+        }),
+        accepted_or_unknown => {
+            mem::forget(reservation);
+            accepted_or_unknown
         }
-        _ => error,
-    })
+    }
 }
 
 /// `named` is set to the last id that the response to a rejected attempt named.
 fn submit_attempts(
     context: &RequestContext<'_>,
     mut body: RequestBody,
-    quota: &CreateQuota,
-    observer: &mut dyn CreateObserver,
+    id_of: &dyn Fn(u32) -> String,
+    on_step: &mut dyn FnMut(CreateStep<'_>) -> Result<()>,
     named: &mut Option<GenerationId>,
-) -> Result<Generation> {
-    let mut reservation = quota.acquire()?;
+) -> Result<(Generation, String)> {
     let retry_policy = context.retry_policy.for_create();
     let mut attempts = 0;
     // Whether to send `Expect: 100-continue`, once an upload has been interrupted.
@@ -115,7 +98,7 @@ fn submit_attempts(
     let mut ever_committed = false;
     loop {
         attempts += 1;
-        let request_id = observer.client_request_id();
+        let request_id = id_of(attempts);
         let with_context =
             |error: Error| error.with_client_request_id(&request_id).with_attempts(attempts);
         let cancelled = || with_context(Error::cancelled(Operation::Create)).not_created();
@@ -123,33 +106,24 @@ fn submit_attempts(
             return Err(cancelled());
         }
         let expects = expectation == Some(true);
-        let (outcome, state) = attempt(context, &mut body, &request_id, expects, observer)
+        let (outcome, state) = attempt(context, &mut body, &request_id, expects, on_step)
             .map_err(|error| with_context(error).not_created())?;
-        let committed = matches!(state, UploadState::Committed | UploadState::Cut);
-        ever_committed |= committed;
         let (error, retryable) = match outcome {
-            Outcome::Accepted(generation) => {
-                reservation.spent = true;
-                return Ok(accepted(context, observer, &request_id, *generation));
-            }
-            Outcome::Indeterminate(error) => {
-                reservation.spent = true;
-                let error = with_context(error);
-                observer.indeterminate(&error);
-                return Err(error);
-            }
+            Outcome::Accepted(generation) => return Ok((*generation, request_id)),
+            Outcome::Indeterminate(error) => return Err(with_context(error)),
             Outcome::Rejected { error, retryable } => {
                 (with_context(error).not_created(), retryable)
             }
         };
-        if let Some(id) = error.generation_id() {
-            *named = Some(id.clone());
+        let id = error.generation_id().cloned();
+        if id.is_some() {
+            named.clone_from(&id);
         }
-        if committed {
-            observer.rejected(&error)?;
+        if matches!(state, UploadState::Committed | UploadState::Cut) {
+            ever_committed = true;
+            on_step(CreateStep::Rejected(&error))?;
         }
         let error = if ever_committed { error.not_idempotent() } else { error };
-        let id = error.generation_id().cloned();
         if let Some(changed) = change_expectation(expectation, &error, state) {
             expectation = Some(changed);
         } else {
@@ -160,7 +134,7 @@ fn submit_attempts(
             let Some(delay) = delay.flatten() else { return Err(error) };
             let operation = Operation::Create;
             let kind = EventKind::Retrying { operation, attempt: attempts, delay, error: &error };
-            context.emit_create(None, &request_id, kind);
+            context.emit_with(None, Some(&request_id), kind);
             if !context.sleep(delay) {
                 return Err(cancelled());
             }
@@ -168,8 +142,7 @@ fn submit_attempts(
         // Retrieved once before the next attempt. Any other response changes nothing.
         let generation = id.as_ref().and_then(|id| context.retrieve_once(id).ok());
         if let Some(generation) = generation.filter(adopts) {
-            reservation.spent = true;
-            return Ok(accepted(context, observer, &request_id, generation));
+            return Ok((generation, request_id));
         }
     }
 }
@@ -195,30 +168,17 @@ fn change_expectation(
     }
 }
 
-/// Reports the generation that the attempt created.
-fn accepted(
-    context: &RequestContext<'_>,
-    observer: &mut dyn CreateObserver,
-    request_id: &str,
-    generation: Generation,
-) -> Generation {
-    observer.accepted(&generation);
-    let kind = EventKind::Created { generation: &generation };
-    context.emit_create(Some(&generation.id), request_id, kind);
-    generation
-}
-
 /// Sends one attempt. An error means that this side aborted the body before the commit.
 fn attempt(
     context: &RequestContext<'_>,
     body: &mut RequestBody,
     request_id: &str,
     expect_continue: bool,
-    observer: &mut dyn CreateObserver,
+    on_step: &mut dyn FnMut(CreateStep<'_>) -> Result<()>,
 ) -> Result<(Outcome, UploadState)> {
-    let cancel_registration = context.session.cancel_creates();
+    let (agent, cancel_registration) = context.session.create_agent();
     let mut on_progress = |sent: u64, total: u64| {
-        context.emit_create(None, request_id, EventKind::Uploading { sent, total });
+        context.emit_with(None, Some(request_id), EventKind::Uploading { sent, total });
         if sent < total {
             return Ok(());
         }
@@ -227,11 +187,11 @@ fn attempt(
         if !cancel_registration.as_ref().is_none_or(CancelRegistration::unregister) {
             return Err(Error::cancelled(Operation::Create));
         }
-        observer.before_commit(request_id)
+        on_step(CreateStep::Commit(request_id))
     };
     let mut reader = body.reader(&mut on_progress)?;
     let path = context.route.path();
-    let response = context.session.post(path, request_id, &mut reader, expect_continue);
+    let response = context.session.post(&agent, path, request_id, &mut reader, expect_continue);
     match reader.take_error() {
         Some(error) => Err(error),
         None => Ok((outcome(response, reader.state()), reader.state())),

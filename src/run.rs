@@ -19,7 +19,7 @@ mod recover;
 use std::time::Duration;
 
 use crate::context::RequestContext;
-use crate::create::{CreateObserver, CreateQuota, generate_client_request_id, submit};
+use crate::create::{CreateQuota, CreateStep, generate_client_request_id, submit};
 use crate::download::{Target, probe_partial_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
@@ -38,31 +38,31 @@ pub use self::file_run::SavedVideo;
 pub use self::fingerprint::RequestFingerprint;
 pub use self::journal::{BoxError, Journal, JournalEntry};
 
+use self::batch::Stops;
 use self::journal::now;
 use self::next::{Action, Blocker, TargetState, next_action};
 use self::record::Record;
 
 const OPERATION: Operation = Operation::GenerateTo;
 
-/// What the runs of one call have in common.
+/// A run, and what it has in common with the others of one call.
 pub(crate) struct DurableRun<'a> {
     pub(crate) context: &'a RequestContext<'a>,
     pub(crate) request: &'a ImageToVideo,
     pub(crate) options: &'a WaitOptions,
     pub(crate) quota: &'a CreateQuota,
-    pub(crate) base_url: String,
     /// Whether a finished video may be replaced by one of another request.
     pub(crate) replace_videos: bool,
-    /// An error here prevents a create, and nothing else.
-    pub(crate) may_create: &'a (dyn Fn() -> Result<()> + Sync),
+    /// Why a batch creates no more generations.
+    pub(crate) stops: Option<&'a Stops>,
 }
 
 /// Where a run has come to before its wait.
-enum Started {
+pub(crate) enum Started<P> {
     /// The video is at the target.
-    Saved { id: GenerationId, length: u64 },
-    /// The generation exists.
-    Pending(Box<Pending>),
+    Saved(SavedVideo),
+    /// The generation exists: what waits for it.
+    Pending(Box<P>),
 }
 
 /// A generation to wait for.
@@ -102,14 +102,14 @@ impl DurableRun<'_> {
     /// Runs until the generation is completed, on any journal.
     pub(crate) fn generate_recorded(&self, journal: &mut dyn Journal) -> Result<Video> {
         let (request, body) = self.prepare()?;
-        let mut record = self.record(journal, request)?;
+        let mut record = self.record(journal, &request)?;
         let started = self.start(&mut record, body, None, &TargetState::Absent);
         match started.map_err(|error| record.explain(error))? {
             Started::Pending(mut pending) => {
                 let waited = self.wait(&pending);
                 self.settle(&mut record, &pending, waited).map_err(|e| pending.explain(e))
             }
-            Started::Saved { .. } => Err(Error::journal(&record.name(), "has no target")),
+            Started::Saved(_) => Err(Error::journal(&record.name(), "has no target")),
         }
     }
 
@@ -123,20 +123,20 @@ impl DurableRun<'_> {
             hash_reader(image)
                 .map_err(|e| Error::io(OPERATION, Some(name), "failed to read the image", e))
         });
-        let (image, body) = match image {
-            Some(Err(error)) => (None, Err(error)),
-            Some(Ok(hash)) => (Some(hash), body),
-            None => (None, body),
+        let (image, body) = match image.transpose() {
+            Ok(hash) => (hash, body),
+            Err(error) => (None, Err(error)),
         };
-        let route = self.context.route.path();
-        Ok((RequestFingerprint::new(self.request, image, &self.base_url, route)?, body))
+        let (base_url, route) =
+            (self.context.session.recorded_base_url(), self.context.route.path());
+        Ok((RequestFingerprint::new(self.request, image, &base_url, route)?, body))
     }
 
-    fn record<'j>(
+    fn record<'r>(
         &self,
-        journal: &'j mut dyn Journal,
-        request: RequestFingerprint,
-    ) -> Result<Record<'j>> {
+        journal: &'r mut dyn Journal,
+        request: &'r RequestFingerprint,
+    ) -> Result<Record<'r>> {
         Record::open(journal, request, self.request.image().journal_name())
     }
 
@@ -147,27 +147,28 @@ impl DurableRun<'_> {
         body: Result<RequestBody>,
         target: Option<&Target>,
         state: &TargetState,
-    ) -> Result<Started> {
+    ) -> Result<Started<Pending>> {
         loop {
             let action =
                 next_action(record.entries(), record.request(), state, self.replace_videos);
             match action {
-                Action::Reuse { id, length } => {
+                Action::Reuse { id, length: bytes } => {
                     self.context.emit(&id, EventKind::Reused);
-                    return Ok(Started::Saved { id, length });
+                    let path = target.map(|target| target.path().to_owned()).unwrap_or_default();
+                    let usage = record.usage(&id);
+                    let saved = SavedVideo { path, bytes, id, reused: true, usage };
+                    return Ok(Started::Saved(saved));
                 }
                 Action::RecordSaved { id, length } => {
                     // Removes what the killed run may have left next to the video.
                     let _ = target.map_or(Ok(()), probe_partial_file);
-                    self.context.emit(&id, EventKind::Reused);
                     let usage = record.usage(&id);
-                    record.append(JournalEntry::Saved { id: id.clone(), length, usage })?;
-                    return Ok(Started::Saved { id, length });
+                    record.append(JournalEntry::Saved { id, length, usage })?;
                 }
                 Action::Fetch { id, replaces } => {
                     let completed = record.is_completed(&id);
-                    let (created, unrecorded) = (None, None);
-                    let pending = Pending { id, created, completed, replaces, unrecorded };
+                    let pending =
+                        Pending { id, created: None, completed, replaces, unrecorded: None };
                     return Ok(Started::Pending(Box::new(pending)));
                 }
                 Action::Recover { client_request_id, id, time } => {
@@ -175,7 +176,7 @@ impl DurableRun<'_> {
                 }
                 Action::Create { rejected, replaces } => {
                     let Some(id) = self.adopt(&rejected)? else {
-                        (self.may_create)()?;
+                        self.may_create()?;
                         let body = body?;
                         target.map_or(Ok(()), probe_partial_file)?;
                         let pending = self.create(record, body, replaces)?;
@@ -185,11 +186,16 @@ impl DurableRun<'_> {
                     self.context.emit(&id, EventKind::Recovered);
                 }
                 Action::Block(blocker) => {
-                    let difference = record.difference();
-                    return Err(blocked_error(record.name(), target, blocker, difference));
+                    let (name, difference) = (record.name(), record.difference());
+                    return Err(blocked_error(&name, target, blocker, difference));
                 }
             }
         }
+    }
+
+    /// An error prevents a create, and nothing else.
+    fn may_create(&self) -> Result<()> {
+        self.stops.map_or(Ok(()), |stops| stops.check(self.request))
     }
 
     fn create(
@@ -198,10 +204,34 @@ impl DurableRun<'_> {
         body: RequestBody,
         replaces: Option<GenerationId>,
     ) -> Result<Pending> {
-        record.begin(replaces.clone())?;
-        let mut recorder = Recorder { record, request: self.request, error: None };
-        let generation = submit(self.context, body, self.quota, &mut recorder)?;
-        let (id, unrecorded) = (generation.id.clone(), recorder.error);
+        record.begin(record.request().clone(), replaces.clone())?;
+        // Every attempt has its own id, so that the log distinguishes them.
+        let id_of = |_| generate_client_request_id(self.request.caller_request_id());
+        let mut on_step = |step: CreateStep<'_>| {
+            record.append(match step {
+                CreateStep::Commit(client_request_id) => sending(client_request_id, None),
+                CreateStep::Rejected(error) => JournalEntry::Rejected {
+                    status: error.status(),
+                    marked: error.has_vendor_marks(),
+                    id: error.generation_id().cloned(),
+                    time: now(),
+                },
+            })
+        };
+        let submitted = submit(self.context, body, self.quota, &id_of, &mut on_step);
+        if let Err(error) = &submitted
+            && error.kind() == ErrorKind::CreateUnknown
+            && let (Some(sent), Some(id)) = (error.client_request_id(), error.generation_id())
+        {
+            // The response named an id. If this fails, it is still in the error.
+            let _ = record.append(sending(sent, Some(id)));
+        }
+        let (generation, sent) = submitted?;
+        let id = generation.id.clone();
+        // Not an error of the run: a generation that is paid for must be fetched.
+        let unrecorded = record.append(JournalEntry::Created { id: id.clone() }).err();
+        let kind = EventKind::Created { generation: &generation };
+        self.context.emit_with(Some(&id), Some(&sent), kind);
         Ok(Pending { id, created: Some(generation), completed: false, replaces, unrecorded })
     }
 
@@ -238,106 +268,70 @@ impl DurableRun<'_> {
                     false => JournalEntry::Failed { id, reason },
                 })?;
             }
+            // A generation that was completed before is not running: its URL was needed to download
+            // it.
+            Err(error)
+                if pending.completed
+                    && matches!(error.kind(), ErrorKind::WaitTimeout | ErrorKind::Cancelled) =>
+            {
+                return waited.map_err(|error| error.with_operation(Operation::Download));
+            }
             _ => {}
         }
-        // A generation that was completed before is not running: its URL was needed to download it.
-        let ended =
-            |error: &Error| matches!(error.kind(), ErrorKind::WaitTimeout | ErrorKind::Cancelled);
-        waited.map_err(|error| match pending.completed && ended(&error) {
-            true => error.with_operation(Operation::Download),
-            false => error,
-        })
+        waited
     }
+}
+
+/// A create that is about to be sent or, with an id, whose unusable response named it.
+fn sending(client_request_id: &str, id: Option<&GenerationId>) -> JournalEntry {
+    let client_request_id = client_request_id.to_owned();
+    JournalEntry::Sending { client_request_id, id: id.cloned(), time: now() }
 }
 
 /// `difference` is the part of the request that differs from the other one's.
 fn blocked_error(
-    journal: String,
+    journal: &str,
     target: Option<&Target>,
     blocker: Blocker,
     difference: Option<&str>,
 ) -> Error {
     let difference = difference.map(|part| format!(" (its {part} differs)")).unwrap_or_default();
-    let abandon = if target.is_some() { "FileJournal::abandon" } else { "Journal::abandon" };
-    let with_id = |error: Error, id: Option<GenerationId>| id.iter().fold(error, Error::with_id);
-    let target = || target.map(|target| target.path().display().to_string()).unwrap_or_default();
-    match blocker {
-        Blocker::Ended { id, reason } => Error::generation_ended(OPERATION, reason).with_id(&id),
+    let path = target.map(|target| target.path().display().to_string()).unwrap_or_default();
+    let (error, id) = match blocker {
+        Blocker::Ended { id, reason } => (Error::generation_ended(OPERATION, reason), Some(id)),
         Blocker::OtherUnfinished { id, client_request_id } => {
             // The error's own message names the generation.
             let create = client_request_id.iter().filter(|_| id.is_none());
             let create: String = create.map(|id| format!(" (create `{id}`)")).collect();
+            let abandon = if target.is_some() { "FileJournal" } else { "Journal" };
             let message = format!(
                 "belongs to another request{difference}, which may have been paid for and is not \
-                 finished{create}; repeat that request to finish it, or abandon it with {abandon}"
+                 finished{create}; repeat that request to finish it, or abandon it with \
+                 {abandon}::abandon"
             );
-            let error = with_id(Error::journal(&journal, message).may_be_billed(), id);
-            client_request_id.iter().fold(error, |error, id| error.with_client_request_id(id))
+            let error = Error::journal(journal, message).may_be_billed();
+            (client_request_id.iter().fold(error, |error, id| error.with_client_request_id(id)), id)
         }
         // Only an id of this request is the error's: another one would lead to another video.
         Blocker::OtherVideo { video, own } => {
             let message = format!(
-                "{} is the video of another request{difference}, generation `{video}`; use another \
-                 path, or allow to replace it with replace_videos(true)",
-                target()
+                "{path} is the video of another request{difference}, generation `{video}`; use \
+                 another path, or allow to replace it with replace_videos(true)"
             );
-            with_id(Error::journal(&journal, message), own)
+            (Error::journal(journal, message), own)
         }
         Blocker::UnknownFile { own } => {
-            let message = format!(
-                "{} is not a video that this journal recorded; move that file away",
-                target()
-            );
-            with_id(Error::journal(&journal, message), own)
+            let message =
+                format!("{path} is not a video that this journal recorded; move that file away");
+            (Error::journal(journal, message), own)
         }
         Blocker::NoIntent { id } => {
             let message = "the first entry is not `intent`; repair it, or move it away if you no \
                            longer need what its entries name";
-            with_id(Error::journal(&journal, message).may_be_billed(), id)
+            (Error::journal(journal, message).may_be_billed(), id)
         }
-    }
-}
-
-/// Records the attempts of a create.
-struct Recorder<'r, 'a> {
-    record: &'r mut Record<'a>,
-    request: &'r ImageToVideo,
-    /// Why the id of an accepted create could not be recorded.
-    error: Option<Error>,
-}
-
-impl CreateObserver for Recorder<'_, '_> {
-    /// Every attempt has its own id, so that the log distinguishes them.
-    fn client_request_id(&mut self) -> String {
-        generate_client_request_id(self.request.caller_request_id())
-    }
-
-    fn before_commit(&mut self, client_request_id: &str) -> Result<()> {
-        let client_request_id = client_request_id.to_owned();
-        self.record.append(JournalEntry::Sending { client_request_id, id: None, time: now() })
-    }
-
-    fn indeterminate(&mut self, error: &Error) {
-        if let (Some(sent), Some(id)) = (error.client_request_id(), error.generation_id()) {
-            let (client_request_id, id) = (sent.to_owned(), Some(id.clone()));
-            // If this fails, the id is still in the error.
-            let _ =
-                self.record.append(JournalEntry::Sending { client_request_id, id, time: now() });
-        }
-    }
-
-    fn rejected(&mut self, error: &Error) -> Result<()> {
-        self.record.append(JournalEntry::Rejected {
-            status: error.status(),
-            marked: error.has_vendor_marks(),
-            id: error.generation_id().cloned(),
-            time: now(),
-        })
-    }
-
-    fn accepted(&mut self, generation: &Generation) {
-        self.error = self.record.append(JournalEntry::Created { id: generation.id.clone() }).err();
-    }
+    };
+    id.iter().fold(error, Error::with_id)
 }
 
 #[cfg(any(fuzzing, test))]

@@ -14,6 +14,7 @@ mod url;
 
 use std::borrow::Cow;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::uri::{self, PathAndQuery, Scheme, Uri};
@@ -62,6 +63,34 @@ impl Transport {
         &self.config.base_url
     }
 
+    /// The transport for one call. With a token it has its own agents, so that cancelling can close
+    /// their connections without affecting other calls.
+    pub(crate) fn session<'a>(&'a self, token: Option<&'a CancelToken>) -> Session<'a> {
+        let agents = match token {
+            Some(_) => Cow::Owned(self.config.agents()),
+            None => Cow::Borrowed(&self.agents),
+        };
+        let _cancel_registration = token.map(|token| {
+            let Agents { reads, downloads, .. } = Agents::clone(&agents);
+            Arc::new(token.register(Box::new(move || {
+                reads.shutdown();
+                downloads.shutdown();
+            })))
+        });
+        Session { config: &self.config, agents, token, _cancel_registration }
+    }
+}
+
+/// The transport for one call.
+#[derive(Clone)]
+pub(crate) struct Session<'a> {
+    config: &'a ValidConfig,
+    agents: Cow<'a, Agents>,
+    token: Option<&'a CancelToken>,
+    _cancel_registration: Option<Arc<CancelRegistration>>,
+}
+
+impl Session<'_> {
     /// The base URL as a journal keeps it: on the loopback without its port, since a sandbox has
     /// another one each time.
     pub(crate) fn recorded_base_url(&self) -> String {
@@ -73,43 +102,6 @@ impl Transport {
         }
     }
 
-    /// The transport for one call. With a token it has its own agents, so that cancelling can close
-    /// their connections without affecting other calls.
-    pub(crate) fn session<'a>(&'a self, token: Option<&'a CancelToken>) -> Session<'a> {
-        let agents = match token {
-            Some(_) => Cow::Owned(self.config.agents()),
-            None => Cow::Borrowed(&self.agents),
-        };
-        let _cancel_registration = token.map(|token| {
-            let Agents { reads, downloads, .. } = Agents::clone(&agents);
-            token.register(Box::new(move || {
-                reads.shutdown();
-                downloads.shutdown();
-            }))
-        });
-        Session { config: &self.config, agents, token, _cancel_registration }
-    }
-}
-
-/// The transport for one call.
-pub(crate) struct Session<'a> {
-    config: &'a ValidConfig,
-    agents: Cow<'a, Agents>,
-    token: Option<&'a CancelToken>,
-    _cancel_registration: Option<CancelRegistration>,
-}
-
-impl Session<'_> {
-    /// The same session, for a part of the call. With a token, its creates have an agent of their
-    /// own: cancelling one before its commit must not close the connection of another after its.
-    pub(crate) fn reborrow(&self) -> Session<'_> {
-        let mut agents = Cow::Borrowed(&*self.agents);
-        if self.token.is_some() {
-            agents.to_mut().creates = self.config.agents().creates;
-        }
-        Session { config: self.config, agents, token: self.token, _cancel_registration: None }
-    }
-
     /// How long the server may send nothing.
     pub(crate) fn idle_timeout(&self) -> Duration {
         self.config.idle_timeout
@@ -119,13 +111,15 @@ impl Session<'_> {
         self.token
     }
 
-    /// Registers that cancelling aborts creates. Unregistered at the commit point, so that a later
+    /// The agent of one attempt to create, and the registration that cancelling aborts the attempt.
+    /// With a token it is the attempt's own: cancelling one before its commit must not close the
+    /// connection of another after its. Unregistered at the commit point, so that a later
     /// cancellation does not abort a create that may have been accepted.
-    pub(crate) fn cancel_creates(&self) -> Option<CancelRegistration> {
-        self.token.map(|token| {
-            let creates = self.agents.creates.clone();
-            token.register(Box::new(move || creates.shutdown()))
-        })
+    pub(crate) fn create_agent(&self) -> (Agent, Option<CancelRegistration>) {
+        let Some(token) = self.token else { return (self.agents.creates.clone(), None) };
+        let agent = self.config.agents().creates;
+        let cancelled = agent.clone();
+        (agent, Some(token.register(Box::new(move || cancelled.shutdown()))))
     }
 
     /// Whether this error of a committed request proves that the end of its body was not written.
@@ -157,6 +151,7 @@ impl Session<'_> {
     /// `100 Continue`.
     pub(crate) fn post(
         &self,
+        agent: &Agent,
         target: &str,
         client_request_id: &str,
         body: &mut BodyReader<'_>,
@@ -181,7 +176,6 @@ impl Session<'_> {
         if expect_continue {
             headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
         }
-        let agent = &self.agents.creates;
         if length > SMALL_BUFFER as u64 {
             let mut config = agent.configure_request(request).output_buffer_size(UPLOAD_BUFFER);
             if length > LARGE_BODY {

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::iter;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::context::ApiPoller;
+use crate::context::{ApiPoller, RequestContext};
 use crate::download::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::parent_dir;
@@ -17,8 +18,8 @@ use crate::model::request::{ImageToVideo, VideoDuration};
 use crate::operation::Operation;
 use crate::poll::{PollQueue, Step, run_workers};
 
-use super::DurableRun;
-use super::file_run::{FileRun, Opened, SavedVideo};
+use super::file_run::{FileRun, SavedVideo};
+use super::{DurableRun, Started};
 
 /// How long a worker sleeps that finds nothing to do.
 const MAX_IDLE: Duration = Duration::from_millis(100);
@@ -82,77 +83,73 @@ pub(crate) fn generate_all_to(
     options: &BatchOptions,
 ) -> Vec<Result<SavedVideo>> {
     if let Err(error) = validate_targets(jobs) {
-        let others = || Error::not_attempted(&error.to_string());
-        let mut results: Vec<_> = jobs.iter().skip(1).map(|_| Err(others())).collect();
-        results.insert(0, Err(error));
-        return results;
+        let reason = error.to_string();
+        let others = jobs.iter().skip(1).map(|_| Err(Error::not_attempted(&reason)));
+        return iter::once(Err(error)).chain(others).collect();
     }
     // Events have the paths as they were given.
-    let path_of = |index: usize| jobs.get(index).map(|(_, path)| path.as_path());
-    let poller = ApiPoller { context: run.context, started: Instant::now(), path_of: &path_of };
-    let state = State {
-        next: 0,
-        starting: 0,
-        in_flight: 0,
-        downloading: 0,
-        waiting: jobs.iter().map(|_| None).collect(),
-        downloads: VecDeque::new(),
-        stops: Vec::new(),
-        results: jobs.iter().map(|_| None).collect(),
-    };
+    let context = |path| RequestContext { path: Some(path), ..run.context.clone() };
+    let contexts: Vec<_> = jobs.iter().map(|(_, path)| context(path.as_path())).collect();
+    let stops = Stops::default();
+    let inputs = jobs.iter().zip(&contexts).enumerate();
+    let runs: Vec<_> = inputs
+        .map(|(index, ((request, path), context))| Job {
+            index,
+            run: DurableRun { context, request, stops: Some(&stops), ..*run },
+            path: std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+        })
+        .collect();
+    let context_of = |index: usize| contexts.get(index).unwrap_or(run.context);
+    let started = Instant::now();
+    let poller = ApiPoller { context: run.context, started, context_of: &context_of };
     let queue = PollQueue::new(run.options, run.context.retry_policy, &poller);
-    // Now, so that they mean the same files when their turn comes.
-    let absolute =
-        |(_, path): &(_, PathBuf)| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-    let paths = jobs.iter().map(absolute).collect();
-    let batch = Batch { run, jobs, paths, options, queue, state: Mutex::new(state) };
+    let batch = Batch { jobs: &runs, options, queue, state: Mutex::default() };
     let threads = [run.options.threads, options.concurrent_creates, options.concurrent_downloads];
     let threads = threads.iter().fold(0_usize, |sum, count| sum.saturating_add(*count));
     run_workers(threads.min(jobs.len()), &|| batch.work());
-    let state = batch.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut state = batch.lock();
     let missing = || Err(Error::not_attempted("the batch was interrupted"));
-    state.results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
+    let result = |job: &Job<'_>| state.results.remove(&job.index).unwrap_or_else(missing);
+    runs.iter().map(result).collect()
 }
 
 struct Batch<'a> {
-    run: &'a DurableRun<'a>,
-    jobs: &'a [(ImageToVideo, PathBuf)],
-    /// Where the jobs' paths led at the start of the call.
-    paths: Vec<PathBuf>,
+    jobs: &'a [Job<'a>],
     options: &'a BatchOptions,
     queue: PollQueue<'a>,
-    state: Mutex<State>,
+    state: Mutex<State<'a>>,
 }
 
-struct State {
+struct Job<'a> {
+    index: usize,
+    run: DurableRun<'a>,
+    /// Where its path led at the start of the call.
+    path: PathBuf,
+}
+
+#[derive(Default)]
+struct State<'a> {
     /// The next job to start.
     next: usize,
     starting: usize,
     /// The jobs that are started but have no result yet.
     in_flight: usize,
     downloading: usize,
-    /// The runs whose generations are in the queue, by job.
-    waiting: Vec<Option<Box<FileRun>>>,
-    downloads: VecDeque<(usize, Box<(FileRun, Video)>)>,
-    stops: Vec<Stop>,
-    results: Vec<Option<Result<SavedVideo>>>,
+    /// The jobs whose generations are in the queue, by index.
+    waiting: HashMap<usize, (&'a Job<'a>, Box<FileRun>)>,
+    downloads: VecDeque<(&'a Job<'a>, Box<(FileRun, Video)>)>,
+    /// By index.
+    results: HashMap<usize, Result<SavedVideo>>,
 }
 
-/// Why no more generations are created.
-struct Stop {
-    /// Only those of this model and duration: without credits for them, others may be possible.
-    only_for: Option<(String, Option<VideoDuration>)>,
-    reason: String,
-}
-
-enum Task {
-    Start(usize),
-    Download(usize, Box<(FileRun, Video)>),
+enum Task<'a> {
+    Start(&'a Job<'a>),
+    Download(&'a Job<'a>, Box<(FileRun, Video)>),
     Poll,
     Exit,
 }
 
-impl Batch<'_> {
+impl<'a> Batch<'a> {
     /// A worker. What a task makes possible is done next by the worker that has done the task, so
     /// that a sleeping one has nothing to miss but polls.
     fn work(&self) {
@@ -160,8 +157,8 @@ impl Batch<'_> {
         loop {
             match self.next_task() {
                 Task::Exit => return,
-                Task::Start(index) => self.start(index),
-                Task::Download(index, completed) => self.save(index, *completed),
+                Task::Start(job) => self.start(job),
+                Task::Download(job, completed) => self.save(job, *completed),
                 Task::Poll => match self.queue.step() {
                     Step::Polled => {}
                     Step::Done(index, result) => self.settle(index, result),
@@ -176,134 +173,116 @@ impl Batch<'_> {
 
     /// Downloads go first, since URLs expire. There are more workers than may start and download, so
     /// that polls are not late.
-    fn next_task(&self) -> Task {
+    fn next_task(&self) -> Task<'a> {
         let mut state = self.lock();
-        let is_done = state.next == self.jobs.len() && state.in_flight == 0;
-        if is_done || self.queue.is_aborted() {
+        let next = self.jobs.get(state.next);
+        if self.queue.is_aborted() || (next.is_none() && state.in_flight == 0) {
             return Task::Exit;
         }
         if state.downloading < self.options.concurrent_downloads
-            && let Some((index, completed)) = state.downloads.pop_front()
+            && let Some((job, completed)) = state.downloads.pop_front()
         {
             state.downloading += 1;
-            return Task::Download(index, completed);
+            return Task::Download(job, completed);
         }
-        if state.next < self.jobs.len()
+        if let Some(job) = next
             && state.starting < self.options.concurrent_creates
             && state.in_flight < self.options.max_in_flight
         {
-            let index = state.next;
             state.next += 1;
             state.starting += 1;
             state.in_flight += 1;
-            return Task::Start(index);
+            return Task::Start(job);
         }
         Task::Poll
     }
 
-    fn start(&self, index: usize) {
-        let opened = self.with_run(index, |run, path| match run.context.is_cancelled() {
+    fn start(&self, job: &'a Job<'a>) {
+        let started = match job.run.context.is_cancelled() {
             true => {
                 Err(Error::not_attempted("the batch was cancelled; call generate_all_to again"))
             }
-            false => run.open(path),
-        });
-        match opened {
-            Ok(Opened::Saved(saved)) => self.finish(index, Ok(saved)),
-            Ok(Opened::Pending(run)) => {
+            false => job.run.open(&job.path),
+        };
+        match started {
+            Ok(Started::Saved(saved)) => self.finish(job, Ok(saved)),
+            Ok(Started::Pending(file_run)) => {
                 let mut state = self.lock();
-                let id = Cow::Owned(run.pending.id.clone());
-                let initial_delay = self.run.initial_delay(&run.pending);
-                self.queue.push(index, id, run.pending.known(), initial_delay);
-                if let Some(waiting) = state.waiting.get_mut(index) {
-                    *waiting = Some(run);
-                }
+                let id = Cow::Owned(file_run.pending.id.clone());
+                let initial_delay = job.run.initial_delay(&file_run.pending);
+                self.queue.push(job.index, id, file_run.pending.known(), initial_delay);
+                state.waiting.insert(job.index, (job, file_run));
             }
-            Err(error) => self.finish(index, Err(error)),
+            Err(error) => self.finish(job, Err(error)),
         }
         self.lock().starting -= 1;
     }
 
     /// Records how the wait of a job ended.
     fn settle(&self, index: usize, waited: Result<Video>) {
-        let waiting = self.lock().waiting.get_mut(index).and_then(Option::take);
-        let Some(mut file_run) = waiting else { return };
-        match self.with_run(index, |run, _| run.settle_file(&mut file_run, waited)) {
+        let waiting = self.lock().waiting.remove(&index);
+        let Some((job, mut file_run)) = waiting else { return };
+        match job.run.settle_file(&mut file_run, waited) {
             Ok(video) => {
-                let completed = Box::new((*file_run, video));
-                self.lock().downloads.push_back((index, completed));
+                self.lock().downloads.push_back((job, Box::new((*file_run, video))));
             }
             Err(error) => {
                 drop(file_run);
-                self.finish(index, Err(error));
+                self.finish(job, Err(error));
             }
         }
     }
 
-    fn save(&self, index: usize, (file_run, video): (FileRun, Video)) {
-        let saved = self.with_run(index, |run, _| run.save(file_run, &video));
-        self.finish(index, saved);
+    fn save(&self, job: &Job<'_>, (file_run, video): (FileRun, Video)) {
+        self.finish(job, job.run.save(file_run, &video));
         self.lock().downloading -= 1;
     }
 
-    fn finish(&self, index: usize, result: Result<SavedVideo>) {
+    fn finish(&self, job: &Job<'_>, result: Result<SavedVideo>) {
+        if let (Err(error), Some(stops)) = (&result, job.run.stops) {
+            stops.add(job.run.request, error);
+        }
         let mut state = self.lock();
-        if let Err(error) = &result {
-            state.stops.extend(self.stop(index, error));
-        }
-        if let Some(slot) = state.results.get_mut(index) {
-            *slot = Some(result);
-        }
+        state.results.insert(job.index, result);
         state.in_flight -= 1;
     }
 
-    /// Whether the error of a create says that others will fail as well: the API itself rejects the
+    fn lock(&self) -> MutexGuard<'_, State<'a>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why no more generations are created.
+#[derive(Default)]
+pub(crate) struct Stops(Mutex<Vec<Stop>>);
+
+struct Stop {
+    /// Only those of this model and duration: without credits for them, others may be possible.
+    only_for: Option<(String, Option<VideoDuration>)>,
+    reason: String,
+}
+
+impl Stops {
+    /// Whether this request may still be paid for.
+    pub(crate) fn check(&self, request: &ImageToVideo) -> Result<()> {
+        let price = price_class(request);
+        let applies = |stop: &&Stop| stop.only_for.as_ref().is_none_or(|only| *only == price);
+        let stops = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let stop = stops.iter().find(applies);
+        stop.map_or(Ok(()), |stop| Err(Error::not_attempted(&stop.reason)))
+    }
+
+    /// Stops if the error of a create says that others will fail as well: the API itself rejects the
     /// key or the account, or the client's limit is reached.
-    fn stop(&self, index: usize, error: &Error) -> Option<Stop> {
+    fn add(&self, request: &ImageToVideo, error: &Error) {
         let is_denied = error.operation() == Operation::Create
             && error.has_vendor_marks()
             && matches!(error.status(), Some(401 | 403));
-        if !is_denied && error.kind() != ErrorKind::GenerationLimit {
-            return None;
+        if is_denied || error.kind() == ErrorKind::GenerationLimit {
+            let only_for = error.is_out_of_credits().then(|| price_class(request));
+            let stop = Stop { only_for, reason: error.to_string() };
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(stop);
         }
-        let price = || self.jobs.get(index).map(|(request, _)| price_class(request));
-        let only_for = if error.is_out_of_credits() { price() } else { None };
-        Some(Stop { only_for, reason: error.to_string() })
-    }
-
-    /// Calls `work` with the run of this job, and where its path leads.
-    fn with_run<T>(
-        &self,
-        index: usize,
-        work: impl FnOnce(&DurableRun<'_>, &Path) -> Result<T>,
-    ) -> Result<T> {
-        let job = self.jobs.get(index).zip(self.paths.get(index));
-        let Some(((request, path), absolute)) = job else {
-            return Err(Error::not_attempted("there is no such job"));
-        };
-        let may_create = || {
-            let price = price_class(request);
-            let state = self.lock();
-            let stop = state
-                .stops
-                .iter()
-                .find(|stop| stop.only_for.as_ref().is_none_or(|only_for| *only_for == price));
-            stop.map_or(Ok(()), |stop| Err(Error::not_attempted(&stop.reason)))
-        };
-        let context = self.run.context.for_path(path);
-        let base_url = self.run.base_url.clone();
-        let run = DurableRun {
-            context: &context,
-            request,
-            base_url,
-            may_create: &may_create,
-            ..*self.run
-        };
-        work(&run, absolute)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

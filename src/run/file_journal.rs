@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::download::Target;
 use crate::error::{Error, Result};
 use crate::fs::{fsync_parent_dir, is_same_file, open_options, read_up_to};
@@ -53,13 +51,9 @@ pub struct FileJournal {
     path: PathBuf,
     /// Its path in [`OPEN_JOURNALS`], if it is there.
     listed: Option<PathBuf>,
-    /// The end of the last complete line. What follows is torn.
-    valid_len: u64,
-    /// The last line is complete except for its newline.
-    missing_newline: bool,
     /// Opened for reading only, since the file or its directory cannot be written.
     read_only: bool,
-    entries: Vec<JournalEntry>,
+    content: Parsed,
 }
 
 impl FileJournal {
@@ -152,9 +146,8 @@ impl FileJournal {
             // must be durable as well.
             fsync_parent_dir(&path).map_err(|e| io_error("failed to sync the directory", e))?;
         }
-        let Parsed { entries, valid_len, missing_newline } =
-            parse(&text).map_err(|error| error.into_error(&path))?;
-        Ok(Self { file, path, listed: None, valid_len, missing_newline, read_only, entries })
+        let content = parse(&text).map_err(|error| error.into_error(&path))?;
+        Ok(Self { file, path, listed: None, read_only, content })
     }
 
     fn write(&mut self, entry: &JournalEntry) -> io::Result<()> {
@@ -167,39 +160,39 @@ impl FileJournal {
         }
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
-        if self.missing_newline {
+        if self.content.missing_newline {
             line.insert(0, b'\n');
         }
         // Remove what a killed process or a full disk left of a line, so that it does not become
         // part of this one.
-        if self.file.metadata()?.len() > self.valid_len {
-            self.file.set_len(self.valid_len)?;
+        if self.file.metadata()?.len() > self.content.valid_len {
+            self.file.set_len(self.content.valid_len)?;
         }
-        self.file.seek(SeekFrom::Start(self.valid_len))?;
+        self.file.seek(SeekFrom::Start(self.content.valid_len))?;
         self.file.write_all(&line)?;
         self.file.sync_data()?;
-        self.missing_newline = false;
-        self.valid_len += line.len() as u64;
+        self.content.missing_newline = false;
+        self.content.valid_len += line.len() as u64;
         Ok(())
     }
 }
 
 impl Journal for FileJournal {
     fn entries(&mut self) -> Result<Vec<JournalEntry>, BoxError> {
-        Ok(self.entries.clone())
+        Ok(self.content.entries.clone())
     }
 
     /// An entry that could not be made durable is taken back.
     fn append(&mut self, position: u64, entry: &JournalEntry) -> Result<(), BoxError> {
-        if position != self.entries.len() as u64 {
+        if position != self.content.entries.len() as u64 {
             return Err("another writer has appended to it".into());
         }
         if let Err(e) = self.write(entry) {
             // If this fails too, the line stays. Its run has reported that nothing was sent.
-            let _ = self.file.set_len(self.valid_len).and_then(|()| self.file.sync_data());
+            let _ = self.file.set_len(self.content.valid_len).and_then(|()| self.file.sync_data());
             return Err(e.into());
         }
-        self.entries.push(entry.clone());
+        self.content.entries.push(entry.clone());
         Ok(())
     }
 
@@ -246,9 +239,13 @@ fn read(mut file: &File) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
+/// The content of a journal's file.
+#[derive(Debug)]
 struct Parsed {
     entries: Vec<JournalEntry>,
+    /// The end of the last complete line. What follows is torn.
     valid_len: u64,
+    /// The last line is complete except for its newline.
     missing_newline: bool,
 }
 
@@ -296,11 +293,7 @@ fn parse(text: &[u8]) -> Result<Parsed, ParseError> {
             continue;
         }
         let json = std::str::from_utf8(line).ok().and_then(|line| serde_json::from_str(line).ok());
-        let entry = match json {
-            Some(Value::Object(object)) => JournalEntry::from_object(object),
-            _ => Err(InvalidEntry::Invalid),
-        };
-        match entry {
+        match JournalEntry::from_value(&json.unwrap_or_default()) {
             Ok(entry) if has_newline || counts_unterminated(&entry) => parsed.entries.push(entry),
             Ok(_) => break,
             Err(InvalidEntry::Invalid) if !has_newline => break,

@@ -1,8 +1,8 @@
 //! A durable run whose video goes to a file, with a journal next to it.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
+use crate::context::TimeLimit;
 use crate::download::{Replace, Target, download};
 use crate::error::{Error, Result};
 use crate::event::EventKind;
@@ -42,13 +42,6 @@ pub struct SavedVideo {
     pub usage: Option<Usage>,
 }
 
-/// Where a run has come to before its wait.
-pub(crate) enum Opened {
-    /// The video is at the target.
-    Saved(SavedVideo),
-    Pending(Box<FileRun>),
-}
-
 /// A run that has to wait for its generation.
 pub(crate) struct FileRun {
     target: Target,
@@ -62,8 +55,8 @@ impl DurableRun<'_> {
     /// Runs until the video is at the path.
     pub(crate) fn generate_to(&self, path: &Path) -> Result<SavedVideo> {
         match self.open(path)? {
-            Opened::Saved(saved) => Ok(saved),
-            Opened::Pending(mut run) => {
+            Started::Saved(saved) => Ok(saved),
+            Started::Pending(mut run) => {
                 let waited = self.wait(&run.pending);
                 let video = self.settle_file(&mut run, waited)?;
                 self.save(*run, &video)
@@ -73,7 +66,7 @@ impl DurableRun<'_> {
 
     /// Opens the target and its journal, and runs up to a generation to wait for. An invalid call
     /// leaves no new file behind.
-    pub(crate) fn open(&self, path: &Path) -> Result<Opened> {
+    pub(crate) fn open(&self, path: &Path) -> Result<Started<FileRun>> {
         let target = Target::resolve(path, OPERATION)?;
         let journal_path = journal_path(&target);
         let is_new = match journal_path.symlink_metadata() {
@@ -83,40 +76,36 @@ impl DurableRun<'_> {
             Err(e) => return Err(Error::io(OPERATION, Some(journal_path), "failed to read", e)),
         };
         if is_new {
-            (self.may_create)()?;
+            self.may_create()?;
             if target.file_len()?.is_some() {
                 let blocker = Blocker::UnknownFile { own: None };
                 let journal = journal_name(&journal_path);
-                return Err(blocked_error(journal, Some(&target), blocker, None));
+                return Err(blocked_error(&journal, Some(&target), blocker, None));
             }
         }
         let (request, body) = self.prepare()?;
         let body = if is_new { Ok(body?) } else { body };
         let mut journal = self.open_journal(journal_path)?;
-        let mut record = self.record(&mut journal, request.clone())?;
+        let mut record = self.record(&mut journal, &request)?;
         let state = target_state(&target, record.entries())?;
         let started = self.start(&mut record, body, Some(&target), &state);
-        match started.map_err(|error| record.explain(error))? {
-            Started::Saved { id, length: bytes } => {
-                let (path, usage) = (target.path().to_owned(), record.usage(&id));
-                Ok(Opened::Saved(SavedVideo { path, bytes, id, reused: true, usage }))
-            }
+        Ok(match started.map_err(|error| record.explain(error))? {
+            Started::Saved(saved) => Started::Saved(saved),
             Started::Pending(pending) => {
-                Ok(Opened::Pending(Box::new(FileRun { target, state, journal, request, pending })))
+                Started::Pending(Box::new(FileRun { target, state, journal, request, pending }))
             }
-        }
+        })
     }
 
     /// Waits for another process with the same target, as long as for a generation.
     fn open_journal(&self, path: PathBuf) -> Result<FileJournal> {
-        let started = Instant::now();
+        let limit = TimeLimit::new(self.options.timeout);
         let name = journal_name(&path);
         FileJournal::open_or_wait(path, |delay| {
-            let remaining = self.options.timeout.saturating_sub(started.elapsed());
+            let remaining = limit.remaining();
             if remaining.is_zero() {
                 let busy = Error::journal(&name, "in use by another process");
-                let timed_out = Error::wait_timeout(started.elapsed(), Some(busy));
-                return Err(timed_out.with_operation(OPERATION));
+                return Err(limit.error(OPERATION, Some(busy)));
             }
             match self.context.sleep(delay.min(remaining)) {
                 true => Ok(()),
@@ -128,10 +117,8 @@ impl DurableRun<'_> {
     /// Records how the wait ended.
     pub(crate) fn settle_file(&self, run: &mut FileRun, waited: Result<Video>) -> Result<Video> {
         let FileRun { journal, request, pending, .. } = run;
-        let settled = self
-            .record(journal, request.clone())
-            .and_then(|mut record| self.settle(&mut record, pending, waited));
-        settled.map_err(|error| pending.explain(error))
+        let mut record = self.record(journal, request)?;
+        self.settle(&mut record, pending, waited).map_err(|error| pending.explain(error))
     }
 
     /// Downloads the video to the target.
@@ -142,7 +129,7 @@ impl DurableRun<'_> {
 
     fn download(&self, run: &mut FileRun, video: &Video) -> Result<SavedVideo> {
         let FileRun { target, state, journal, request, pending } = run;
-        let mut record = self.record(journal, request.clone())?;
+        let mut record = self.record(journal, request)?;
         let id = &pending.id;
         let recorded = replaceable_file(record.entries(), pending.replaces.as_ref(), state);
         let replace = match &recorded {
@@ -163,12 +150,11 @@ impl DurableRun<'_> {
 }
 
 fn target_state(target: &Target, entries: &[JournalEntry]) -> Result<TargetState> {
-    let Some(len) = target.file_len()? else {
-        return Ok(TargetState::Absent);
+    let len = match target.file_len()? {
+        None => return Ok(TargetState::Absent),
+        Some(0) => return Ok(TargetState::Empty),
+        Some(len) => len,
     };
-    if len == 0 {
-        return Ok(TargetState::Empty);
-    }
     for entry in entries.iter().rev() {
         if let JournalEntry::Publishing { id, length, hash } = entry
             && *length == len

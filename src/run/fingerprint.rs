@@ -60,34 +60,28 @@ impl RequestFingerprint {
         })
     }
 
-    /// The first part that differs, for messages.
-    pub(crate) fn difference(&self, other: &Self) -> &'static str {
-        match self {
-            _ if self.base_url != other.base_url => "base_url",
-            _ if self.route != other.route => "route",
-            _ if self.model != other.model => "model",
-            _ if self.image != other.image => "image",
-            _ if self.masks != other.masks => "masks",
-            _ => "prompt or another field",
-        }
+    /// The first part that differs, or `None` if both are of the same request. An image or mask that
+    /// cannot be read any more matches any: it matters only to a create, which cannot be sent without
+    /// it.
+    pub(crate) fn difference(&self, recorded: &Self) -> Option<&'static str> {
+        let differ = |own: &Option<String>, recorded: &Option<String>| {
+            own.is_some() && recorded.is_some() && own != recorded
+        };
+        let mut masks = self.masks.iter().zip(&recorded.masks);
+        Some(match self {
+            _ if self.base_url != recorded.base_url => "base_url",
+            _ if self.route != recorded.route => "route",
+            _ if self.model != recorded.model => "model",
+            _ if differ(&self.image, &recorded.image) => "image",
+            _ if self.masks.len() != recorded.masks.len() => "masks",
+            _ if masks.any(|(own, recorded)| differ(own, recorded)) => "masks",
+            _ if self.fields != recorded.fields => "prompt or another field",
+            _ => return None,
+        })
     }
 
-    /// Whether both are of the same request. An image or mask that cannot be read any more matches
-    /// any: it matters only to a create, which cannot be sent without it.
     pub(crate) fn matches(&self, recorded: &Self) -> bool {
-        let same = |own: &Option<String>, recorded: &Option<String>| {
-            own.is_none() || recorded.is_none() || own == recorded
-        };
-        let exact = [
-            (&self.base_url, &recorded.base_url),
-            (&self.route, &recorded.route),
-            (&self.model, &recorded.model),
-            (&self.fields, &recorded.fields),
-        ];
-        exact.iter().all(|(own, recorded)| own == recorded)
-            && same(&self.image, &recorded.image)
-            && self.masks.len() == recorded.masks.len()
-            && self.masks.iter().zip(&recorded.masks).all(|(own, recorded)| same(own, recorded))
+        self.difference(recorded).is_none()
     }
 }
 

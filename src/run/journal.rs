@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use serde::de::Error as _;
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::model::generation::{GenerationId, Usage};
 
@@ -114,11 +114,11 @@ pub trait Journal {
         let entries = self.entries()?;
         let newest =
             entries.iter().rev().find(|entry| !matches!(entry, JournalEntry::Intent { .. }));
-        match newest {
-            Some(JournalEntry::Abandoned { .. }) | None => Ok(()),
-            Some(_) if !entries.iter().any(JournalEntry::is_open) => Ok(()),
-            Some(_) => self.append(entries.len() as u64, &JournalEntry::Abandoned { time: now() }),
+        let is_abandoned = matches!(newest, Some(JournalEntry::Abandoned { .. }));
+        if is_abandoned || !entries.iter().any(JournalEntry::is_open) {
+            return Ok(());
         }
+        self.append(entries.len() as u64, &JournalEntry::Abandoned { time: now() })
     }
 }
 
@@ -309,178 +309,125 @@ impl JournalEntry {
         }
     }
 
-    pub(crate) fn from_object(object: Map<String, Value>) -> Result<Self, InvalidEntry> {
-        let mut fields = Fields(object);
-        let step: String = fields.required("step", text)?;
+    pub(crate) fn from_value(value: &Value) -> Result<Self, InvalidEntry> {
+        let fields = Fields(value);
+        let step: String = fields.get("step")?;
         Ok(match step.as_str() {
             "intent" => {
-                if fields.optional("version", number)? != Some(VERSION) {
+                let version: Option<u64> = fields.get("version")?;
+                if version != Some(VERSION) {
                     return Err(InvalidEntry::OtherVersion);
                 }
-                Self::Intent {
-                    request: fields.request()?,
-                    source: fields.optional("source", text)?,
-                    time: fields.required("time", number)?,
-                    replaces: fields.optional("replaces", id)?,
-                }
+                let request = RequestFingerprint {
+                    base_url: fields.get("base_url")?,
+                    route: fields.get("route")?,
+                    model: fields.get("model")?,
+                    fields: fields.get("fields")?,
+                    image: fields.get("image")?,
+                    masks: fields.get_or_default("masks")?,
+                };
+                let (source, time) = (fields.get("source")?, fields.get("time")?);
+                Self::Intent { request, source, time, replaces: fields.get("replaces")? }
             }
             "sending" => Self::Sending {
-                client_request_id: fields.required("client_request_id", text)?,
-                id: fields.optional("id", id)?,
-                time: fields.required("time", number)?,
+                client_request_id: fields.get("client_request_id")?,
+                id: fields.get("id")?,
+                time: fields.get("time")?,
             },
             "rejected" => Self::Rejected {
-                status: fields.optional("status", |value| value.as_u64()?.try_into().ok())?,
-                marked: fields.optional("marked", |value| value.as_bool())?.unwrap_or_default(),
-                id: fields.optional("id", id)?,
-                time: fields.required("time", number)?,
+                status: fields.get("status")?,
+                marked: fields.get_or_default("marked")?,
+                id: fields.get("id")?,
+                time: fields.get("time")?,
             },
-            "created" => Self::Created { id: fields.required("id", id)? },
-            "completed" => Self::Completed {
-                id: fields.required("id", id)?,
-                usage: fields.optional("usage", usage)?,
-            },
+            "created" => Self::Created { id: fields.get("id")? },
+            "completed" => Self::Completed { id: fields.get("id")?, usage: fields.get("usage")? },
             "publishing" => Self::Publishing {
-                id: fields.required("id", id)?,
-                length: fields.required("length", number)?,
-                hash: fields.required("hash", text)?,
+                id: fields.get("id")?,
+                length: fields.get("length")?,
+                hash: fields.get("hash")?,
             },
             "saved" => Self::Saved {
-                id: fields.required("id", id)?,
-                length: fields.required("length", number)?,
-                usage: fields.optional("usage", usage)?,
+                id: fields.get("id")?,
+                length: fields.get("length")?,
+                usage: fields.get("usage")?,
             },
-            "failed" => Self::Failed { id: fields.required("id", id)?, reason: fields.reason()? },
-            "ended" => Self::Ended { id: fields.required("id", id)?, reason: fields.reason()? },
-            "abandoned" => Self::Abandoned { time: fields.required("time", number)? },
+            "failed" => {
+                Self::Failed { id: fields.get("id")?, reason: fields.get_or_default("reason")? }
+            }
+            "ended" => {
+                Self::Ended { id: fields.get("id")?, reason: fields.get_or_default("reason")? }
+            }
+            "abandoned" => Self::Abandoned { time: fields.get("time")? },
             _ => return Err(InvalidEntry::OtherVersion),
         })
-    }
-
-    /// The fields in the order in which they are written. Those that are null are left out.
-    fn to_fields(&self) -> Vec<(&'static str, Value)> {
-        let usage_value = |usage: &Option<Usage>| serde_json::to_value(usage).unwrap_or_default();
-        let mut fields = vec![("step", self.step().into())];
-        let mut put = |name, value| fields.push((name, value));
-        put("id", self.id().map(GenerationId::as_str).into());
-        match self {
-            Self::Intent { request, source, time, replaces } => {
-                put("version", VERSION.into());
-                put("base_url", request.base_url.as_str().into());
-                put("route", request.route.as_str().into());
-                put("model", request.model.as_str().into());
-                put("fields", request.fields.as_str().into());
-                put("image", request.image.as_deref().into());
-                if !request.masks.is_empty() {
-                    put("masks", request.masks.clone().into());
-                }
-                put("source", source.as_deref().into());
-                put("time", (*time).into());
-                put("replaces", replaces.as_ref().map(GenerationId::as_str).into());
-            }
-            Self::Sending { client_request_id, time, .. } => {
-                put("client_request_id", client_request_id.as_str().into());
-                put("time", (*time).into());
-            }
-            Self::Rejected { status, marked, time, .. } => {
-                put("status", (*status).into());
-                put("marked", (*marked).into());
-                put("time", (*time).into());
-            }
-            Self::Publishing { length, hash, .. } => {
-                put("length", (*length).into());
-                put("hash", hash.as_str().into());
-            }
-            Self::Saved { length, usage, .. } => {
-                put("length", (*length).into());
-                put("usage", usage_value(usage));
-            }
-            Self::Completed { usage, .. } => put("usage", usage_value(usage)),
-            Self::Failed { reason, .. } | Self::Ended { reason, .. } => {
-                put("reason", reason.as_str().into());
-            }
-            Self::Abandoned { time } => put("time", (*time).into()),
-            Self::Created { .. } => {}
-        }
-        fields.retain(|(_, value)| !value.is_null());
-        fields
     }
 }
 
 /// The fields of a serialized entry.
-struct Fields(Map<String, Value>);
+struct Fields<'a>(&'a Value);
 
-impl Fields {
-    fn optional<T>(
-        &mut self,
-        name: &str,
-        parse: fn(Value) -> Option<T>,
-    ) -> Result<Option<T>, InvalidEntry> {
-        match self.0.get_mut(name).map(Value::take) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => parse(value).map(Some).ok_or(InvalidEntry::Invalid),
+impl Fields<'_> {
+    /// A field that is missing is null.
+    fn get<T: DeserializeOwned>(&self, name: &str) -> Result<T, InvalidEntry> {
+        T::deserialize(self.0.get(name).unwrap_or(&Value::Null)).map_err(|_| InvalidEntry::Invalid)
+    }
+
+    fn get_or_default<T: DeserializeOwned + Default>(&self, name: &str) -> Result<T, InvalidEntry> {
+        Ok(self.get::<Option<T>>(name)?.unwrap_or_default())
+    }
+}
+
+/// The fields of an entry in the order in which they are written.
+struct OrderedFields(Vec<(&'static str, Value)>);
+
+impl OrderedFields {
+    /// Adds a field, unless it is null.
+    fn put(&mut self, name: &'static str, value: impl Serialize) -> &mut Self {
+        let value = serde_json::to_value(value).unwrap_or_default();
+        if !value.is_null() {
+            self.0.push((name, value));
         }
+        self
     }
-
-    fn required<T>(
-        &mut self,
-        name: &str,
-        parse: fn(Value) -> Option<T>,
-    ) -> Result<T, InvalidEntry> {
-        self.optional(name, parse)?.ok_or(InvalidEntry::Invalid)
-    }
-
-    fn request(&mut self) -> Result<RequestFingerprint, InvalidEntry> {
-        Ok(RequestFingerprint {
-            base_url: self.required("base_url", text)?,
-            route: self.required("route", text)?,
-            model: self.required("model", text)?,
-            fields: self.required("fields", text)?,
-            image: self.optional("image", text)?,
-            masks: self.optional("masks", masks)?.unwrap_or_default(),
-        })
-    }
-
-    fn reason(&mut self) -> Result<String, InvalidEntry> {
-        Ok(self.optional("reason", text)?.unwrap_or_default())
-    }
-}
-
-fn text(value: Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text),
-        _ => None,
-    }
-}
-
-fn id(value: Value) -> Option<GenerationId> {
-    text(value)?.parse().ok()
-}
-
-fn number(value: Value) -> Option<u64> {
-    value.as_u64()
-}
-
-fn usage(value: Value) -> Option<Usage> {
-    serde_json::from_value(value).ok()
-}
-
-/// Hashes, or null for masks that could not be read.
-fn masks(value: Value) -> Option<Vec<Option<String>>> {
-    let Value::Array(items) = value else { return None };
-    let mask = |item: Value| if item.is_null() { Some(None) } else { text(item).map(Some) };
-    items.into_iter().map(mask).collect()
 }
 
 impl Serialize for JournalEntry {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.to_fields())
+        let mut fields = OrderedFields(Vec::new());
+        fields.put("step", self.step()).put("id", self.id());
+        fields.put("client_request_id", self.client_request_id());
+        match self {
+            Self::Intent { request, source, time, replaces } => fields
+                .put("version", VERSION)
+                .put("base_url", &request.base_url)
+                .put("route", &request.route)
+                .put("model", &request.model)
+                .put("fields", &request.fields)
+                .put("image", &request.image)
+                .put("masks", Some(&request.masks).filter(|masks| !masks.is_empty()))
+                .put("source", source)
+                .put("time", time)
+                .put("replaces", replaces),
+            Self::Sending { time, .. } | Self::Abandoned { time } => fields.put("time", time),
+            Self::Rejected { status, marked, time, .. } => {
+                fields.put("status", status).put("marked", marked).put("time", time)
+            }
+            Self::Created { .. } => &mut fields,
+            Self::Completed { usage, .. } => fields.put("usage", usage),
+            Self::Publishing { length, hash, .. } => fields.put("length", length).put("hash", hash),
+            Self::Saved { length, usage, .. } => fields.put("length", length).put("usage", usage),
+            Self::Failed { reason, .. } | Self::Ended { reason, .. } => {
+                fields.put("reason", reason)
+            }
+        };
+        serializer.collect_map(fields.0)
     }
 }
 
 impl<'de> Deserialize<'de> for JournalEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let object = Map::deserialize(deserializer)?;
-        Self::from_object(object).map_err(D::Error::custom)
+        let value = Value::deserialize(deserializer)?;
+        Self::from_value(&value).map_err(D::Error::custom)
     }
 }

@@ -80,10 +80,11 @@ pub(crate) fn next_action(
     target: &TargetState,
     replace_videos: bool,
 ) -> Action {
-    let Some(ByRequest { own, others, asked }) = ByRequest::new(entries, request) else {
+    if !starts_with_intent(entries) {
         let id = entries.iter().rev().find_map(Entry::id).cloned();
         return Action::Block(Blocker::NoIntent { id });
-    };
+    }
+    let own = entries_of(entries, &|recorded| request.matches(recorded));
     match (newest_unsettled(&own), target) {
         (Some(Entry::Saved { id, length, .. }), TargetState::Video(video)) if video == id => {
             Action::Reuse { id: id.clone(), length: *length }
@@ -115,10 +116,15 @@ pub(crate) fn next_action(
         },
         // All of its creates are rejected, failed or abandoned.
         _ => {
-            let mut others = others.iter().filter_map(|(_, other)| newest_unsettled(other));
+            let mut others = entries.iter().filter_map(|entry| match entry {
+                Entry::Intent { request: other, .. } if !request.matches(other) => {
+                    newest_unsettled(&entries_of(entries, &|recorded| recorded == other))
+                }
+                _ => None,
+            });
             let finished = others.find_map(unfinished).map_or(Ok(()), Err);
             match finished.and_then(|()| replaced_video(target, None, replace_videos)) {
-                Ok(replaces) => Action::Create { rejected: rejected_ids(&own, asked), replaces },
+                Ok(replaces) => Action::Create { rejected: rejected_ids(&own), replaces },
                 Err(blocker) => Action::Block(blocker),
             }
         }
@@ -146,58 +152,36 @@ pub(crate) fn newest_of<'a>(
     entries: &'a [Entry],
     request: &RequestFingerprint,
 ) -> Option<&'a Entry> {
-    newest_unsettled(&ByRequest::new(entries, request)?.own)
+    let own = entries_of(entries, &|recorded| request.matches(recorded));
+    newest_unsettled(&own).filter(|_| starts_with_intent(entries))
 }
 
-/// A record's entries, apart for each request: those after an intent of it.
-struct ByRequest<'a> {
-    own: Vec<&'a Entry>,
-    others: Vec<(&'a RequestFingerprint, Vec<&'a Entry>)>,
-    /// How many of the request's own entries precede the last intent that led to a create. It was
-    /// recorded after the questions about the ids that rejected creates had named until then.
-    asked: usize,
+/// Whether it is known which request each entry is of.
+fn starts_with_intent(entries: &[Entry]) -> bool {
+    entries.iter().find(|entry| !is_abandoned(entry)).is_none_or(is_intent)
 }
 
-impl<'a> ByRequest<'a> {
-    /// `None` if the record does not start with an intent.
-    fn new(entries: &'a [Entry], request: &RequestFingerprint) -> Option<Self> {
-        let mut by_request = Self { own: Vec::new(), others: Vec::new(), asked: 0 };
-        let Self { own, others, asked } = &mut by_request;
-        let mut intent = None;
-        // How many of its own entries precede the request's last intent.
-        let mut intended = 0;
-        for entry in entries {
-            match (entry, intent) {
-                (Entry::Intent { request: recorded, .. }, _) => {
-                    let is_own = request.matches(recorded);
-                    if is_own {
-                        intended = own.len();
-                    }
-                    intent = Some((recorded, is_own));
-                }
-                // Whatever request it is of.
-                (Entry::Abandoned { .. }, _) => {
-                    own.push(entry);
-                    *asked = own.len();
-                    others.iter_mut().for_each(|(_, other)| other.push(entry));
-                }
-                (entry, Some((_, true))) => {
-                    if let Entry::Sending { id: None, .. } = entry {
-                        *asked = intended.max(*asked);
-                    }
-                    own.push(entry);
-                }
-                (entry, Some((recorded, false))) => {
-                    match others.iter_mut().find(|(other, _)| *other == recorded) {
-                        Some((_, other)) => other.push(entry),
-                        None => others.push((recorded, vec![entry])),
-                    }
-                }
-                (_, None) => return None,
-            }
+/// The entries of a request: those from an intent of it on. That all is abandoned is of every one.
+fn entries_of<'a>(
+    entries: &'a [Entry],
+    is_of_it: &dyn Fn(&RequestFingerprint) -> bool,
+) -> Vec<&'a Entry> {
+    let mut is_its = false;
+    let is_included = |entry: &&Entry| {
+        if let Entry::Intent { request, .. } = entry {
+            is_its = is_of_it(request);
         }
-        Some(by_request)
-    }
+        is_its || is_abandoned(entry)
+    };
+    entries.iter().filter(is_included).collect()
+}
+
+fn is_intent(entry: &Entry) -> bool {
+    matches!(entry, Entry::Intent { .. })
+}
+
+fn is_abandoned(entry: &Entry) -> bool {
+    matches!(entry, Entry::Abandoned { .. })
 }
 
 /// The newest entry of a request that no later one settles: the last one, unless that rejects,
@@ -218,7 +202,7 @@ fn newest_unsettled<'a>(entries: &[&'a Entry]) -> Option<&'a Entry> {
 
 fn is_unsettled(earlier: &[&Entry], entry: &Entry, later: &[&Entry]) -> bool {
     let superseded = |id| later.iter().any(|entry| tells_of(entry, id));
-    let abandoned = || later.iter().any(|entry| matches!(entry, Entry::Abandoned { .. }));
+    let abandoned = || later.iter().any(|entry| is_abandoned(entry));
     match entry {
         Entry::Sending { client_request_id: sent, id: None, .. } => {
             let again = |entry: &&Entry| {
@@ -226,7 +210,7 @@ fn is_unsettled(earlier: &[&Entry], entry: &Entry, later: &[&Entry]) -> bool {
                     if client_request_id == sent)
             };
             // Its outcome comes next. Anything else is about another create.
-            let has_outcome = match later.first() {
+            let has_outcome = match later.iter().find(|entry| !is_intent(entry)) {
                 Some(Entry::Rejected { .. }) => true,
                 Some(Entry::Sending { .. }) | None => false,
                 Some(next) => {
@@ -255,22 +239,22 @@ fn tells_of(entry: &Entry, id: &GenerationId) -> bool {
 }
 
 fn unfinished(newest: &Entry) -> Option<Blocker> {
-    match newest {
-        Entry::Sending { client_request_id, id, .. } => Some(Blocker::OtherUnfinished {
-            id: id.clone(),
-            client_request_id: Some(client_request_id.clone()),
-        }),
-        Entry::Created { id } | Entry::Completed { id, .. } | Entry::Publishing { id, .. } => {
-            Some(Blocker::OtherUnfinished { id: Some(id.clone()), client_request_id: None })
-        }
-        // An ended one stands in nobody's way, since it cannot be fetched.
-        _ => None,
-    }
+    // An ended one stands in nobody's way, since it cannot be fetched.
+    let is_over = matches!(newest, Entry::Saved { .. } | Entry::Ended { .. });
+    (!is_over).then(|| Blocker::OtherUnfinished {
+        id: newest.id().cloned(),
+        client_request_id: newest.client_request_id().map(str::to_owned),
+    })
 }
 
-/// The ids that rejected creates have named, and about which nothing was asked or recorded since.
-fn rejected_ids(own: &[&Entry], asked: usize) -> Vec<RejectedId> {
-    let rejections = own.iter().skip(asked).filter_map(|entry| match entry {
+/// The ids that rejected creates have named, and about which nothing was asked or recorded since. The
+/// questions precede the intent that leads to a create.
+fn rejected_ids(own: &[&Entry]) -> Vec<RejectedId> {
+    let sent = own.iter().rposition(|entry| matches!(entry, Entry::Sending { id: None, .. }));
+    let before_sent = own.get(..sent.unwrap_or_default()).unwrap_or_default();
+    let asked = before_sent.iter().rposition(|entry| is_intent(entry));
+    let asked = asked.max(own.iter().rposition(|entry| is_abandoned(entry)));
+    let rejections = own.iter().skip(asked.unwrap_or_default()).filter_map(|entry| match entry {
         Entry::Rejected { id: Some(id), marked, time, .. } => {
             Some(RejectedId { id: id.clone(), marked: *marked, time: *time })
         }

@@ -7,51 +7,43 @@ use crate::model::generation::{Generation, Status};
 /// How long, in seconds, a generation may take to become visible: until then a 404 proves nothing.
 const VISIBILITY_GRACE: u64 = 60;
 
-/// What a response says about the id that a rejected create named.
+/// What a response says about a generation that another source says does not exist or has failed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Rejection {
-    /// The id is a generation: the create was accepted after all.
-    Disproved,
-    Confirmed,
+pub(crate) enum Proof {
+    /// It exists, and polling judges it.
+    Exists,
+    /// There is none that is charged: the other source is right.
+    Gone,
     Unknown,
 }
 
 /// Judges a rejection that named an id. `marked`: it was the vendor's own; `age`: the seconds since.
-pub(crate) fn judge_rejection(retrieved: &Result<Generation>, marked: bool, age: u64) -> Rejection {
+pub(crate) fn judge_rejection(retrieved: &Result<Generation>, marked: bool, age: u64) -> Proof {
     match retrieved {
-        Ok(generation) if adopts(generation) => Rejection::Disproved,
+        Ok(generation) if adopts(generation) => Proof::Exists,
         // Failed generations are not charged.
-        Ok(generation) if generation.status == Status::Error => Rejection::Confirmed,
+        Ok(generation) if generation.status == Status::Error => Proof::Gone,
         Err(error) if denies_generation(error) => match marked || age >= VISIBILITY_GRACE {
-            true => Rejection::Confirmed,
-            false => Rejection::Unknown,
+            true => Proof::Gone,
+            false => Proof::Unknown,
         },
-        _ => Rejection::Unknown,
+        _ => Proof::Unknown,
     }
 }
 
-/// What a response says about a generation that the log lists as failed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Logged {
-    /// The generation has another state, which polling judges.
-    Exists,
-    Failed,
-    Unknown,
-}
-
 /// Judges a log row that says failed. `age`: the seconds since the create.
-pub(crate) fn judge_logged_failure(retrieved: &Result<Generation>, age: u64) -> Logged {
+pub(crate) fn judge_logged_failure(retrieved: &Result<Generation>, age: u64) -> Proof {
     match retrieved {
-        Ok(generation) if generation.status == Status::Error => Logged::Failed,
-        Ok(_) => Logged::Exists,
+        Ok(generation) if generation.status == Status::Error => Proof::Gone,
+        Ok(_) => Proof::Exists,
         Err(error)
             if error.has_vendor_marks()
                 && error.status() == Some(404)
                 && age >= VISIBILITY_GRACE =>
         {
-            Logged::Failed
+            Proof::Gone
         }
-        Err(_) => Logged::Unknown,
+        Err(_) => Proof::Unknown,
     }
 }
 
@@ -210,13 +202,13 @@ mod tests {
                         expected.is_none_or(|expected| expected == (judged == verdict))
                     };
                     let case = format!("{response:?}, marked {marked}, {age} s: {judged:?}");
-                    assert!(says(Rejection::Disproved, adopts), "adopts: {case}");
-                    assert!(says(Rejection::Confirmed, stands), "rejection stands: {case}");
+                    assert!(says(Proof::Exists, adopts), "adopts: {case}");
+                    assert!(says(Proof::Gone, stands), "rejection stands: {case}");
                     let is_nothing = adopts == Some(false) && stands == Some(false);
-                    assert!(!is_nothing || judged == Rejection::Unknown, "not known: {case}");
+                    assert!(!is_nothing || judged == Proof::Unknown, "not known: {case}");
                     cases += 1;
                 }
-                let failed = judge_logged_failure(&retrieved, age) == Logged::Failed;
+                let failed = judge_logged_failure(&retrieved, age) == Proof::Gone;
                 let proved = match response {
                     Retrieved::Api { status: 404, marked: true } => Some(is_old),
                     response => response.is_failed(),

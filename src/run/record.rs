@@ -11,7 +11,7 @@ use super::next::newest_of;
 pub(crate) struct Record<'a> {
     journal: &'a mut dyn Journal,
     entries: Vec<JournalEntry>,
-    request: RequestFingerprint,
+    request: &'a RequestFingerprint,
     /// The image's path or URL, for people.
     source: Option<String>,
 }
@@ -19,7 +19,7 @@ pub(crate) struct Record<'a> {
 impl<'a> Record<'a> {
     pub(crate) fn open(
         journal: &'a mut dyn Journal,
-        request: RequestFingerprint,
+        request: &'a RequestFingerprint,
         source: Option<String>,
     ) -> Result<Self> {
         let entries = journal.entries();
@@ -36,26 +36,20 @@ impl<'a> Record<'a> {
         &self.entries
     }
 
-    pub(crate) fn request(&self) -> &RequestFingerprint {
-        &self.request
+    pub(crate) fn request(&self) -> &'a RequestFingerprint {
+        self.request
     }
 
     /// The part of the request that differs from the last other one's in the record, if there is one.
     pub(crate) fn difference(&self) -> Option<&'static str> {
         self.entries.iter().rev().find_map(|entry| match entry {
-            JournalEntry::Intent { request, .. } if !self.request.matches(request) => {
-                Some(self.request.difference(request))
-            }
+            JournalEntry::Intent { request, .. } => self.request.difference(request),
             _ => None,
         })
     }
 
-    /// Records that the request is about to be carried out.
-    pub(crate) fn begin(&mut self, replaces: Option<GenerationId>) -> Result<()> {
-        self.begin_request(self.request.clone(), replaces)
-    }
-
-    fn begin_request(
+    /// Records that a request is about to be carried out.
+    pub(crate) fn begin(
         &mut self,
         request: RequestFingerprint,
         replaces: Option<GenerationId>,
@@ -78,10 +72,10 @@ impl<'a> Record<'a> {
         }
         // A generation stays with the request that it is recorded for: that of a run whose image is
         // missing would match those with any other image.
-        let request = named.filter(|named| self.request.matches(named)).unwrap_or(&self.request);
+        let request = named.filter(|named| self.request.matches(named)).unwrap_or(self.request);
         let started = match last.is_some_and(|last| request.matches(last)) {
             true => Ok(()),
-            false => self.begin_request(request.clone(), None),
+            false => self.begin(request.clone(), None),
         };
         let written = started.and_then(|()| self.write(entry));
         written.map_err(|error| id.iter().fold(error, Error::with_id))
@@ -94,42 +88,30 @@ impl<'a> Record<'a> {
         Ok(())
     }
 
+    fn entries_about(&self, id: &GenerationId) -> impl Iterator<Item = &JournalEntry> {
+        self.entries.iter().rev().filter(move |entry| entry.id() == Some(id))
+    }
+
     /// Whether the generation is recorded as having a video.
     pub(crate) fn is_completed(&self, id: &GenerationId) -> bool {
-        self.entries.iter().any(|entry| {
-            let completed = matches!(
-                entry,
-                JournalEntry::Completed { .. }
-                    | JournalEntry::Publishing { .. }
-                    | JournalEntry::Saved { .. }
-            );
-            completed && entry.id() == Some(id)
-        })
+        use JournalEntry::{Completed, Publishing, Saved};
+        let is = |entry| matches!(entry, &(Completed { .. } | Publishing { .. } | Saved { .. }));
+        self.entries_about(id).any(is)
     }
 
     pub(crate) fn usage(&self, id: &GenerationId) -> Option<Usage> {
-        self.entries.iter().rev().find_map(|entry| match entry {
-            JournalEntry::Completed { id: of, usage }
-            | JournalEntry::Saved { id: of, usage, .. }
-                if of == id =>
-            {
-                *usage
-            }
+        self.entries_about(id).find_map(|entry| match entry {
+            JournalEntry::Completed { usage, .. } | JournalEntry::Saved { usage, .. } => *usage,
             _ => None,
         })
     }
 
     /// Adds to an error what the record knows: the ids of a create that may have been accepted.
     pub(crate) fn explain(&self, error: Error) -> Error {
-        let Some(newest) = newest_of(&self.entries, &self.request) else { return error };
-        let error = error.may_be_billed();
-        let error = match newest.id() {
-            Some(id) if error.generation_id().is_none() => error.with_id(id),
-            _ => error,
-        };
-        match newest.client_request_id() {
-            Some(sent) if error.client_request_id().is_none() => error.with_client_request_id(sent),
-            _ => error,
-        }
+        let Some(newest) = newest_of(&self.entries, self.request) else { return error };
+        let id = newest.id().filter(|_| error.generation_id().is_none());
+        let sent = newest.client_request_id().filter(|_| error.client_request_id().is_none());
+        let error = id.into_iter().fold(error.may_be_billed(), Error::with_id);
+        sent.into_iter().fold(error, Error::with_client_request_id)
     }
 }

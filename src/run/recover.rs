@@ -1,14 +1,13 @@
 //! Finds out whether a create was accepted whose outcome the record does not know.
 
-use std::time::Instant;
-
+use crate::context::TimeLimit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::model::generation::{Generation, GenerationId};
 
 use super::journal::{JournalEntry, now};
 use super::next::RejectedId;
-use super::proof::{Logged, Rejection, judge_logged_failure, judge_rejection};
+use super::proof::{Proof, judge_logged_failure, judge_rejection};
 use super::record::Record;
 use super::{DurableRun, OPERATION};
 
@@ -19,9 +18,9 @@ impl DurableRun<'_> {
         for RejectedId { id, marked, time } in rejected {
             let retrieved = self.ask(id)?;
             match judge_rejection(&retrieved, *marked, now().saturating_sub(*time)) {
-                Rejection::Disproved => return Ok(Some(id.clone())),
-                Rejection::Confirmed => {}
-                Rejection::Unknown => {
+                Proof::Exists => return Ok(Some(id.clone())),
+                Proof::Gone => {}
+                Proof::Unknown => {
                     let message = "a rejected create named this generation, whose state cannot be \
                                    known; try again later";
                     let unknown = Error::decode(OPERATION, message);
@@ -41,17 +40,13 @@ impl DurableRun<'_> {
         named: Option<GenerationId>,
         time: u64,
     ) -> Result<()> {
-        let deadline = Instant::now().checked_add(self.options.timeout);
-        let found = match named {
-            Some(id) if self.ask(&id)?.is_ok() => Some(id),
-            _ => None,
-        };
-        let id = match found {
-            Some(id) => id,
-            None => self.find_in_log(record, client_request_id, time, deadline)?,
+        let limit = TimeLimit::new(self.options.timeout);
+        let id = match named {
+            Some(id) if self.ask(&id)?.is_ok() => id,
+            _ => self.find_in_log(record, client_request_id, time, &limit)?,
         };
         record.append(JournalEntry::Created { id: id.clone() })?;
-        self.context.emit_create(Some(&id), client_request_id, EventKind::Recovered);
+        self.context.emit_with(Some(&id), Some(client_request_id), EventKind::Recovered);
         Ok(())
     }
 
@@ -60,16 +55,15 @@ impl DurableRun<'_> {
         record: &mut Record<'_>,
         client_request_id: &str,
         time: u64,
-        deadline: Option<Instant>,
+        limit: &TimeLimit,
     ) -> Result<GenerationId> {
-        let unknown = |record: &Record<'_>, message| {
-            Error::create_unknown(Error::journal(&record.name(), message))
-        };
+        let name = record.name();
+        let unknown = |message| Error::create_unknown(Error::journal(&name, message));
         let days = days_since(time, now());
-        let Some(found) = self.context.find(client_request_id, days, deadline)? else {
+        let Some(found) = self.context.find(client_request_id, false, days, Some(limit))? else {
             let message = "the last create received no response, and the API's log does not list \
                            it (yet)";
-            return Err(unknown(record, message));
+            return Err(unknown(message));
         };
         if !found.failed {
             return Ok(found.id);
@@ -77,13 +71,13 @@ impl DurableRun<'_> {
         // By the server's clock or by this one, whichever is less.
         let age = now().saturating_sub(found.created.unwrap_or(u64::MAX).max(time));
         match judge_logged_failure(&self.ask(&found.id)?, age) {
-            Logged::Exists => Ok(found.id),
-            Logged::Unknown => {
+            Proof::Exists => Ok(found.id),
+            Proof::Unknown => {
                 let message = "the API's log lists the last create as failed, which the \
                                generation itself does not confirm (yet)";
-                Err(unknown(record, message).with_id(&found.id))
+                Err(unknown(message).with_id(&found.id))
             }
-            Logged::Failed => {
+            Proof::Gone => {
                 let reason = "the API's log and the generation itself say so".to_owned();
                 let id = found.id.clone();
                 record.append(JournalEntry::Failed { id, reason: reason.clone() })?;
