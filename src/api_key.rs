@@ -44,37 +44,26 @@ impl ApiKey {
     /// Redacts the key from a response body, also where JSON escapes spell it. The JSON may be
     /// truncated.
     pub(crate) fn redact_json(&self, body: Vec<u8>) -> Vec<u8> {
-        self.redact(if body.contains(&b'\\') { unescape_ascii(&body) } else { body })
+        let body = if body.contains(&b'\\') { unescape_ascii(&body) } else { body };
+        String::from_utf8(body).map_or_else(
+            |error| {
+                // The key is ASCII, so no part of it is in an invalid sequence.
+                let chunks = error.as_bytes().utf8_chunks();
+                let redact = |text: &str| self.redact(text.to_owned()).into_bytes();
+                chunks
+                    .flat_map(|chunk| [&redact(chunk.valid()), chunk.invalid()].concat())
+                    .collect()
+            },
+            |text| self.redact(text).into_bytes(),
+        )
     }
 
     /// Replaces every occurrence of the key, since a server may echo it.
-    pub(crate) fn redact(&self, text: Vec<u8>) -> Vec<u8> {
-        let Some(first) = self.find(&text) else { return text };
-        let mut redacted = Vec::with_capacity(text.len());
-        let (mut rest, mut found) = (text.as_slice(), Some(first));
-        while let Some((before, from_key)) = found.and_then(|start| rest.split_at_checked(start)) {
-            redacted.extend_from_slice(before);
-            redacted.extend_from_slice(b"[key]");
-            rest = from_key.get(self.key.len()..).unwrap_or_default();
-            found = self.find(rest);
-        }
-        redacted.extend_from_slice(rest);
-        redacted
-    }
-
-    /// Finds the key as Boyer, Moore and Horspool do: most bytes of a text are never examined.
-    fn find(&self, text: &[u8]) -> Option<usize> {
-        let key = self.key.as_bytes();
-        let (last, before) = key.split_last().filter(|_| key.len() >= MIN_REDACTED_LEN)?;
-        let mut start = 0;
-        loop {
-            let window = text.get(start..start + key.len())?;
-            let end = window.last()?;
-            if end == last && window == key {
-                return Some(start);
-            }
-            // On to where the key has this byte.
-            start += 1 + before.iter().rev().position(|b| b == end).unwrap_or(before.len());
+    pub(crate) fn redact(&self, text: String) -> String {
+        if self.key.len() >= MIN_REDACTED_LEN && text.contains(&self.key) {
+            text.replace(&self.key, "[key]")
+        } else {
+            text
         }
     }
 }
@@ -128,8 +117,10 @@ mod tests {
     #[test]
     fn api_key_is_redacted_wherever_it_is_echoed() {
         let key = ApiKey::new("0123456789abcdef".into()).unwrap();
-        let echo = b"<0123456789abcdef> 0123456789abcde 0123456789abcdef".to_vec();
-        assert_eq!(key.redact(echo), b"<[key]> 0123456789abcde [key]");
+        let echo = "<0123456789abcdef> 0123456789abcde 0123456789abcdef".to_owned();
+        assert_eq!(key.redact(echo), "<[key]> 0123456789abcde [key]");
+        let echo = b"\xff0123456789abcdef\xc3 0123456789abcdef\xc3".to_vec();
+        assert_eq!(key.redact_json(echo), b"\xff[key]\xc3 [key]\xc3");
         assert_eq!(format!("{key:?}"), "[key]");
     }
 

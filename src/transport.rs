@@ -29,12 +29,12 @@ use crate::redact::sanitize;
 
 pub(crate) use self::config::{DOWNLOAD_TIMEOUT, TransportConfig};
 pub(crate) use self::proxy::{ProxyChoice, first_variable};
-pub(crate) use self::response::DownloadResponse;
+pub(crate) use self::response::UnreadResponse;
 pub(crate) use self::tls::RootCertificates;
 
 use self::config::{Agents, SMALL_BUFFER, UPLOAD_BUFFER, ValidConfig};
 use self::error::send_error;
-use self::response::{HttpResponse, location, read_response};
+use self::response::{HttpResponse, location};
 use self::url::{encode_url, is_local, is_loopback, resolve_redirect};
 
 /// The body of a create that is larger takes a while to be sent.
@@ -144,7 +144,7 @@ impl Session<'_> {
     pub(crate) fn get(&self, operation: Operation, target: &str) -> Result<Response> {
         let request = self.request(operation, Method::GET, target)?;
         let result = match self.agents.reads.run(request) {
-            Ok(response) => Ok(read_response(response, operation, &self.config.key, true)),
+            Ok(response) => Ok(self.unread(response, operation).into_response(true)),
             Err(e) => Err(send_error(e, operation, self.config.peer(&self.config.base_uri))),
         };
         match result {
@@ -190,7 +190,7 @@ impl Session<'_> {
             request = config.build();
         }
         match agent.run(request) {
-            Ok(response) => Ok(read_response(response, operation, &self.config.key, false)),
+            Ok(response) => Ok(self.unread(response, operation).into_response(false)),
             Err(_) if body.state() != UploadState::Committed && is_cancelled(self.token) => {
                 Err(Error::cancelled(operation))
             }
@@ -203,13 +203,17 @@ impl Session<'_> {
         }
     }
 
+    fn unread(&self, response: HttpResponse, operation: Operation) -> UnreadResponse<'_> {
+        UnreadResponse::new(response, operation, &self.config.key, self.token)
+    }
+
     /// Requests a video, without the API key. With a range, requests the rest of the file, provided
     /// that it has not changed.
     pub(crate) fn download(
         &self,
         url: &str,
         range: Option<&ResumeRange>,
-    ) -> Result<DownloadResponse> {
+    ) -> Result<UnreadResponse<'_>> {
         let mut url = encode_url(url.as_bytes());
         let mut allow_http = true;
         for _ in 0..=MAX_REDIRECTS {
@@ -219,7 +223,7 @@ impl Session<'_> {
             let response = self.send_download(&uri, range)?;
             match location(&response) {
                 Some(location) => url = resolve_redirect(&uri, &location),
-                None => return Ok(DownloadResponse::new(response, &self.config.key, self.token)),
+                None => return Ok(self.unread(response, Operation::Download)),
             }
         }
         let message = format!("video URL redirects more than {MAX_REDIRECTS} times");
@@ -244,8 +248,7 @@ impl Session<'_> {
     }
 
     fn url_error(&self, message: &str, url: &str) -> Error {
-        let url = self.config.key.redact(url.as_bytes().to_vec());
-        let url = sanitize(&String::from_utf8_lossy(&url));
+        let url = sanitize(&self.config.key.redact(url.to_owned()));
         Error::decode(Operation::Download, format!("{message}: {url}"))
     }
 
@@ -290,7 +293,6 @@ impl Session<'_> {
                 .with_operation(operation)
         })?;
         let headers = request.headers_mut();
-        headers.reserve(7);
         // Prices are public, and the key is sent only where it is needed.
         if operation != Operation::Pricing {
             headers.insert(header::AUTHORIZATION, self.config.authorization.clone());

@@ -6,7 +6,7 @@ use serde::de::Error as _;
 use serde_json::Value;
 
 use crate::error::{Error, ErrorResponse, Result};
-use crate::model::generation::{JsonObject, ResponseMetadata};
+use crate::model::generation::{GenerationId, JsonObject, ResponseMetadata};
 use crate::model::retry_after::{parse_http_date, parse_retry_after};
 use crate::operation::Operation;
 use crate::redact::{sanitize, snippet};
@@ -60,6 +60,11 @@ impl Headers {
         }
     }
 
+    /// The generation's id, which the API calls inference id in its headers.
+    pub(crate) fn generation_id(&self) -> Option<GenerationId> {
+        self.get("x-inference-id")?.parse().ok()
+    }
+
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         let retry_after = self.get("retry-after")?;
         // A date is one of the server's clock.
@@ -93,9 +98,9 @@ impl Response {
         std::mem::replace(&mut self.body_result, Ok(()))?;
         match self.json() {
             Ok(Value::Object(fields)) => Ok(fields),
-            Ok(_) => Err(self.decode_error(NOT_AN_OBJECT, None)),
-            Err(_) if self.body.is_empty() => Err(self.decode_error("empty response body", None)),
-            Err(e) => Err(self.decode_error(NOT_AN_OBJECT, Some(e))),
+            Ok(_) => Err(self.invalid_response(NOT_AN_OBJECT)),
+            Err(_) if self.body.is_empty() => Err(self.invalid_response("empty response body")),
+            Err(e) => Err(self.invalid_response(NOT_AN_OBJECT).with_source(e)),
         }
     }
 
@@ -113,17 +118,12 @@ impl Response {
         serde_json::from_str(std::str::from_utf8(&self.body).map_err(serde_json::Error::custom)?)
     }
 
-    /// The error for a successful response that lacks a required field.
+    /// The error for a successful response that is not as expected, with what the server says in it,
+    /// since some errors come with a status of success.
     pub(crate) fn invalid_response(&self, message: &str) -> Error {
-        self.decode_error(message, None)
-    }
-
-    /// An error with what the server says, since some errors come with a status of success.
-    fn decode_error(&self, message: &str, source: Option<serde_json::Error>) -> Error {
         let words = error_message(&self.json().unwrap_or_default()).as_deref().map(sanitize);
-        let (status, body) = (Some(self.status), snippet(&self.body));
-        let source = source.map(Into::into);
-        Error::invalid_response(self.operation, message, words, status, body, source)
+        let body = snippet(&self.body);
+        Error::invalid_response(self.operation, message, words, Some(self.status), body)
     }
 
     /// The error for a response with an error status.

@@ -187,7 +187,7 @@ impl ValidConfig {
         if let Some(proxy) = self.proxy_for(uri) {
             peer += &format!(" through proxy {}:{}", proxy.host(), proxy.port());
         }
-        sanitize(&String::from_utf8_lossy(&self.key.redact(peer.into_bytes())))
+        sanitize(&self.key.redact(peer))
     }
 }
 
