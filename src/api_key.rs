@@ -72,29 +72,24 @@ impl ApiKey {
 fn unescape_ascii(json: &[u8]) -> Vec<u8> {
     let mut unescaped = Vec::with_capacity(json.len());
     let mut rest = json;
-    loop {
-        rest = match rest {
-            [b'\\', b'/', after @ ..] => {
-                unescaped.push(b'/');
-                after
+    while !rest.is_empty() {
+        let (char, len) = match rest {
+            [b'\\', b'/', ..] => (Some(b'/'), 2),
+            [b'\\', b'u', a, b, c, d, ..] => {
+                let char = decode_unicode_escape(&[*a, *b, *c, *d]);
+                (char, if char.is_some() { 6 } else { 2 })
             }
-            [b'\\', b'u', a, b, c, d, after @ ..]
-                if decode_unicode_escape(&[*a, *b, *c, *d]).is_some() =>
-            {
-                unescaped.extend(decode_unicode_escape(&[*a, *b, *c, *d]));
-                after
-            }
-            [b'\\', next, after @ ..] => {
-                unescaped.extend([b'\\', *next]);
-                after
-            }
-            [first, after @ ..] => {
-                unescaped.push(*first);
-                after
-            }
-            [] => return unescaped,
+            [b'\\', _, ..] => (None, 2),
+            _ => (None, 1),
+        };
+        let (escape, after) = rest.split_at_checked(len).unwrap_or_default();
+        match char {
+            Some(char) => unescaped.push(char),
+            None => unescaped.extend_from_slice(escape),
         }
+        rest = after;
     }
+    unescaped
 }
 
 /// Decodes four hexadecimal digits to a printable ASCII character, if JSON need not escape it.

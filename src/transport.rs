@@ -256,21 +256,16 @@ impl Session<'_> {
         let operation = Operation::Download;
         let mut request = Request::new(());
         *request.uri_mut() = uri.clone();
-        let headers = request.headers_mut();
-        // Byte ranges of a compressed representation would not fit together.
-        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(ResumeRange { from, validator }) = range {
-            let values = [
-                (header::RANGE, Some(format!("bytes={from}-"))),
-                (header::IF_RANGE, validator.clone()),
-            ];
-            for (name, value) in values {
-                let value = value.map(HeaderValue::try_from).transpose().map_err(|_| {
+            let value = |text: &str| {
+                HeaderValue::from_str(text).map_err(|_| {
                     Error::decode(operation, "the video's validator is not a header value")
-                })?;
-                if let Some(value) = value {
-                    headers.insert(name, value);
-                }
+                })
+            };
+            let headers = request.headers_mut();
+            headers.insert(header::RANGE, value(&format!("bytes={from}-"))?);
+            if let Some(validator) = validator {
+                headers.insert(header::IF_RANGE, value(validator)?);
             }
         }
         let agent: &Agent = &self.agents.downloads;
