@@ -30,7 +30,7 @@ use crate::redact::sanitize;
 pub(crate) use self::config::{DOWNLOAD_TIMEOUT, TransportConfig};
 pub(crate) use self::proxy::{ProxyChoice, first_variable};
 pub(crate) use self::response::UnreadResponse;
-pub(crate) use self::tls::RootCertificates;
+pub(crate) use self::tls::root_certificates;
 
 use self::config::{Agents, SMALL_BUFFER, UPLOAD_BUFFER, ValidConfig};
 use self::error::send_error;

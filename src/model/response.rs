@@ -69,8 +69,8 @@ impl Headers {
         let retry_after = self.get("retry-after")?;
         // A date is one of the server's clock.
         let date = self.get("date").and_then(parse_http_date).map(Duration::from_secs);
-        let now = date.and_then(|date| SystemTime::UNIX_EPOCH.checked_add(date));
-        parse_retry_after(retry_after, now.unwrap_or_else(SystemTime::now))
+        let own = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        parse_retry_after(retry_after, date.unwrap_or_else(own))
     }
 }
 
@@ -128,7 +128,21 @@ impl Response {
 
     /// The error for a response with an error status.
     pub(crate) fn api_error(&self) -> Error {
-        Error::api(self.operation, self.parse_api_error())
+        let body = self.json().unwrap_or_default();
+        let error = body.get("error").unwrap_or(&Value::Null);
+        let string = |value: Option<&Value>| value.and_then(Value::as_str).map(sanitize);
+        let response = ErrorResponse {
+            status: Some(self.status),
+            message: error_message(&body).as_deref().map(sanitize),
+            name: string(error.get("name")),
+            kind: string(kind(error)),
+            request_id: string(body.get("requestId"))
+                .or_else(|| self.headers.get("x-request-id").map(sanitize)),
+            retry_after: self.headers.retry_after(),
+            marked: self.has_vendor_marks(&body),
+            body: snippet(&self.body),
+        };
+        Error::api(self.operation, response)
     }
 
     /// Whether the body of an error response has the vendor's marks: `statusCode` with `requestId`,
@@ -148,23 +162,6 @@ impl Response {
         self.body_result.is_ok()
             && (is_status("statusCode") && is_text(body.get("requestId"))
                 || is_status("status") && (is_text(error.get("name")) || is_text(kind(error))))
-    }
-
-    fn parse_api_error(&self) -> ErrorResponse {
-        let body = self.json().unwrap_or_default();
-        let error = body.get("error").unwrap_or(&Value::Null);
-        let string = |value: Option<&Value>| value.and_then(Value::as_str).map(sanitize);
-        ErrorResponse {
-            status: Some(self.status),
-            message: error_message(&body).as_deref().map(sanitize),
-            name: string(error.get("name")),
-            kind: string(kind(error)),
-            request_id: string(body.get("requestId"))
-                .or_else(|| self.headers.get("x-request-id").map(sanitize)),
-            retry_after: self.headers.retry_after(),
-            marked: self.has_vendor_marks(&body),
-            body: snippet(&self.body),
-        }
     }
 }
 

@@ -94,8 +94,7 @@ impl TransportConfig {
                 return Err(Error::config(format!("{name} must be greater than zero")));
             }
         }
-        let tls = self.root_certificates.map(|certificates| certificates.parse()).transpose()?;
-        let tls = tls.unwrap_or_default();
+        let tls = self.root_certificates.map(|parse| parse()).transpose()?.unwrap_or_default();
         if base_uri.scheme() == Some(&Scheme::HTTPS) {
             tls.ensure_enabled()?;
         }

@@ -62,12 +62,10 @@ impl GenerationId {
 /// Takes the video and leaves null, or takes the first of an array of videos. What has no URL stays
 /// in place.
 fn take_video(field: &mut Value, id: &GenerationId) -> Option<Video> {
-    if let Value::Array(items) = field {
-        let video = Video::take_from(items.first_mut()?, id)?;
-        items.remove(0);
-        return Some(video);
-    }
-    Video::take_from(field, id)
+    let Value::Array(items) = field else { return Video::take_from(field, id) };
+    let video = Video::take_from(items.first_mut()?, id)?;
+    items.remove(0);
+    Some(video)
 }
 
 impl Video {
