@@ -45,17 +45,17 @@ impl ApiKey {
     /// truncated.
     pub(crate) fn redact_json(&self, body: Vec<u8>) -> Vec<u8> {
         let body = if body.contains(&b'\\') { unescape_ascii(&body) } else { body };
-        String::from_utf8(body).map_or_else(
-            |error| {
-                // The key is ASCII, so no part of it is in an invalid sequence.
-                let chunks = error.as_bytes().utf8_chunks();
-                let redact = |text: &str| self.redact(text.to_owned()).into_bytes();
-                chunks
-                    .flat_map(|chunk| [&redact(chunk.valid()), chunk.invalid()].concat())
-                    .collect()
-            },
-            |text| self.redact(text).into_bytes(),
-        )
+        let invalid = match String::from_utf8(body) {
+            Ok(text) => return self.redact(text).into_bytes(),
+            Err(e) => e.into_bytes(),
+        };
+        let mut redacted = Vec::new();
+        // The key is ASCII, so no part of it is in an invalid sequence.
+        for chunk in invalid.utf8_chunks() {
+            redacted.extend(self.redact(chunk.valid().to_owned()).into_bytes());
+            redacted.extend_from_slice(chunk.invalid());
+        }
+        redacted
     }
 
     /// Replaces every occurrence of the key, since a server may echo it.

@@ -16,7 +16,7 @@ use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
-use ureq::http::uri::{self, PathAndQuery, Scheme, Uri};
+use ureq::http::uri::{PathAndQuery, Scheme, Uri};
 use ureq::http::{HeaderName, HeaderValue, Method, Request, header};
 use ureq::{Agent, SendBody};
 
@@ -168,9 +168,8 @@ impl Session<'_> {
             let message = "`client_request_id` is not a valid header value";
             Error::invalid_request("client_request_id", message)
         })?;
-        let body_to_send = SendBody::from_reader(&mut *body);
         let request = self.request(operation, Method::POST, target)?;
-        let mut request = request.map(|()| body_to_send);
+        let mut request = request.map(|()| SendBody::from_reader(&mut *body));
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, JSON);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
@@ -299,9 +298,7 @@ impl Session<'_> {
     fn uri(&self, target: &str) -> Result<Uri, ureq::http::Error> {
         let base = &self.config.base_uri;
         let path = [base.path().trim_end_matches('/'), target].concat();
-        let mut parts = uri::Parts::default();
-        parts.scheme = base.scheme().cloned();
-        parts.authority = base.authority().cloned();
+        let mut parts = base.clone().into_parts();
         parts.path_and_query = Some(PathAndQuery::try_from(path)?);
         Ok(Uri::from_parts(parts)?)
     }

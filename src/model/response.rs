@@ -39,10 +39,8 @@ impl Headers {
     }
 
     fn take(&mut self, name: &str) -> Option<String> {
-        self.0
-            .iter_mut()
-            .find(|(header, _)| *header == name)
-            .map(|(_, value)| std::mem::take(value))
+        let (_, value) = self.0.iter_mut().find(|(header, _)| *header == name)?;
+        Some(std::mem::take(value))
     }
 
     fn number(&self, name: &str) -> Option<f64> {

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use ureq::http::{HeaderMap, HeaderValue, header};
+use ureq::http::{HeaderMap, header};
 
 use crate::api_key::ApiKey;
 use crate::cancel::{CancelToken, is_cancelled};
@@ -94,19 +94,13 @@ impl<'a> UnreadResponse<'a> {
 }
 
 fn filter_headers(headers: &HeaderMap, key: &ApiKey) -> Headers {
-    let text = |value: &HeaderValue| {
-        let value = String::from_utf8(value.as_bytes().to_vec()).ok()?;
-        Some(key.redact(value)).filter(|value| !value.contains(char::is_control))
-    };
-    let mut found = Headers::default();
     // A response usually has fewer headers than there are names to search for.
-    for (name, value) in headers {
-        let known = RESPONSE_HEADERS.iter().find(|known| **known == name.as_str());
-        if let Some((known, text)) = known.and_then(|known| Some((*known, text(value)?))) {
-            found.0.push((known, text));
-        }
-    }
-    found
+    let known = headers.iter().filter_map(|(name, value)| {
+        let name = RESPONSE_HEADERS.into_iter().find(|known| *known == name.as_str())?;
+        let value = key.redact(String::from_utf8(value.as_bytes().to_vec()).ok()?);
+        (!value.contains(char::is_control)).then_some((name, value))
+    });
+    Headers(known.collect())
 }
 
 /// The target of a redirect, which servers also send as raw UTF-8.
