@@ -10,7 +10,7 @@ pub(crate) use enabled::Tls;
 #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
 pub(crate) use disabled::Tls;
 
-/// Parses PEM. A closure, so that programs that do not set any are linked without a parser.
+/// Parses PEM. A closure, so that programs that set no certificates are linked without a parser.
 pub(crate) type RootCertificates = Arc<dyn Fn() -> Result<Tls> + Send + Sync>;
 
 pub(crate) fn root_certificates(pem: &[u8]) -> RootCertificates {
