@@ -52,7 +52,7 @@ impl ApiKey {
         let mut redacted = Vec::new();
         // The key is ASCII, so no part of it is in an invalid sequence.
         for chunk in invalid.utf8_chunks() {
-            redacted.extend(self.redact(chunk.valid().to_owned()).into_bytes());
+            redacted.extend_from_slice(self.redact(chunk.valid().to_owned()).as_bytes());
             redacted.extend_from_slice(chunk.invalid());
         }
         redacted

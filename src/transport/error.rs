@@ -16,7 +16,7 @@ pub(super) fn send_error(e: ureq::Error, operation: Operation, peer: String) -> 
     let hint = connect_hint(&e.to_string());
     let error = match is_connect_error(&e) {
         true => Error::connect(operation, peer, source(e)),
-        false => received_error(e, operation),
+        false => receive_error(e, operation),
     };
     error.with_hint(hint)
 }
@@ -46,13 +46,9 @@ fn connect_hint(message: &str) -> Option<&'static str> {
     untrusted.then_some("its certificate is not trusted; see `root_certificates_pem`")
 }
 
-/// The error of a body that could not be received completely.
+/// The error of a response that could not be received completely.
 #[cold]
-pub(super) fn body_error(e: io::Error, operation: Operation) -> Error {
-    received_error(e.into(), operation)
-}
-
-fn received_error(e: ureq::Error, operation: Operation) -> Error {
+pub(super) fn receive_error(e: ureq::Error, operation: Operation) -> Error {
     match e {
         ureq::Error::Timeout(_) => Error::timeout(operation, e.into()),
         ureq::Error::LargeResponseHeader(..) => Error::decode(operation, e.to_string()),

@@ -12,7 +12,7 @@ use crate::model::response::{Headers, RESPONSE_HEADERS, Response};
 use crate::operation::Operation;
 use crate::redact::{sanitize, snippet};
 
-use super::error::body_error;
+use super::error::receive_error;
 use super::url::encode_url;
 
 /// A larger API response is rejected.
@@ -58,7 +58,7 @@ impl<'a> UnreadResponse<'a> {
         if is_cancelled(self.token) {
             return Err(Error::cancelled(self.operation));
         }
-        read.map_err(|e| body_error(e, self.operation))
+        read.map_err(|e| receive_error(e.into(), self.operation))
     }
 
     /// Reads the whole body, or as much of it as possible and at most [`MAX_RESPONSE_BODY`].
@@ -77,7 +77,7 @@ impl<'a> UnreadResponse<'a> {
                 Err(Error::decode(operation, "response body exceeds the 1 MiB limit"))
             }
             Ok(_) => Ok(()),
-            Err(e) => Err(body_error(e, operation)),
+            Err(e) => Err(receive_error(e.into(), operation)),
         };
         let body = self.key.redact_json(body);
         Response { operation, status: self.status, headers: self.headers, body, body_result }
