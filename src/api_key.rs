@@ -44,37 +44,26 @@ impl ApiKey {
     /// Redacts the key from a response body, also where JSON escapes spell it. The JSON may be
     /// truncated.
     pub(crate) fn redact_json(&self, body: Vec<u8>) -> Vec<u8> {
-        self.redact(if body.contains(&b'\\') { unescape_ascii(&body) } else { body })
-    }
-
-    /// Replaces every occurrence of the key, since a server may echo it.
-    pub(crate) fn redact(&self, text: Vec<u8>) -> Vec<u8> {
-        let Some(first) = self.find(&text) else { return text };
-        let mut redacted = Vec::with_capacity(text.len());
-        let (mut rest, mut found) = (text.as_slice(), Some(first));
-        while let Some((before, from_key)) = found.and_then(|start| rest.split_at_checked(start)) {
-            redacted.extend_from_slice(before);
-            redacted.extend_from_slice(b"[key]");
-            rest = from_key.get(self.key.len()..).unwrap_or_default();
-            found = self.find(rest);
+        let body = if body.contains(&b'\\') { unescape_ascii(&body) } else { body };
+        let invalid = match String::from_utf8(body) {
+            Ok(text) => return self.redact(text).into_bytes(),
+            Err(e) => e.into_bytes(),
+        };
+        let mut redacted = Vec::new();
+        // The key is ASCII, so no part of it is in an invalid sequence.
+        for chunk in invalid.utf8_chunks() {
+            redacted.extend_from_slice(self.redact(chunk.valid().to_owned()).as_bytes());
+            redacted.extend_from_slice(chunk.invalid());
         }
-        redacted.extend_from_slice(rest);
         redacted
     }
 
-    /// Finds the key as Boyer, Moore and Horspool do: most bytes of a text are never examined.
-    fn find(&self, text: &[u8]) -> Option<usize> {
-        let key = self.key.as_bytes();
-        let (last, before) = key.split_last().filter(|_| key.len() >= MIN_REDACTED_LEN)?;
-        let mut start = 0;
-        loop {
-            let window = text.get(start..start + key.len())?;
-            let end = window.last()?;
-            if end == last && window == key {
-                return Some(start);
-            }
-            // On to where the key has this byte.
-            start += 1 + before.iter().rev().position(|b| b == end).unwrap_or(before.len());
+    /// Replaces every occurrence of the key, since a server may echo it.
+    pub(crate) fn redact(&self, text: String) -> String {
+        if self.key.len() >= MIN_REDACTED_LEN && text.contains(&self.key) {
+            text.replace(&self.key, "[key]")
+        } else {
+            text
         }
     }
 }
@@ -83,29 +72,24 @@ impl ApiKey {
 fn unescape_ascii(json: &[u8]) -> Vec<u8> {
     let mut unescaped = Vec::with_capacity(json.len());
     let mut rest = json;
-    loop {
-        rest = match rest {
-            [b'\\', b'/', after @ ..] => {
-                unescaped.push(b'/');
-                after
+    while !rest.is_empty() {
+        let (char, len) = match rest {
+            [b'\\', b'/', ..] => (Some(b'/'), 2),
+            [b'\\', b'u', a, b, c, d, ..] => {
+                let char = decode_unicode_escape(&[*a, *b, *c, *d]);
+                (char, if char.is_some() { 6 } else { 2 })
             }
-            [b'\\', b'u', a, b, c, d, after @ ..]
-                if decode_unicode_escape(&[*a, *b, *c, *d]).is_some() =>
-            {
-                unescaped.extend(decode_unicode_escape(&[*a, *b, *c, *d]));
-                after
-            }
-            [b'\\', next, after @ ..] => {
-                unescaped.extend([b'\\', *next]);
-                after
-            }
-            [first, after @ ..] => {
-                unescaped.push(*first);
-                after
-            }
-            [] => return unescaped,
+            [b'\\', _, ..] => (None, 2),
+            _ => (None, 1),
+        };
+        let (escape, after) = rest.split_at_checked(len).unwrap_or_default();
+        match char {
+            Some(char) => unescaped.push(char),
+            None => unescaped.extend_from_slice(escape),
         }
+        rest = after;
     }
+    unescaped
 }
 
 /// Decodes four hexadecimal digits to a printable ASCII character, if JSON need not escape it.
@@ -128,8 +112,10 @@ mod tests {
     #[test]
     fn api_key_is_redacted_wherever_it_is_echoed() {
         let key = ApiKey::new("0123456789abcdef".into()).unwrap();
-        let echo = b"<0123456789abcdef> 0123456789abcde 0123456789abcdef".to_vec();
-        assert_eq!(key.redact(echo), b"<[key]> 0123456789abcde [key]");
+        let echo = "<0123456789abcdef> 0123456789abcde 0123456789abcdef".to_owned();
+        assert_eq!(key.redact(echo), "<[key]> 0123456789abcde [key]");
+        let echo = b"\xff0123456789abcdef\xc3 0123456789abcdef\xc3".to_vec();
+        assert_eq!(key.redact_json(echo), b"\xff[key]\xc3 [key]\xc3");
         assert_eq!(format!("{key:?}"), "[key]");
     }
 

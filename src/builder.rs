@@ -10,7 +10,9 @@ use crate::endpoint::Route;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler};
 use crate::retry::RetryPolicy;
-use crate::transport::{ProxyChoice, RootCertificates, Transport, TransportConfig, first_variable};
+use crate::transport::{
+    ProxyChoice, Transport, TransportConfig, first_variable, root_certificates,
+};
 use crate::wait_options::WaitOptions;
 
 const BASE_URL: &str = "https://api.aimlapi.com";
@@ -143,7 +145,7 @@ impl ClientBuilder {
     /// `native-tls` alone, whether the latter suffices without its root depends on the system:
     /// OpenSSL, on Linux, requires the root.
     pub fn root_certificates_pem(mut self, pem: &[u8]) -> Self {
-        self.transport.root_certificates = Some(RootCertificates::new(pem));
+        self.transport.root_certificates = Some(root_certificates(pem));
         self
     }
 

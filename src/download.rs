@@ -15,7 +15,7 @@ use crate::event::EventKind;
 use crate::model::generation::Video;
 use crate::operation::Operation;
 use crate::random::random;
-use crate::transport::{DOWNLOAD_TIMEOUT, DownloadResponse, ResumeRange};
+use crate::transport::{DOWNLOAD_TIMEOUT, ResumeRange, UnreadResponse};
 
 use self::partial_file::PartialFile;
 pub(crate) use self::target::{Replace, Target};
@@ -199,7 +199,11 @@ impl Download<'_> {
 
     /// Checks that the body of the response continues what was received. If it starts with the
     /// first byte, what was received is discarded.
-    fn accept(&mut self, response: &DownloadResponse, resuming: bool) -> Result<(), AttemptError> {
+    fn accept(
+        &mut self,
+        response: &UnreadResponse<'_>,
+        resuming: bool,
+    ) -> Result<(), AttemptError> {
         let from_start = response.status == 200 || !resuming;
         let range = match response.status {
             200 => Some((0, response.length)),
@@ -225,7 +229,7 @@ impl Download<'_> {
     }
 
     /// Checks that what was received is a video.
-    fn validate(&mut self, response: &DownloadResponse) -> Result<(), AttemptError> {
+    fn validate(&mut self, response: &UnreadResponse<'_>) -> Result<(), AttemptError> {
         let problem = self.partial_file.validate(self.received, self.total.is_some())?;
         let Some(problem) = problem else { return Ok(()) };
         let start = self.partial_file.start()?;
@@ -240,7 +244,7 @@ impl Download<'_> {
         Err(AttemptError(response.not_a_video(&problem, start), recovery))
     }
 
-    fn receive(&mut self, response: &mut DownloadResponse) -> Result<(), AttemptError> {
+    fn receive(&mut self, response: &mut UnreadResponse<'_>) -> Result<(), AttemptError> {
         let idle = self.context.session.idle_timeout();
         let mut buf = vec![0; CHUNK_SIZE];
         let (mut window_start, mut window_bytes) = (Instant::now(), 0);
@@ -291,9 +295,9 @@ impl Download<'_> {
     }
 }
 
-fn classify_status(response: DownloadResponse, resuming: bool) -> AttemptError {
+fn classify_status(response: UnreadResponse<'_>, resuming: bool) -> AttemptError {
     let status = response.status;
-    let error = response.into_response().api_error();
+    let error = response.into_response(true).api_error();
     match status {
         // Hosts differ in what they return for a signature that is no longer valid.
         400 | 401 | 403 | 404 | 410 => AttemptError(error, Recovery::RefreshUrl),
@@ -322,7 +326,7 @@ fn timeout(message: &'static str) -> Error {
 
 /// A validator that `If-Range` accepts: a strong entity tag, or else the modification date. A
 /// weak tag may stand for different bytes (RFC 9110).
-fn validator(response: &DownloadResponse) -> Option<String> {
+fn validator(response: &UnreadResponse<'_>) -> Option<String> {
     let etag = response.headers.get("etag").filter(|etag| etag.starts_with('"'));
     etag.or_else(|| response.headers.get("last-modified")).map(str::to_owned)
 }

@@ -305,7 +305,7 @@ impl<'a> PollQueue<'a> {
             let status = sanitize(generation.status.as_str());
             let message = format!("status `{status}` with an error");
             let (operation, body) = (Operation::Retrieve, String::new());
-            Error::invalid_response(operation, &message, Some(reason), None, body, None)
+            Error::invalid_response(operation, &message, Some(reason), None, body)
                 .with_id(&entry.id)
         });
         entry.next_poll_at = entry.next_poll_at.saturating_add(options.interval).max(now);

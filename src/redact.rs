@@ -43,7 +43,7 @@ pub(crate) fn sanitize(text: &str) -> String {
 
 /// Base64 characters, and those with which JSON, HTML and URLs escape its `+`, `/` and `=`.
 fn is_base64_char(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "+/=\\%&#;".contains(c)
+    c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=' | '\\' | '%' | '&' | '#' | ';')
 }
 
 /// The length of the base64 data at the start of `text`, including line breaks in the data.

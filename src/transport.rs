@@ -17,7 +17,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::http::uri::{self, PathAndQuery, Scheme, Uri};
+use ureq::http::uri::{PathAndQuery, Scheme, Uri};
 use ureq::http::{HeaderName, HeaderValue, Method, Request, header};
 use ureq::{Agent, SendBody};
 
@@ -30,12 +30,12 @@ use crate::redact::sanitize;
 
 pub(crate) use self::config::{DOWNLOAD_TIMEOUT, TransportConfig};
 pub(crate) use self::proxy::{ProxyChoice, first_variable};
-pub(crate) use self::response::DownloadResponse;
-pub(crate) use self::tls::RootCertificates;
+pub(crate) use self::response::UnreadResponse;
+pub(crate) use self::tls::root_certificates;
 
 use self::config::{Agents, SMALL_BUFFER, UPLOAD_BUFFER, ValidConfig};
 use self::error::send_error;
-use self::response::{HttpResponse, location, read_response};
+use self::response::{HttpResponse, location};
 use self::url::{encode_url, is_local, is_loopback, resolve_redirect};
 
 /// The body of a create that is larger takes a while to be sent.
@@ -138,7 +138,7 @@ impl Session<'_> {
     pub(crate) fn get(&self, operation: Operation, target: &str) -> Result<Response> {
         let request = self.request(operation, Method::GET, target)?;
         let result = match self.agents.reads.run(request) {
-            Ok(response) => Ok(read_response(response, operation, &self.config.key, true)),
+            Ok(response) => Ok(self.unread(response, operation).into_response(true)),
             Err(e) => Err(send_error(e, operation, self.config.peer(&self.config.base_uri))),
         };
         match result {
@@ -163,9 +163,8 @@ impl Session<'_> {
             let message = "`client_request_id` is not a valid header value";
             Error::invalid_request("client_request_id", message)
         })?;
-        let body_to_send = SendBody::from_reader(&mut *body);
         let request = self.request(operation, Method::POST, target)?;
-        let mut request = request.map(|()| body_to_send);
+        let mut request = request.map(|()| SendBody::from_reader(&mut *body));
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, JSON);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
@@ -184,7 +183,7 @@ impl Session<'_> {
             request = config.build();
         }
         match agent.run(request) {
-            Ok(response) => Ok(read_response(response, operation, &self.config.key, false)),
+            Ok(response) => Ok(self.unread(response, operation).into_response(false)),
             Err(_) if body.state() != UploadState::Committed && is_cancelled(self.token) => {
                 Err(Error::cancelled(operation))
             }
@@ -197,13 +196,17 @@ impl Session<'_> {
         }
     }
 
+    fn unread(&self, response: HttpResponse, operation: Operation) -> UnreadResponse<'_> {
+        UnreadResponse::new(response, operation, &self.config.key, self.token)
+    }
+
     /// Requests a video, without the API key. With a range, requests the rest of the file, provided
     /// that it has not changed.
     pub(crate) fn download(
         &self,
         url: &str,
         range: Option<&ResumeRange>,
-    ) -> Result<DownloadResponse> {
+    ) -> Result<UnreadResponse<'_>> {
         let mut url = encode_url(url.as_bytes());
         let mut allow_http = true;
         for _ in 0..=MAX_REDIRECTS {
@@ -213,7 +216,7 @@ impl Session<'_> {
             let response = self.send_download(&uri, range)?;
             match location(&response) {
                 Some(location) => url = resolve_redirect(&uri, &location),
-                None => return Ok(DownloadResponse::new(response, &self.config.key, self.token)),
+                None => return Ok(self.unread(response, Operation::Download)),
             }
         }
         let message = format!("video URL redirects more than {MAX_REDIRECTS} times");
@@ -238,8 +241,7 @@ impl Session<'_> {
     }
 
     fn url_error(&self, message: &str, url: &str) -> Error {
-        let url = self.config.key.redact(url.as_bytes().to_vec());
-        let url = sanitize(&String::from_utf8_lossy(&url));
+        let url = sanitize(&self.config.key.redact(url.to_owned()));
         Error::decode(Operation::Download, format!("{message}: {url}"))
     }
 
@@ -247,21 +249,16 @@ impl Session<'_> {
         let operation = Operation::Download;
         let mut request = Request::new(());
         *request.uri_mut() = uri.clone();
-        let headers = request.headers_mut();
-        // Byte ranges of a compressed representation would not fit together.
-        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(ResumeRange { from, validator }) = range {
-            let values = [
-                (header::RANGE, Some(format!("bytes={from}-"))),
-                (header::IF_RANGE, validator.clone()),
-            ];
-            for (name, value) in values {
-                let value = value.map(HeaderValue::try_from).transpose().map_err(|_| {
+            let value = |text: &str| {
+                HeaderValue::from_str(text).map_err(|_| {
                     Error::decode(operation, "the video's validator is not a header value")
-                })?;
-                if let Some(value) = value {
-                    headers.insert(name, value);
-                }
+                })
+            };
+            let headers = request.headers_mut();
+            headers.insert(header::RANGE, value(&format!("bytes={from}-"))?);
+            if let Some(validator) = validator {
+                headers.insert(header::IF_RANGE, value(validator)?);
             }
         }
         let agent: &Agent = &self.agents.downloads;
@@ -284,7 +281,6 @@ impl Session<'_> {
                 .with_operation(operation)
         })?;
         let headers = request.headers_mut();
-        headers.reserve(7);
         // Prices are public, and the key is sent only where it is needed.
         if operation != Operation::Pricing {
             headers.insert(header::AUTHORIZATION, self.config.authorization.clone());
@@ -296,9 +292,7 @@ impl Session<'_> {
     fn uri(&self, target: &str) -> Result<Uri, ureq::http::Error> {
         let base = &self.config.base_uri;
         let path = [base.path().trim_end_matches('/'), target].concat();
-        let mut parts = uri::Parts::default();
-        parts.scheme = base.scheme().cloned();
-        parts.authority = base.authority().cloned();
+        let mut parts = base.clone().into_parts();
         parts.path_and_query = Some(PathAndQuery::try_from(path)?);
         Ok(Uri::from_parts(parts)?)
     }

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::body::UploadState;
-use crate::model::generation::{Generation, GenerationId, Status};
+use crate::model::generation::{Generation, GenerationId, JsonObject, Status};
 use crate::model::response::Response;
 
 /// The outcome of a create request.
@@ -44,10 +44,8 @@ fn classify_response(response: Response, committed: bool) -> Outcome {
         };
     }
     // The API names a generation in every response, rejections included.
-    let with_id = |error: Error| match inference_id(&response) {
-        Some(id) => error.with_id(&id),
-        None => error,
-    };
+    let id = response.headers.generation_id();
+    let with_id = |error: Error| id.iter().fold(error, Error::with_id);
     let error = response.api_error();
     if committed && !is_rejection(response.status, &error) {
         return Outcome::Indeterminate(with_id(Error::create_unknown(error)));
@@ -76,33 +74,19 @@ fn is_rejection(status: u16, error: &Error) -> bool {
 }
 
 fn parse_generation(mut response: Response) -> Result<Generation> {
-    let header_id = inference_id(&response);
-    let generation = match (response.parse_json(), header_id) {
-        (Ok(fields), id) => Generation::from_fields(fields, id.as_ref())
-            .ok_or_else(|| response.invalid_response("response has no generation id"))?,
+    let header_id = response.headers.generation_id();
+    let mut fields = match response.parse_json() {
         // Accepted and paid for: the id in the header is enough to wait for it.
-        (Err(_), Some(id)) => generation_with_id(id),
-        (Err(error), None) => return Err(error),
+        Err(_) if header_id.is_some() => {
+            let mut fields = JsonObject::new();
+            fields.insert("status".to_owned(), Status::Queued.as_str().into());
+            fields
+        }
+        result => result?,
     };
-    Ok(Generation { metadata: response.headers.into_metadata(), ..generation })
-}
-
-/// The generation's id, which the API calls inference id in its headers.
-fn inference_id(response: &Response) -> Option<GenerationId> {
-    response.headers.get("x-inference-id")?.parse().ok()
-}
-
-/// A new generation of which only the id is known.
-fn generation_with_id(id: GenerationId) -> Generation {
-    Generation {
-        id,
-        status: Status::Queued,
-        video: None,
-        error: None,
-        usage: None,
-        metadata: Default::default(),
-        extra: Default::default(),
-    }
+    let id = GenerationId::take_from(&mut fields).or(header_id);
+    let id = id.ok_or_else(|| response.invalid_response("response has no generation id"))?;
+    Ok(Generation::from_fields(fields, id, response.headers.into_metadata()))
 }
 
 #[cfg(test)]

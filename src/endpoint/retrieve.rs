@@ -13,16 +13,16 @@ pub(crate) fn target(route: Route, id: &GenerationId) -> String {
 /// Only a response that names the generation says anything about it. Any other may be a gateway's,
 /// or about another generation, so that neither its status nor its video may be taken for this one's.
 pub(crate) fn parse_response(mut response: Response, id: &GenerationId) -> Result<Generation> {
-    let fields = response.parse_json()?;
+    let mut fields = response.parse_json()?;
     if !fields.contains_key("status") {
         return Err(response.invalid_response("response has no `status`"));
     }
-    let in_body = ["id", "generation_id"].iter().filter_map(|field| fields.get(*field));
-    let in_header = response.headers.get("x-inference-id").and_then(|id| id.parse().ok());
-    let named: Vec<_> = in_body.filter_map(GenerationId::from_value).chain(in_header).collect();
-    let fields = Some(fields).filter(|_| named.contains(id));
-    let Some(mut generation) = fields.and_then(|f| Generation::from_fields(f, Some(id))) else {
-        let problem = match named.first() {
+    let in_body = GenerationId::take_from(&mut fields);
+    let also_in_body = fields.get("generation_id").and_then(GenerationId::from_value);
+    let named = [in_body, also_in_body, response.headers.generation_id()];
+    let mut named = named.iter().flatten();
+    if !named.clone().any(|named| named == id) {
+        let problem = match named.next() {
             Some(other) => format!("is about generation `{}`", sanitize(other.as_str())),
             None => "has no generation id".to_owned(),
         };
@@ -33,14 +33,9 @@ pub(crate) fn parse_response(mut response: Response, id: &GenerationId) -> Resul
             Some(_) => error,
             None => response.invalid_response(&format!("{message}: {}", snippet(&response.body))),
         });
-    };
-    // Keep the id of the request: it is the one that is known to work.
-    generation.id = id.clone();
-    if let Some(video) = &mut generation.video {
-        video.id = id.clone();
     }
-    generation.metadata = response.headers.into_metadata();
-    Ok(generation)
+    // With the id of the request: it is the one that is known to work.
+    Ok(Generation::from_fields(fields, id.clone(), response.headers.into_metadata()))
 }
 
 /// Whether the API knows the generation as pending or done, in a word that it documents: proof that

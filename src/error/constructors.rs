@@ -44,7 +44,7 @@ impl Error {
     }
 
     #[cold]
-    fn with_source(self, source: impl Into<Source>) -> Self {
+    pub(crate) fn with_source(self, source: impl Into<Source>) -> Self {
         let source = source.into();
         self.with(|error| error.source = Some(source))
     }
@@ -119,13 +119,12 @@ impl Error {
         server_message: Option<String>,
         status: Option<u16>,
         body: String,
-        source: Option<Source>,
     ) -> Self {
         let words = server_message.as_ref().map(|words| format!(": {words}"));
         let message = [message, words.as_deref().unwrap_or_default()].concat();
         let response =
             ErrorResponse { status, message: server_message, body, ..ErrorResponse::default() };
-        Self::decode(operation, message).with_response(response).with(|error| error.source = source)
+        Self::decode(operation, message).with_response(response)
     }
 
     pub(crate) fn create_unknown(source: Error) -> Self {

@@ -54,10 +54,6 @@ impl GenerationId {
         &self.0
     }
 
-    fn is_valid(text: &str) -> bool {
-        !text.is_empty() && !text.contains(char::is_control)
-    }
-
     /// The id in a JSON string or number. A number that does not fit a 64-bit integer is not valid,
     /// since parsing has rounded it.
     pub(crate) fn from_value(value: &Value) -> Option<Self> {
@@ -105,7 +101,8 @@ impl TryFrom<String> for GenerationId {
     type Error = InvalidGenerationId;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        if Self::is_valid(&text) { Ok(Self(text)) } else { Err(InvalidGenerationId) }
+        let is_valid = !text.is_empty() && !text.contains(char::is_control);
+        if is_valid { Ok(Self(text)) } else { Err(InvalidGenerationId) }
     }
 }
 

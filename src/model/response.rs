@@ -6,7 +6,7 @@ use serde::de::Error as _;
 use serde_json::Value;
 
 use crate::error::{Error, ErrorResponse, Result};
-use crate::model::generation::{JsonObject, ResponseMetadata};
+use crate::model::generation::{GenerationId, JsonObject, ResponseMetadata};
 use crate::model::retry_after::{parse_http_date, parse_retry_after};
 use crate::operation::Operation;
 use crate::redact::{sanitize, snippet};
@@ -39,10 +39,8 @@ impl Headers {
     }
 
     fn take(&mut self, name: &str) -> Option<String> {
-        self.0
-            .iter_mut()
-            .find(|(header, _)| *header == name)
-            .map(|(_, value)| std::mem::take(value))
+        let (_, value) = self.0.iter_mut().find(|(header, _)| *header == name)?;
+        Some(std::mem::take(value))
     }
 
     fn number(&self, name: &str) -> Option<f64> {
@@ -60,12 +58,17 @@ impl Headers {
         }
     }
 
+    /// The generation's id, which the API calls inference id in its headers.
+    pub(crate) fn generation_id(&self) -> Option<GenerationId> {
+        self.get("x-inference-id")?.parse().ok()
+    }
+
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         let retry_after = self.get("retry-after")?;
         // A date is one of the server's clock.
         let date = self.get("date").and_then(parse_http_date).map(Duration::from_secs);
-        let now = date.and_then(|date| SystemTime::UNIX_EPOCH.checked_add(date));
-        parse_retry_after(retry_after, now.unwrap_or_else(SystemTime::now))
+        let own = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        parse_retry_after(retry_after, date.unwrap_or_else(own))
     }
 }
 
@@ -93,9 +96,9 @@ impl Response {
         std::mem::replace(&mut self.body_result, Ok(()))?;
         match self.json() {
             Ok(Value::Object(fields)) => Ok(fields),
-            Ok(_) => Err(self.decode_error(NOT_AN_OBJECT, None)),
-            Err(_) if self.body.is_empty() => Err(self.decode_error("empty response body", None)),
-            Err(e) => Err(self.decode_error(NOT_AN_OBJECT, Some(e))),
+            Ok(_) => Err(self.invalid_response(NOT_AN_OBJECT)),
+            Err(_) if self.body.is_empty() => Err(self.invalid_response("empty response body")),
+            Err(e) => Err(self.invalid_response(NOT_AN_OBJECT).with_source(e)),
         }
     }
 
@@ -113,22 +116,31 @@ impl Response {
         serde_json::from_str(std::str::from_utf8(&self.body).map_err(serde_json::Error::custom)?)
     }
 
-    /// The error for a successful response that lacks a required field.
+    /// The error for a successful response that is not as expected, with what the server says in it,
+    /// since some errors come with a status of success.
     pub(crate) fn invalid_response(&self, message: &str) -> Error {
-        self.decode_error(message, None)
-    }
-
-    /// An error with what the server says, since some errors come with a status of success.
-    fn decode_error(&self, message: &str, source: Option<serde_json::Error>) -> Error {
         let words = error_message(&self.json().unwrap_or_default()).as_deref().map(sanitize);
-        let (status, body) = (Some(self.status), snippet(&self.body));
-        let source = source.map(Into::into);
-        Error::invalid_response(self.operation, message, words, status, body, source)
+        let body = snippet(&self.body);
+        Error::invalid_response(self.operation, message, words, Some(self.status), body)
     }
 
     /// The error for a response with an error status.
     pub(crate) fn api_error(&self) -> Error {
-        Error::api(self.operation, self.parse_api_error())
+        let body = self.json().unwrap_or_default();
+        let error = body.get("error").unwrap_or(&Value::Null);
+        let string = |value: Option<&Value>| value.and_then(Value::as_str).map(sanitize);
+        let response = ErrorResponse {
+            status: Some(self.status),
+            message: error_message(&body).as_deref().map(sanitize),
+            name: string(error.get("name")),
+            kind: string(kind(error)),
+            request_id: string(body.get("requestId"))
+                .or_else(|| self.headers.get("x-request-id").map(sanitize)),
+            retry_after: self.headers.retry_after(),
+            marked: self.has_vendor_marks(&body),
+            body: snippet(&self.body),
+        };
+        Error::api(self.operation, response)
     }
 
     /// Whether the body of an error response has the vendor's marks: `statusCode` with `requestId`,
@@ -148,23 +160,6 @@ impl Response {
         self.body_result.is_ok()
             && (is_status("statusCode") && is_text(body.get("requestId"))
                 || is_status("status") && (is_text(error.get("name")) || is_text(kind(error))))
-    }
-
-    fn parse_api_error(&self) -> ErrorResponse {
-        let body = self.json().unwrap_or_default();
-        let error = body.get("error").unwrap_or(&Value::Null);
-        let string = |value: Option<&Value>| value.and_then(Value::as_str).map(sanitize);
-        ErrorResponse {
-            status: Some(self.status),
-            message: error_message(&body).as_deref().map(sanitize),
-            name: string(error.get("name")),
-            kind: string(kind(error)),
-            request_id: string(body.get("requestId"))
-                .or_else(|| self.headers.get("x-request-id").map(sanitize)),
-            retry_after: self.headers.retry_after(),
-            marked: self.has_vendor_marks(&body),
-            body: snippet(&self.body),
-        }
     }
 }
 

@@ -80,12 +80,13 @@ impl TransportConfig {
         let key = ApiKey::new(self.api_key)?;
         let base_url = self.base_url.trim_end_matches('/').to_owned();
         let base_uri = validate_base_url(&base_url, &key)?;
-        let mut authorization = HeaderValue::from_str(&key.authorization())
-            .map_err(|_| Error::config("the API key is not a valid header value"))?;
+        let header = |name: &str, text: &str| {
+            let invalid = |_| Error::config(format!("{name} is not a valid header value"));
+            HeaderValue::from_str(text).map_err(invalid)
+        };
+        let mut authorization = header("the API key", &key.authorization())?;
         authorization.set_sensitive(true);
-        if HeaderValue::from_str(&self.user_agent).is_err() {
-            return Err(Error::config("user_agent is not a valid header value"));
-        }
+        header("user_agent", &self.user_agent)?;
         for (name, timeout) in
             [("connect_timeout", self.connect_timeout), ("idle_timeout", self.idle_timeout)]
         {
@@ -93,8 +94,7 @@ impl TransportConfig {
                 return Err(Error::config(format!("{name} must be greater than zero")));
             }
         }
-        let tls = self.root_certificates.map(|certificates| certificates.parse()).transpose()?;
-        let tls = tls.unwrap_or_default();
+        let tls = self.root_certificates.map(|parse| parse()).transpose()?.unwrap_or_default();
         if base_uri.scheme() == Some(&Scheme::HTTPS) {
             tls.ensure_enabled()?;
         }
@@ -166,6 +166,7 @@ impl ValidConfig {
             .http_status_as_error(false)
             .max_redirects(0)
             .user_agent(&self.user_agent)
+            // Byte ranges of a compressed representation would not fit together.
             .accept_encoding("identity")
             .input_buffer_size(input_buffer_size)
             .output_buffer_size(output_buffer_size)
@@ -187,7 +188,7 @@ impl ValidConfig {
         if let Some(proxy) = self.proxy_for(uri) {
             peer += &format!(" through proxy {}:{}", proxy.host(), proxy.port());
         }
-        sanitize(&String::from_utf8_lossy(&self.key.redact(peer.into_bytes())))
+        sanitize(&self.key.redact(peer))
     }
 }
 

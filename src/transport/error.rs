@@ -14,27 +14,18 @@ use crate::operation::Operation;
 #[cold]
 pub(super) fn send_error(e: ureq::Error, operation: Operation, peer: String) -> Error {
     let hint = connect_hint(&e.to_string());
-    connect_error(e, operation, peer).with_hint(hint)
+    let error = match is_connect_error(&e) {
+        true => Error::connect(operation, peer, source(e)),
+        false => receive_error(e, operation),
+    };
+    error.with_hint(hint)
 }
 
-fn connect_error(e: ureq::Error, operation: Operation, peer: String) -> Error {
-    use ureq::Error as E;
+/// `ureq::Error` has no `source`, so an I/O error is unwrapped to keep its own.
+fn source(e: ureq::Error) -> Source {
     match e {
-        E::Io(e) if is_connect_error(&e) => Error::connect(operation, peer, e.into()),
-        E::BadUri(_)
-        | E::HostNotFound
-        | E::ConnectionFailed
-        | E::ConnectProxyFailed(_)
-        | E::Tls(_)
-        | E::TlsRequired
-        | E::Timeout(Timeout::Resolve | Timeout::Connect) => {
-            Error::connect(operation, peer, e.into())
-        }
-        #[cfg(feature = "rustls")]
-        E::Rustls(_) => Error::connect(operation, peer, e.into()),
-        #[cfg(feature = "native-tls")]
-        E::NativeTls(_) => Error::connect(operation, peer, e.into()),
-        other => received_error(other, operation),
+        ureq::Error::Io(e) => e.into(),
+        other => other.into(),
     }
 }
 
@@ -55,23 +46,36 @@ fn connect_hint(message: &str) -> Option<&'static str> {
     untrusted.then_some("its certificate is not trusted; see `root_certificates_pem`")
 }
 
-/// The error of a body that could not be received completely.
+/// The error of a response that could not be received completely.
 #[cold]
-pub(super) fn body_error(e: io::Error, operation: Operation) -> Error {
-    received_error(e.into(), operation)
-}
-
-fn received_error(e: ureq::Error, operation: Operation) -> Error {
+pub(super) fn receive_error(e: ureq::Error, operation: Operation) -> Error {
     match e {
         ureq::Error::Timeout(_) => Error::timeout(operation, e.into()),
         ureq::Error::LargeResponseHeader(..) => Error::decode(operation, e.to_string()),
-        // `ureq::Error` has no `source`, so the I/O error is unwrapped to keep its own.
-        ureq::Error::Io(e) => Error::transport(operation, e.into()),
-        other => Error::transport(operation, Source::from(other)),
+        other => Error::transport(operation, source(other)),
     }
 }
 
-fn is_connect_error(e: &io::Error) -> bool {
+fn is_connect_error(e: &ureq::Error) -> bool {
+    use ureq::Error as E;
+    match e {
+        E::Io(e) => is_io_connect_error(e),
+        E::BadUri(_)
+        | E::HostNotFound
+        | E::ConnectionFailed
+        | E::ConnectProxyFailed(_)
+        | E::Tls(_)
+        | E::TlsRequired
+        | E::Timeout(Timeout::Resolve | Timeout::Connect) => true,
+        #[cfg(feature = "rustls")]
+        E::Rustls(_) => true,
+        #[cfg(feature = "native-tls")]
+        E::NativeTls(_) => true,
+        _ => false,
+    }
+}
+
+fn is_io_connect_error(e: &io::Error) -> bool {
     use io::ErrorKind as K;
     match e.kind() {
         K::ConnectionRefused

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use ureq::http::{HeaderMap, HeaderValue, header};
+use ureq::http::{HeaderMap, header};
 
 use crate::api_key::ApiKey;
 use crate::cancel::{CancelToken, is_cancelled};
@@ -12,7 +12,7 @@ use crate::model::response::{Headers, RESPONSE_HEADERS, Response};
 use crate::operation::Operation;
 use crate::redact::{sanitize, snippet};
 
-use super::error::body_error;
+use super::error::receive_error;
 use super::url::encode_url;
 
 /// A larger API response is rejected.
@@ -20,27 +20,34 @@ const MAX_RESPONSE_BODY: u64 = 1024 * 1024;
 
 pub(super) type HttpResponse = ureq::http::Response<ureq::Body>;
 
-/// The response to a download request; its body is read in pieces.
-pub(crate) struct DownloadResponse {
+/// A response whose body is still to be read, in pieces or as a whole.
+pub(crate) struct UnreadResponse<'a> {
     pub(crate) status: u16,
     pub(crate) headers: Headers,
     /// The length of the body. `None` if the transfer encoding overrides `Content-Length`.
     pub(crate) length: Option<u64>,
+    operation: Operation,
     body: ureq::BodyReader<'static>,
-    key: ApiKey,
-    token: Option<CancelToken>,
+    key: &'a ApiKey,
+    token: Option<&'a CancelToken>,
 }
 
-impl DownloadResponse {
-    pub(super) fn new(response: HttpResponse, key: &ApiKey, token: Option<&CancelToken>) -> Self {
+impl<'a> UnreadResponse<'a> {
+    pub(super) fn new(
+        response: HttpResponse,
+        operation: Operation,
+        key: &'a ApiKey,
+        token: Option<&'a CancelToken>,
+    ) -> Self {
         let (parts, body) = response.into_parts();
         Self {
             status: parts.status.as_u16(),
             headers: filter_headers(&parts.headers, key),
             length: body.content_length(),
+            operation,
             body: body.into_reader(),
-            key: key.clone(),
-            token: token.cloned(),
+            key,
+            token,
         }
     }
 
@@ -48,10 +55,32 @@ impl DownloadResponse {
     pub(crate) fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
         let read = self.body.read(buf);
         // A connection that cancelling has shut down can look like the end of the body.
-        if is_cancelled(self.token.as_ref()) {
-            return Err(Error::cancelled(Operation::Download));
+        if is_cancelled(self.token) {
+            return Err(Error::cancelled(self.operation));
         }
-        read.map_err(|e| body_error(e, Operation::Download))
+        read.map_err(|e| receive_error(e.into(), self.operation))
+    }
+
+    /// Reads the whole body, or as much of it as possible and at most [`MAX_RESPONSE_BODY`].
+    ///
+    /// A pooled connection is reused only after the body is read to EOF, when ureq also checks that
+    /// the connection is still open. Without a pool, a body of known length is not read any further.
+    pub(crate) fn into_response(mut self, pooled: bool) -> Response {
+        let operation = self.operation;
+        let expected = self.length.unwrap_or_default().min(MAX_RESPONSE_BODY) as usize;
+        let max_len =
+            self.length.filter(|_| !pooled).unwrap_or(u64::MAX).min(MAX_RESPONSE_BODY + 1);
+        let mut body = Vec::with_capacity(expected);
+        let body_result = match read_up_to(&mut self.body, max_len, &mut body) {
+            Ok(_) if body.len() as u64 > MAX_RESPONSE_BODY => {
+                body.truncate(MAX_RESPONSE_BODY as usize);
+                Err(Error::decode(operation, "response body exceeds the 1 MiB limit"))
+            }
+            Ok(_) => Ok(()),
+            Err(e) => Err(receive_error(e.into(), operation)),
+        };
+        let body = self.key.redact_json(body);
+        Response { operation, status: self.status, headers: self.headers, body, body_result }
     }
 
     /// The error for a body that is not a video. `start` is the start of the body.
@@ -60,76 +89,18 @@ impl DownloadResponse {
         let (kind, encoding) = (header("content-type"), header("content-encoding"));
         let message = format!("{problem} (Content-Type: {kind}, Content-Encoding: {encoding})");
         let body = snippet(&self.key.redact_json(start));
-        let status = Some(self.status);
-        Error::invalid_response(Operation::Download, &message, None, status, body, None)
+        Error::invalid_response(self.operation, &message, None, Some(self.status), body)
     }
-
-    /// Reads the body of an error response, to its end or as far as possible.
-    pub(crate) fn into_response(self) -> Response {
-        let Self { status, headers, body, key, .. } = self;
-        let operation = Operation::Download;
-        let (body, body_result) = read_body(body, None, true, operation);
-        Response { operation, status, headers, body: key.redact_json(body), body_result }
-    }
-}
-
-/// Reads an API response. One on a pooled connection is read to EOF.
-pub(super) fn read_response(
-    response: HttpResponse,
-    operation: Operation,
-    key: &ApiKey,
-    pooled: bool,
-) -> Response {
-    let (parts, body) = response.into_parts();
-    let length = body.content_length();
-    let (body, body_result) = read_body(body.into_reader(), length, pooled, operation);
-    Response {
-        operation,
-        status: parts.status.as_u16(),
-        headers: filter_headers(&parts.headers, key),
-        body: key.redact_json(body),
-        body_result,
-    }
-}
-
-/// Reads a body of at most [`MAX_RESPONSE_BODY`].
-///
-/// A pooled connection is reused only after the body is read to EOF, when ureq also checks that the
-/// connection is still open. Without a pool, a body of known length is not read any further.
-fn read_body(
-    mut body: ureq::BodyReader<'_>,
-    length: Option<u64>,
-    pooled: bool,
-    operation: Operation,
-) -> (Vec<u8>, Result<()>) {
-    let expected = length.unwrap_or_default().min(MAX_RESPONSE_BODY) as usize;
-    let max_len = length.filter(|_| !pooled).unwrap_or(u64::MAX).min(MAX_RESPONSE_BODY + 1);
-    let mut data = Vec::with_capacity(expected);
-    let result = match read_up_to(&mut body, max_len, &mut data) {
-        Ok(_) if data.len() as u64 > MAX_RESPONSE_BODY => {
-            data.truncate(MAX_RESPONSE_BODY as usize);
-            Err(Error::decode(operation, "response body exceeds the 1 MiB limit"))
-        }
-        Ok(_) => Ok(()),
-        Err(e) => Err(body_error(e, operation)),
-    };
-    (data, result)
 }
 
 fn filter_headers(headers: &HeaderMap, key: &ApiKey) -> Headers {
-    let text = |value: &HeaderValue| {
-        let value = key.redact(value.as_bytes().to_vec());
-        String::from_utf8(value).ok().filter(|value| !value.contains(char::is_control))
-    };
-    let mut found = Headers::default();
     // A response usually has fewer headers than there are names to search for.
-    for (name, value) in headers {
-        let known = RESPONSE_HEADERS.iter().find(|known| **known == name.as_str());
-        if let Some((known, text)) = known.and_then(|known| Some((*known, text(value)?))) {
-            found.0.push((known, text));
-        }
-    }
-    found
+    let known = headers.iter().filter_map(|(name, value)| {
+        let name = RESPONSE_HEADERS.into_iter().find(|known| *known == name.as_str())?;
+        let value = key.redact(String::from_utf8(value.as_bytes().to_vec()).ok()?);
+        (!value.contains(char::is_control)).then_some((name, value))
+    });
+    Headers(known.collect())
 }
 
 /// The target of a redirect, which servers also send as raw UTF-8.

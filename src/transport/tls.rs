@@ -5,26 +5,17 @@ use std::sync::Arc;
 use crate::error::Result;
 
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
-pub(super) use enabled::Tls;
+pub(crate) use enabled::Tls;
 
 #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
-pub(super) use disabled::Tls;
+pub(crate) use disabled::Tls;
 
-/// PEM with its parser, so that programs that do not set any are linked without one.
-#[derive(Clone)]
-pub(crate) struct RootCertificates {
-    pem: Arc<[u8]>,
-    parse: fn(&[u8]) -> Result<Tls>,
-}
+/// Parses PEM. A closure, so that programs that set no certificates are linked without a parser.
+pub(crate) type RootCertificates = Arc<dyn Fn() -> Result<Tls> + Send + Sync>;
 
-impl RootCertificates {
-    pub(crate) fn new(pem: &[u8]) -> Self {
-        Self { pem: pem.into(), parse: Tls::with_root_certs }
-    }
-
-    pub(super) fn parse(&self) -> Result<Tls> {
-        (self.parse)(&self.pem)
-    }
+pub(crate) fn root_certificates(pem: &[u8]) -> RootCertificates {
+    let pem = pem.to_vec();
+    Arc::new(move || Tls::with_root_certs(&pem))
 }
 
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
@@ -33,7 +24,7 @@ mod enabled {
     use crate::transport::config::AgentConfig;
 
     #[derive(Clone)]
-    pub(in crate::transport) struct Tls(ureq::tls::TlsConfig);
+    pub(crate) struct Tls(ureq::tls::TlsConfig);
 
     impl Default for Tls {
         /// Trusts the root certificates that the cargo features select: Mozilla's, which are
@@ -151,7 +142,7 @@ mod disabled {
     use crate::transport::config::AgentConfig;
 
     #[derive(Clone, Default)]
-    pub(in crate::transport) struct Tls;
+    pub(crate) struct Tls;
 
     impl Tls {
         pub(in crate::transport) fn with_root_certs(_pem: &[u8]) -> Result<Self> {

@@ -46,8 +46,8 @@ pub(super) fn validate_base_url(base_url: &str, key: &ApiKey) -> Result<Uri> {
 fn quote_origin(uri: &Uri, key: &ApiKey) -> Option<String> {
     let authority = uri.authority()?.as_str();
     let scheme = uri.scheme_str().map(|scheme| format!("{scheme}://")).unwrap_or_default();
-    let origin = key.redact(format!("{scheme}{authority}").into_bytes());
-    authority.contains('.').then(|| format!("\"{}\" ", String::from_utf8_lossy(&origin)))
+    let origin = key.redact(format!("{scheme}{authority}"));
+    authority.contains('.').then(|| format!("\"{origin}\" "))
 }
 
 pub(super) fn strip_brackets(host: &str) -> &str {

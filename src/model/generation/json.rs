@@ -12,49 +12,60 @@ use super::{
 };
 
 impl Generation {
-    /// Reads a response's fields; `requested_id` is the id if they have none.
+    /// Reads the fields of a generation with this id.
     pub(crate) fn from_fields(
-        mut fields: JsonObject,
-        requested_id: Option<&GenerationId>,
-    ) -> Option<Self> {
-        let parse_id = |name: &&str| fields.get(*name).and_then(GenerationId::from_value);
-        let id_name = ["id", "generation_id"].into_iter().find(|name| parse_id(name).is_some());
-        let id = id_name.as_ref().and_then(parse_id).or_else(|| requested_id.cloned())?;
-        let status = fields.get("status").and_then(Value::as_str);
-        let status = Status::from(status.unwrap_or("unknown"));
-        let mut video = take_video(&mut fields, &id);
-        let error = fields.get_mut("error").map(Value::take).and_then(GenerationError::from_value);
-        let usage =
-            fields.get("meta").and_then(|meta| meta.get("usage")).and_then(Usage::from_value);
-        if let Some(video) = &mut video {
-            video.usage = usage;
-            // Documented responses have the duration twice, here and in the video.
-            let outer = || fields.get("duration").and_then(Value::as_f64);
-            video.duration = video.duration.or_else(outer);
-        }
-        let metadata = ResponseMetadata::default();
+        fields: JsonObject,
+        id: GenerationId,
+        metadata: ResponseMetadata,
+    ) -> Self {
+        let mut status = Status::from("unknown");
+        let (mut video, mut error) = (None, None);
         // Collected, because removing fields one by one would be a lot of code of the map.
         let mut extra = JsonObject::new();
-        for (name, value) in fields {
-            let is_parsed = Some(name.as_str()) == id_name || name == "status" && value.is_string();
-            if !is_parsed && !value.is_null() {
+        for (name, mut value) in fields {
+            match (name.as_str(), &mut value) {
+                ("status", Value::String(text)) => {
+                    status = Status::from(text.as_str());
+                    value = Value::Null;
+                }
+                ("error", value) => error = GenerationError::from_value(value.take()),
+                ("video", value) => video = take_video(value, &id),
+                _ => {}
+            }
+            if !value.is_null() {
                 extra.insert(name, value);
             }
         }
-        Some(Self { id, status, video, error, usage, metadata, extra })
+        let usage = extra.get("meta").and_then(|meta| Usage::from_value(meta.get("usage")?));
+        if let Some(video) = &mut video {
+            video.usage = usage;
+            // Documented responses have the duration twice, here and in the video.
+            let outer = || extra.get("duration").and_then(Value::as_f64);
+            video.duration = video.duration.or_else(outer);
+        }
+        Self { id, status, video, error, usage, metadata, extra }
+    }
+}
+
+impl GenerationId {
+    /// Takes the id of a generation, and leaves null.
+    pub(crate) fn take_from(fields: &mut JsonObject) -> Option<Self> {
+        ["id", "generation_id"].into_iter().find_map(|name| {
+            let field = fields.get_mut(name)?;
+            let id = Self::from_value(field)?;
+            *field = Value::Null;
+            Some(id)
+        })
     }
 }
 
 /// Takes the video and leaves null, or takes the first of an array of videos. What has no URL stays
 /// in place.
-fn take_video(fields: &mut JsonObject, id: &GenerationId) -> Option<Video> {
-    let field = fields.get_mut("video")?;
-    if let Value::Array(items) = field {
-        let video = Video::take_from(items.first_mut()?, id)?;
-        items.remove(0);
-        return Some(video);
-    }
-    Video::take_from(field, id)
+fn take_video(field: &mut Value, id: &GenerationId) -> Option<Video> {
+    let Value::Array(items) = field else { return Video::take_from(field, id) };
+    let video = Video::take_from(items.first_mut()?, id)?;
+    items.remove(0);
+    Some(video)
 }
 
 impl Video {
@@ -120,7 +131,8 @@ impl Serialize for Video {
 impl<'de> Deserialize<'de> for Video {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut fields = JsonObject::deserialize(deserializer)?;
-        let id = take_id(&mut fields, ["generation_id", "id"])
+        let id = take_parsed(&mut fields, "generation_id", GenerationId::from_value)
+            .or_else(|| take_parsed(&mut fields, "id", GenerationId::from_value))
             .ok_or_else(|| D::Error::missing_field("id"))?;
         let usage = match fields.remove("generation_usage") {
             Some(usage) => Usage::from_value(&usage),
@@ -167,8 +179,10 @@ impl Serialize for Generation {
 
 impl<'de> Deserialize<'de> for Generation {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let fields = JsonObject::deserialize(deserializer)?;
-        Self::from_fields(fields, None).ok_or_else(|| D::Error::missing_field("id"))
+        let mut fields = JsonObject::deserialize(deserializer)?;
+        let id =
+            GenerationId::take_from(&mut fields).ok_or_else(|| D::Error::missing_field("id"))?;
+        Ok(Self::from_fields(fields, id, ResponseMetadata::default()))
     }
 }
 
@@ -216,10 +230,6 @@ pub(crate) fn take_parsed<T>(
     let value = fields.get(field).and_then(parse)?;
     fields.remove(field);
     Some(value)
-}
-
-fn take_id(fields: &mut JsonObject, names: [&str; 2]) -> Option<GenerationId> {
-    names.iter().find_map(|name| take_parsed(fields, name, GenerationId::from_value))
 }
 
 fn take_object(fields: &mut JsonObject, field: &str) -> JsonObject {
