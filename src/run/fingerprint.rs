@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hash::Hash;
 use crate::model::image::ImageRules;
 use crate::model::request::ImageToVideo;
@@ -40,12 +40,8 @@ impl RequestFingerprint {
         base_url: &str,
         route: &str,
     ) -> Result<Self> {
-        let invalid = |e| Error::invalid_request("extra", format!("cannot be serialized: {e}"));
-        let json = request.fields_json()?;
-        let fields: Value =
-            serde_json::from_str(&String::from_utf8_lossy(&json)).map_err(invalid)?;
         let mut canonical = Vec::new();
-        write_canonical(&fields, &mut canonical);
+        write_canonical(&Value::Object(request.fields()?), &mut canonical);
         Ok(Self {
             base_url: base_url.to_owned(),
             route: route.to_owned(),
