@@ -316,7 +316,7 @@ impl Client {
     /// ```
     #[must_use = "each result may be an error"]
     pub fn wait_all(&self, ids: &[GenerationId]) -> Vec<Result<Video>> {
-        self.context(None).wait_all(ids, Known::Nothing, &self.wait_options)
+        self.context(None).wait_all(ids, &self.wait_options)
     }
 
     /// Creates a generation and waits for its video.

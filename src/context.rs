@@ -86,20 +86,24 @@ impl RequestContext<'_> {
         known: Known<'_>,
         options: &WaitOptions,
     ) -> Result<Video> {
-        let results = self.wait_all(std::slice::from_ref(id), known, options);
-        let cancelled = || Err(Error::cancelled(Operation::Wait).with_id(id));
-        results.into_iter().next().unwrap_or_else(cancelled)
+        poll::wait(id, known, options, self.retry_policy, &self.poller(&|_| self.path))
     }
 
     pub(crate) fn wait_all(
         &self,
         ids: &[GenerationId],
-        known: Known<'_>,
         options: &WaitOptions,
     ) -> Vec<Result<Video>> {
-        let path_of = |_| self.path;
-        let poller = ApiPoller { context: self, started: Instant::now(), path_of: &path_of };
-        poll::wait_all(ids, known, options, self.retry_policy, &poller)
+        poll::wait_all(ids, options, self.retry_policy, &self.poller(&|_| self.path))
+    }
+
+    /// Polls the API in real time. `path_of` is the output file of the generation with this index,
+    /// for events.
+    pub(crate) fn poller<'a>(
+        &'a self,
+        path_of: &'a (dyn Fn(usize) -> Option<&'a Path> + Sync),
+    ) -> ApiPoller<'a> {
+        ApiPoller { context: self, started: Instant::now(), path_of }
     }
 
     /// Makes a GET request to the API and parses its response. Transient failures are retried.
@@ -239,12 +243,10 @@ impl TimeLimit {
     }
 }
 
-/// Polls the API in real time.
 pub(crate) struct ApiPoller<'a> {
-    pub(crate) context: &'a RequestContext<'a>,
-    pub(crate) started: Instant,
-    /// The output file of the generation with this index, for events.
-    pub(crate) path_of: &'a (dyn Fn(usize) -> Option<&'a Path> + Sync),
+    context: &'a RequestContext<'a>,
+    started: Instant,
+    path_of: &'a (dyn Fn(usize) -> Option<&'a Path> + Sync),
 }
 
 impl Poller for ApiPoller<'_> {

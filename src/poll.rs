@@ -4,14 +4,12 @@
 mod entry;
 
 use std::borrow::Cow;
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, ErrorResponse, Result};
 use crate::event::EventKind;
 use crate::model::generation::{Generation, GenerationId, Video};
 use crate::operation::Operation;
@@ -57,17 +55,36 @@ pub(crate) enum Known<'a> {
     Completed,
 }
 
+/// Waits for one generation, on this thread.
+pub(crate) fn wait(
+    id: &GenerationId,
+    known: Known<'_>,
+    options: &WaitOptions,
+    retry_policy: &RetryPolicy,
+    poller: &dyn Poller,
+) -> Result<Video> {
+    let queue = PollQueue::new(options, retry_policy, poller);
+    queue.push(0, Cow::Borrowed(id), known, options.initial_delay);
+    loop {
+        match queue.step() {
+            Step::Done(_, result) => return result,
+            Step::Idle(delay) => queue.sleep(delay),
+            // Never empty: the generation is waited for until it is done.
+            Step::Polled | Step::Empty => {}
+        }
+    }
+}
+
 /// Waits for all generations; the results are in input order.
 pub(crate) fn wait_all(
     ids: &[GenerationId],
-    known: Known<'_>,
     options: &WaitOptions,
     retry_policy: &RetryPolicy,
     poller: &dyn Poller,
 ) -> Vec<Result<Video>> {
     let queue = PollQueue::new(options, retry_policy, poller);
     for (index, id) in ids.iter().enumerate() {
-        queue.push(index, Cow::Borrowed(id), known, options.initial_delay);
+        queue.push(index, Cow::Borrowed(id), Known::Nothing, options.initial_delay);
     }
     let results = Mutex::new(ids.iter().map(|_| None).collect::<Vec<_>>());
     // A single worker has nobody to watch.
@@ -118,10 +135,8 @@ pub(crate) struct PollQueue<'a> {
 
 #[derive(Default)]
 struct QueueState<'a> {
-    /// By index; those that are being polled are taken out.
-    waiting: Vec<Option<Entry<'a>>>,
-    /// When each waiting entry is due, which is no later than its deadline, and its index.
-    due: BinaryHeap<Reverse<(Duration, usize)>>,
+    /// The one that is due first is last. Those that are being polled are taken out.
+    waiting: Vec<Box<Entry<'a>>>,
     /// No polls before this time: a 429 slows down all generations.
     throttled_until: Duration,
     cancelled: bool,
@@ -130,28 +145,17 @@ struct QueueState<'a> {
 }
 
 impl<'a> QueueState<'a> {
-    fn put(&mut self, mut entry: Entry<'a>) {
+    fn put(&mut self, mut entry: Box<Entry<'a>>) {
         entry.next_poll_at = entry.next_poll_at.max(self.throttled_until);
-        self.due.push(Reverse((entry.next_poll_at.min(entry.deadline), entry.index)));
-        if self.waiting.len() <= entry.index {
-            self.waiting.resize_with(entry.index + 1, || None);
-        }
-        if let Some(slot) = self.waiting.get_mut(entry.index) {
-            *slot = Some(entry);
-        }
-    }
-
-    /// Takes the entry that is due first, and when it is due.
-    fn take(&mut self) -> Option<(Duration, Entry<'a>)> {
-        let Reverse((due, index)) = self.due.pop()?;
-        Some((due, self.waiting.get_mut(index)?.take()?))
+        let due = (entry.due_at(), entry.index);
+        let at = self.waiting.partition_point(|other| (other.due_at(), other.index) > due);
+        self.waiting.insert(at, entry);
     }
 
     /// Delays all polls until this time.
     fn throttle(&mut self, until: Duration) {
         self.throttled_until = self.throttled_until.max(until);
-        self.due.clear();
-        mem::take(&mut self.waiting).into_iter().flatten().for_each(|entry| self.put(entry));
+        mem::take(&mut self.waiting).into_iter().for_each(|entry| self.put(entry));
     }
 }
 
@@ -185,11 +189,22 @@ impl<'a> PollQueue<'a> {
         initial_delay: Duration,
     ) {
         let now = self.poller.now();
-        let mut entry = Entry::new(index, id, now);
-        entry.next_poll_at = now.saturating_add(initial_delay);
-        entry.deadline = now.saturating_add(self.options.timeout);
-        entry.is_known_to_exist = !matches!(known, Known::Nothing);
-        entry.may_be_charged = matches!(known, Known::Completed);
+        let mut entry = Box::new(Entry {
+            index,
+            id,
+            started_at: now,
+            next_poll_at: now.saturating_add(initial_delay),
+            deadline: now.saturating_add(self.options.timeout),
+            poll_count: 0,
+            consecutive_failures: 0,
+            is_known_to_exist: !matches!(known, Known::Nothing),
+            not_found_since: None,
+            url_missing_since: None,
+            is_reported_as_failed: false,
+            may_be_charged: matches!(known, Known::Completed),
+            last: None,
+            last_error: None,
+        });
         if let Known::Response(generation) = known {
             entry.evaluate(generation, now, self.confirm_delay);
         }
@@ -200,10 +215,10 @@ impl<'a> PollQueue<'a> {
     pub(crate) fn step(&self) -> Step {
         let mut state = self.lock();
         let cancelled = state.cancelled;
-        let Some((due, mut entry)) = state.take().filter(|_| !state.aborted) else {
+        let Some(mut entry) = state.waiting.pop().filter(|_| !state.aborted) else {
             return Step::Empty;
         };
-        let delay = due.saturating_sub(self.poller.now());
+        let delay = entry.due_at().saturating_sub(self.poller.now());
         if !delay.is_zero() && !cancelled {
             state.put(entry);
             return Step::Idle(delay);
@@ -264,13 +279,12 @@ impl<'a> PollQueue<'a> {
             Ok(generation) => self.on_generation(entry, generation, now),
             Err(error) if error.kind() == ErrorKind::Cancelled => Some(Err(entry.cancelled())),
             Err(error) if entry.is_permanent(&error, now) => {
-                let is_gone = error.status() == Some(404) && entry.may_be_charged;
-                let error = match is_gone {
-                    true => {
+                let error = match error.status() {
+                    Some(404) if entry.may_be_charged => {
                         let reason = "the API does not know it any more".to_owned();
-                        Error::generation_ended(Operation::Wait, reason)
+                        Error::generation_failed(Operation::Wait, reason, true)
                     }
-                    false => error.with_operation(Operation::Wait),
+                    _ => error.with_operation(Operation::Wait),
                 };
                 Some(Err(entry.with_context(error)))
             }
@@ -304,9 +318,8 @@ impl<'a> PollQueue<'a> {
         entry.last_error = reason(&generation).map(|reason| {
             let status = sanitize(generation.status.as_str());
             let message = format!("status `{status}` with an error");
-            let (operation, body) = (Operation::Retrieve, String::new());
-            Error::invalid_response(operation, &message, Some(reason), None, body, None)
-                .with_id(&entry.id)
+            let response = ErrorResponse { message: Some(reason), ..ErrorResponse::default() };
+            Error::invalid_response(Operation::Retrieve, message, response, None).with_id(&entry.id)
         });
         entry.next_poll_at = entry.next_poll_at.saturating_add(options.interval).max(now);
         let verdict = entry.evaluate(&generation, now, self.confirm_delay);

@@ -262,7 +262,9 @@ fn blocked_error(
     let with_id = |error: Error, id: Option<GenerationId>| id.iter().fold(error, Error::with_id);
     let target = || target.map(|target| target.path().display().to_string()).unwrap_or_default();
     match blocker {
-        Blocker::Ended { id, reason } => Error::generation_ended(OPERATION, reason).with_id(&id),
+        Blocker::Ended { id, reason } => {
+            Error::generation_failed(OPERATION, reason, true).with_id(&id)
+        }
         Blocker::OtherUnfinished { id, client_request_id } => {
             // The error's own message names the generation.
             let create = client_request_id.iter().filter(|_| id.is_none());

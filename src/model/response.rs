@@ -121,9 +121,14 @@ impl Response {
     /// An error with what the server says, since some errors come with a status of success.
     fn decode_error(&self, message: &str, source: Option<serde_json::Error>) -> Error {
         let words = error_message(&self.json().unwrap_or_default()).as_deref().map(sanitize);
-        let (status, body) = (Some(self.status), snippet(&self.body));
+        let response = ErrorResponse {
+            status: Some(self.status),
+            message: words,
+            body: snippet(&self.body),
+            ..ErrorResponse::default()
+        };
         let source = source.map(Into::into);
-        Error::invalid_response(self.operation, message, words, status, body, source)
+        Error::invalid_response(self.operation, message.to_owned(), response, source)
     }
 
     /// The error for a response with an error status.

@@ -43,23 +43,8 @@ pub(super) enum Verdict {
 }
 
 impl<'a> Entry<'a> {
-    pub(super) fn new(index: usize, id: Cow<'a, GenerationId>, now: Duration) -> Self {
-        Self {
-            index,
-            id,
-            started_at: now,
-            next_poll_at: now,
-            deadline: now,
-            poll_count: 0,
-            consecutive_failures: 0,
-            is_known_to_exist: false,
-            not_found_since: None,
-            url_missing_since: None,
-            is_reported_as_failed: false,
-            may_be_charged: false,
-            last: None,
-            last_error: None,
-        }
+    pub(super) fn due_at(&self) -> Duration {
+        self.next_poll_at.min(self.deadline)
     }
 
     /// What the readable responses so far prove. A failure needs two in a row that report it: a
@@ -101,10 +86,7 @@ impl<'a> Entry<'a> {
             Status::Other(status) => sanitize(status),
             _ => "no reason given".to_owned(),
         });
-        Verdict::Failed(match self.may_be_charged {
-            true => Error::generation_ended(Operation::Wait, reason),
-            false => Error::generation_failed(Operation::Wait, reason),
-        })
+        Verdict::Failed(Error::generation_failed(Operation::Wait, reason, self.may_be_charged))
     }
 
     /// Whether further polls cannot help. An error response does so only with the vendor's marks:

@@ -6,9 +6,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::context::ApiPoller;
 use crate::download::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::parent_dir;
@@ -89,7 +88,7 @@ pub(crate) fn generate_all_to(
     }
     // Events have the paths as they were given.
     let path_of = |index: usize| jobs.get(index).map(|(_, path)| path.as_path());
-    let poller = ApiPoller { context: run.context, started: Instant::now(), path_of: &path_of };
+    let poller = run.context.poller(&path_of);
     let state = State {
         next: 0,
         starting: 0,

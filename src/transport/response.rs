@@ -6,7 +6,7 @@ use ureq::http::{HeaderMap, HeaderValue, header};
 
 use crate::api_key::ApiKey;
 use crate::cancel::{CancelToken, is_cancelled};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorResponse, Result};
 use crate::fs::read_up_to;
 use crate::model::response::{Headers, RESPONSE_HEADERS, Response};
 use crate::operation::Operation;
@@ -60,8 +60,9 @@ impl DownloadResponse {
         let (kind, encoding) = (header("content-type"), header("content-encoding"));
         let message = format!("{problem} (Content-Type: {kind}, Content-Encoding: {encoding})");
         let body = snippet(&self.key.redact_json(start));
-        let status = Some(self.status);
-        Error::invalid_response(Operation::Download, &message, None, status, body, None)
+        let response =
+            ErrorResponse { status: Some(self.status), body, ..ErrorResponse::default() };
+        Error::invalid_response(Operation::Download, message, response, None)
     }
 
     /// Reads the body of an error response, to its end or as far as possible.
