@@ -717,7 +717,8 @@ impl Client {
     ) -> Result<Generation> {
         let body = RequestBody::new(request)?;
         let id = request
-            .caller_request_id()
+            .client_request_id
+            .as_deref()
             .map_or_else(|| generate_client_request_id(None), str::to_owned);
         submit(context, body, &self.inner.quota, &mut Unrecorded { id, is_retry: false })
     }

@@ -273,7 +273,7 @@ impl Download<'_> {
         let retrieved = self.context.retrieve(&self.video.id).and_then(|mut generation| {
             generation.video.take().ok_or_else(|| {
                 let message = "the generation has no video URL anymore";
-                Error::decode(OPERATION, message).with_generation(Box::new(generation))
+                Error::decode(OPERATION, message).with_generation(Some(Box::new(generation)))
             })
         });
         let status = error.status().unwrap_or_default();

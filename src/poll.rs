@@ -5,6 +5,8 @@ mod entry;
 
 use std::borrow::Cow;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use crate::redact::sanitize;
 use crate::retry::RetryPolicy;
 use crate::wait_options::WaitOptions;
 
-use self::entry::{Entry, Verdict, reason};
+use self::entry::{Entry, reason};
 
 /// A second response is requested no later than this when the first one says that the generation has
 /// failed.
@@ -89,35 +91,47 @@ pub(crate) fn wait_all(
     let results = Mutex::new(ids.iter().map(|_| None).collect::<Vec<_>>());
     // A single worker has nobody to watch.
     let max_sleep = if options.threads > 1 { MAX_SLEEP } else { Duration::MAX };
-    // The polls that are in progress when the queue is empty return to the workers that make them.
     run_workers(options.threads.min(ids.len()), &|| {
-        let _guard = queue.abort_on_panic();
-        loop {
-            match queue.step() {
-                Step::Empty => return,
-                Step::Polled => {}
-                Step::Idle(delay) => queue.sleep(delay.min(max_sleep)),
-                Step::Done(index, result) => {
-                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Some(slot) = results.get_mut(index) {
-                        *slot = Some(result);
-                    }
+        match queue.step() {
+            // The polls that are in progress return to the workers that make them.
+            Step::Empty => return false,
+            Step::Polled => {}
+            Step::Idle(delay) => queue.sleep(delay.min(max_sleep)),
+            Step::Done(index, result) => {
+                let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(slot) = results.get_mut(index) {
+                    *slot = Some(result);
                 }
             }
         }
+        true
     });
     results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect()
 }
 
-/// Runs `work` on this thread and on as many more as can be started, up to `count` in all.
-pub(crate) fn run_workers(count: usize, work: &(dyn Fn() + Sync)) {
+/// Repeats `work` until it returns false, on this thread and on as many more as can be started, up
+/// to `count` in all. If it panics, all stop, so that the panic is propagated at once.
+pub(crate) fn run_workers(count: usize, work: &(dyn Fn() -> bool + Sync)) {
+    let panicked = AtomicBool::new(false);
+    let worker = || {
+        while !panicked.load(Ordering::Relaxed) {
+            match catch_unwind(AssertUnwindSafe(work)) {
+                Ok(true) => {}
+                Ok(false) => return,
+                // The caller's event handler panicked: its panic belongs to the caller.
+                Err(panic) => {
+                    panicked.store(true, Ordering::Relaxed);
+                    resume_unwind(panic);
+                }
+            }
+        }
+    };
     thread::scope(|scope| {
-        let spawn = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
+        let spawn = |_| thread::Builder::new().spawn_scoped(scope, worker).ok();
         let workers: Vec<_> = (1..count).filter_map(spawn).collect();
-        work();
+        worker();
         for worker in workers {
-            // The caller's event handler panicked: its panic belongs to the caller.
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            worker.join().unwrap_or_else(|panic| resume_unwind(panic));
         }
     });
 }
@@ -140,8 +154,6 @@ struct QueueState<'a> {
     /// No polls before this time: a 429 slows down all generations.
     throttled_until: Duration,
     cancelled: bool,
-    /// A worker has panicked; the others exit, so that the panic is propagated at once.
-    aborted: bool,
 }
 
 impl<'a> QueueState<'a> {
@@ -215,9 +227,7 @@ impl<'a> PollQueue<'a> {
     pub(crate) fn step(&self) -> Step {
         let mut state = self.lock();
         let cancelled = state.cancelled;
-        let Some(mut entry) = state.waiting.pop().filter(|_| !state.aborted) else {
-            return Step::Empty;
-        };
+        let Some(mut entry) = state.waiting.pop() else { return Step::Empty };
         let delay = entry.due_at().saturating_sub(self.poller.now());
         if !delay.is_zero() && !cancelled {
             state.put(entry);
@@ -239,15 +249,6 @@ impl<'a> PollQueue<'a> {
         if !self.poller.sleep(delay) {
             self.lock().cancelled = true;
         }
-    }
-
-    pub(crate) fn is_aborted(&self) -> bool {
-        self.lock().aborted
-    }
-
-    /// Makes the other workers exit if this one panics.
-    pub(crate) fn abort_on_panic(&self) -> impl Drop + use<'_, 'a> {
-        AbortOnPanic(self)
     }
 
     /// The outcome of the entry's wait, or `None` to go on.
@@ -323,34 +324,21 @@ impl<'a> PollQueue<'a> {
         });
         entry.next_poll_at = entry.next_poll_at.saturating_add(options.interval).max(now);
         let verdict = entry.evaluate(&generation, now, self.confirm_delay);
-        let is_last = !matches!(verdict, Verdict::Pending) || now >= entry.deadline;
+        let is_last = verdict.is_some() || now >= entry.deadline;
         let next_poll =
             (!is_last).then(|| entry.next_poll_at.min(entry.deadline).saturating_sub(now));
         let elapsed = now.saturating_sub(entry.started_at);
         let kind = EventKind::Polled { generation: &generation, elapsed, next_poll };
         poller.emit(entry.index, &entry.id, kind);
-        if let Verdict::Ready = verdict {
+        if let Some(Ok(())) = verdict {
             return generation.video.take().map(Ok);
         }
         entry.last = Some(Box::new(generation));
-        match verdict {
-            Verdict::Failed(error) => Some(Err(entry.with_context(error))),
-            _ => None,
-        }
+        Some(Err(entry.with_context(verdict?.err()?)))
     }
 
     fn lock(&self) -> MutexGuard<'_, QueueState<'a>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct AbortOnPanic<'s, 'a>(&'s PollQueue<'a>);
-
-impl Drop for AbortOnPanic<'_, '_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.lock().aborted = true;
-        }
     }
 }
 

@@ -119,7 +119,7 @@ impl DurableRun<'_> {
     fn prepare(&self) -> Result<(RequestFingerprint, Result<RequestBody>)> {
         let mut body = RequestBody::new(self.request);
         let image = body.as_mut().ok().and_then(RequestBody::image).map(|image| {
-            let name = image.display_name().into();
+            let name = image.name.as_str().into();
             hash_reader(image)
                 .map_err(|e| Error::io(OPERATION, Some(name), "failed to read the image", e))
         });
@@ -137,7 +137,7 @@ impl DurableRun<'_> {
         journal: &'j mut dyn Journal,
         request: RequestFingerprint,
     ) -> Result<Record<'j>> {
-        Record::open(journal, request, self.request.image().journal_name())
+        Record::open(journal, request, self.request.image.journal_name())
     }
 
     /// Carries out one action after the other, up to a generation to wait for.
@@ -311,7 +311,7 @@ struct Recorder<'r, 'a> {
 impl CreateObserver for Recorder<'_, '_> {
     /// Every attempt has its own id, so that the log distinguishes them.
     fn client_request_id(&mut self) -> String {
-        generate_client_request_id(self.request.caller_request_id())
+        generate_client_request_id(self.request.client_request_id.as_deref())
     }
 
     fn before_commit(&mut self, client_request_id: &str) -> Result<()> {

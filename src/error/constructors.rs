@@ -206,11 +206,8 @@ impl Error {
         self.with(|error| error.id = Some(id.clone()))
     }
 
-    pub(crate) fn with_generation(self, generation: Box<Generation>) -> Self {
-        self.with(|error| {
-            error.id.get_or_insert_with(|| generation.id.clone());
-            error.generation = Some(generation);
-        })
+    pub(crate) fn with_generation(self, generation: Option<Box<Generation>>) -> Self {
+        self.with(|error| error.generation = generation)
     }
 
     pub(crate) fn with_client_request_id(self, id: &str) -> Self {

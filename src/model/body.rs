@@ -72,16 +72,9 @@ impl RequestBody {
         on_progress: &'a mut OnProgress<'a>,
     ) -> Result<BodyReader<'a>> {
         let total = self.len();
-        let image = match &mut self.image {
-            Some(image) => {
-                image.rewind().map_err(|e| image.read_error(e))?;
-                Some(Base64Encoder::new(image))
-            }
-            None => None,
-        };
         Ok(BodyReader {
             json_prefix: &self.json_prefix,
-            image,
+            image: self.image.as_mut().map(Base64Encoder::new).transpose()?,
             suffix: JSON_SUFFIX,
             sent: 0,
             total,
@@ -195,10 +188,11 @@ struct Base64Encoder<'a> {
 }
 
 impl<'a> Base64Encoder<'a> {
-    fn new(image: &'a mut ImageReader) -> Self {
+    fn new(image: &'a mut ImageReader) -> Result<Self> {
+        image.rewind().map_err(|e| image.read_error(e))?;
         let remaining = image.len;
         let chunk = usize::try_from(remaining).map_or(CHUNK_SIZE, |len| len.min(CHUNK_SIZE));
-        Self { image, remaining, raw: vec![0; chunk], pending: io::Cursor::default() }
+        Ok(Self { image, remaining, raw: vec![0; chunk], pending: io::Cursor::default() })
     }
 
     /// Writes as many complete blocks as fit into `buf`. Returns 0 only at the end of the image.
@@ -232,7 +226,7 @@ impl<'a> Base64Encoder<'a> {
 
 fn upload_error(image: &ImageReader, e: io::Error) -> Error {
     let message = "image file changed or could not be read during upload";
-    Error::io(Operation::Create, Some(image.display_name().into()), message, e)
+    Error::io(Operation::Create, Some(image.name.as_str().into()), message, e)
 }
 
 fn encode_slice(raw: &[u8], out: &mut [u8]) -> Result<usize> {

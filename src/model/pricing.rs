@@ -123,7 +123,7 @@ impl Pricing {
             "variants" => &self.variants,
             _ => return None,
         };
-        let model = request.model_id();
+        let model = &request.model;
         let mut fields = request.fields().ok()?;
         if model == MODEL {
             let default = VideoDuration::FiveSeconds.as_secs();

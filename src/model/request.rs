@@ -190,17 +190,17 @@ impl DynamicMask {
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "a request does nothing until a client sends it"]
 pub struct ImageToVideo {
-    image: Image,
-    model: String,
+    pub(crate) image: Image,
+    pub(crate) model: String,
     prompt: Option<String>,
     negative_prompt: Option<String>,
-    duration: Option<VideoDuration>,
+    pub(crate) duration: Option<VideoDuration>,
     cfg_scale: Option<f64>,
     static_mask: Option<Image>,
     dynamic_masks: Vec<DynamicMask>,
     camera_control: Option<CameraControl>,
     external_task_id: Option<String>,
-    client_request_id: Option<String>,
+    pub(crate) client_request_id: Option<String>,
     extra: Map<String, Value>,
 }
 
@@ -362,15 +362,6 @@ impl ImageToVideo {
         self.serialize().map(drop)
     }
 
-    /// The client request id that the caller has set.
-    pub(crate) fn caller_request_id(&self) -> Option<&str> {
-        self.client_request_id.as_deref()
-    }
-
-    pub(crate) fn image(&self) -> &Image {
-        &self.image
-    }
-
     /// Validates the request, opens the image and serializes the request, up to where the data of an
     /// image follows that is not a URL, and then [`JSON_SUFFIX`].
     pub(crate) fn serialize(&self) -> Result<(Vec<u8>, Option<ImageReader>)> {
@@ -405,14 +396,6 @@ impl ImageToVideo {
         let mut fields: JsonObject = self.extra.clone();
         fields.extend(own.chain([(IMAGE_URL.to_owned(), "".into())]));
         Ok(fields)
-    }
-
-    pub(crate) fn video_duration(&self) -> Option<VideoDuration> {
-        self.duration
-    }
-
-    pub(crate) fn model_id(&self) -> &str {
-        &self.model
     }
 
     pub(crate) fn masks(&self) -> impl Iterator<Item = &Image> {

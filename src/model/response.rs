@@ -162,8 +162,9 @@ impl Response {
         ErrorResponse {
             status: Some(self.status),
             message: error_message(&body).as_deref().map(sanitize),
-            name: string(error.get("name")),
-            kind: string(kind(error)),
+            // A 403 has several meanings; the vendor's kind (in its spelling) or name identifies this.
+            out_of_credits: string(kind(error)).is_some_and(|kind| kind.starts_with("err_insuff"))
+                || string(error.get("name")).as_deref() == Some("OutOfFundsException"),
             request_id: string(body.get("requestId"))
                 .or_else(|| self.headers.get("x-request-id").map(sanitize)),
             retry_after: self.headers.retry_after(),

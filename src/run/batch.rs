@@ -152,33 +152,30 @@ enum Task {
 }
 
 impl Batch<'_> {
-    /// A worker. What a task makes possible is done next by the worker that has done the task, so
-    /// that a sleeping one has nothing to miss but polls.
-    fn work(&self) {
-        let _guard = self.queue.abort_on_panic();
-        loop {
-            match self.next_task() {
-                Task::Exit => return,
-                Task::Start(index) => self.start(index),
-                Task::Download(index, completed) => self.save(index, *completed),
-                Task::Poll => match self.queue.step() {
-                    Step::Polled => {}
-                    Step::Done(index, result) => self.settle(index, result),
-                    Step::Idle(delay) => self.queue.sleep(delay.min(MAX_IDLE)),
-                    // Also after a cancel, which would end any other sleep at once: there is
-                    // nothing to do but to let the others complete what they are doing.
-                    Step::Empty => thread::sleep(MAX_IDLE),
-                },
-            }
+    /// Does the next task of a worker, if there is any left. What it makes possible is done next by
+    /// the same worker, so that a sleeping one has nothing to miss but polls.
+    fn work(&self) -> bool {
+        match self.next_task() {
+            Task::Exit => return false,
+            Task::Start(index) => self.start(index),
+            Task::Download(index, completed) => self.save(index, *completed),
+            Task::Poll => match self.queue.step() {
+                Step::Polled => {}
+                Step::Done(index, result) => self.settle(index, result),
+                Step::Idle(delay) => self.queue.sleep(delay.min(MAX_IDLE)),
+                // Also after a cancel, which would end any other sleep at once: there is nothing to
+                // do but to let the others complete what they are doing.
+                Step::Empty => thread::sleep(MAX_IDLE),
+            },
         }
+        true
     }
 
     /// Downloads go first, since URLs expire. There are more workers than may start and download, so
     /// that polls are not late.
     fn next_task(&self) -> Task {
         let mut state = self.lock();
-        let is_done = state.next == self.jobs.len() && state.in_flight == 0;
-        if is_done || self.queue.is_aborted() {
+        if state.next == self.jobs.len() && state.in_flight == 0 {
             return Task::Exit;
         }
         if state.downloading < self.options.concurrent_downloads
@@ -308,7 +305,7 @@ impl Batch<'_> {
 
 /// What a request's price depends on.
 fn price_class(request: &ImageToVideo) -> (String, Option<VideoDuration>) {
-    (request.model_id().to_owned(), request.video_duration())
+    (request.model.clone(), request.duration)
 }
 
 /// Two jobs with one target would replace each other's video, or wait for each other.

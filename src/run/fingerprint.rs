@@ -45,9 +45,9 @@ impl RequestFingerprint {
         Ok(Self {
             base_url: base_url.to_owned(),
             route: route.to_owned(),
-            model: request.model_id().to_owned(),
+            model: request.model.clone(),
             fields: hash(&canonical),
-            image: image.or_else(|| request.image().as_url().map(|url| hash(url.as_bytes()))),
+            image: image.or_else(|| request.image.as_url().map(|url| hash(url.as_bytes()))),
             masks: request
                 .masks()
                 .map(|mask| mask.open_mask("mask", ImageRules::DataUri))
