@@ -716,10 +716,8 @@ impl Client {
         request: &ImageToVideo,
     ) -> Result<Generation> {
         let body = RequestBody::new(request)?;
-        let id = request
-            .client_request_id
-            .as_deref()
-            .map_or_else(|| generate_client_request_id(None), str::to_owned);
+        let id = request.client_request_id.clone();
+        let id = id.unwrap_or_else(|| generate_client_request_id(None));
         submit(context, body, &self.inner.quota, &mut Unrecorded { id, is_retry: false })
     }
 }

@@ -118,7 +118,7 @@ impl DurableRun<'_> {
     /// body matters only to a create.
     fn prepare(&self) -> Result<(RequestFingerprint, Result<RequestBody>)> {
         let mut body = RequestBody::new(self.request);
-        let image = body.as_mut().ok().and_then(RequestBody::image).map(|image| {
+        let image = body.as_mut().ok().and_then(|body| body.image.as_mut()).map(|image| {
             let name = image.name.as_str().into();
             hash_reader(image)
                 .map_err(|e| Error::io(OPERATION, Some(name), "failed to read the image", e))
@@ -260,7 +260,7 @@ fn blocked_error(
     let difference = difference.map(|part| format!(" (its {part} differs)")).unwrap_or_default();
     let abandon = if target.is_some() { "FileJournal::abandon" } else { "Journal::abandon" };
     let with_id = |error: Error, id: Option<GenerationId>| id.iter().fold(error, Error::with_id);
-    let target = || target.map(|target| target.path().display().to_string()).unwrap_or_default();
+    let target = || target.map(|target| target.path.display().to_string()).unwrap_or_default();
     match blocker {
         Blocker::Ended { id, reason } => {
             Error::generation_failed(OPERATION, reason, true).with_id(&id)

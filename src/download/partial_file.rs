@@ -69,7 +69,7 @@ impl PartialFile {
         match links {
             0 | 1 => {}
             // A process was killed between linking the video to the target and removing this name.
-            2 if is_same_file(file, target.destination()) => {
+            2 if is_same_file(file, &target.destination) => {
                 partial_file.io("failed to remove the partial file", fs::remove_file(path))?;
                 return Self::open_with(target, try_lock);
             }
@@ -133,7 +133,7 @@ impl PartialFile {
         self.release();
         // As late as possible: nothing can be done about a file that appears after this check.
         let moved = replace.check(target).and_then(|replaces| {
-            let (from, to) = (&self.path, target.destination());
+            let (from, to) = (&self.path, &target.destination);
             let moved = match replaces {
                 true => fs::rename(from, to),
                 false => move_to_new(from, to, hard_link),
@@ -145,7 +145,7 @@ impl PartialFile {
             let message = format!("{error}; the complete video was kept as {path}");
             Error::io(Operation::Download, None, message, io::Error::other(error))
         })?;
-        fsync_parent_dir(target.destination())
+        fsync_parent_dir(&target.destination)
             .map_err(|e| target.error("saved, but failed to sync the directory", e))
     }
 

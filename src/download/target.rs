@@ -13,8 +13,10 @@ use crate::operation::Operation;
 /// A target path that was resolved once, so that it means the same file for the rest of the call.
 #[derive(Debug)]
 pub(crate) struct Target {
-    path: PathBuf,
-    destination: PathBuf,
+    /// The absolute path as the caller spelled it.
+    pub(crate) path: PathBuf,
+    /// The path that is written: where symlinks lead, although nothing may be there yet.
+    pub(crate) destination: PathBuf,
     operation: Operation,
 }
 
@@ -85,16 +87,6 @@ impl Target {
         Ok(())
     }
 
-    /// The absolute path as the caller spelled it.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The path that is written: where symlinks lead, although nothing may be there yet.
-    pub(crate) fn destination(&self) -> &Path {
-        &self.destination
-    }
-
     /// A path next to the destination: its name with this prefix and suffix.
     pub(crate) fn sibling(&self, prefix: &str, suffix: &str) -> PathBuf {
         let mut name = OsString::from(prefix);
@@ -158,7 +150,7 @@ mod tests {
     fn sibling_is_next_to_the_destination() {
         let dir = tempfile::tempdir().unwrap();
         let target = target(&dir);
-        assert_eq!(target.path(), target.destination());
+        assert_eq!(target.path, target.destination);
         assert_eq!(target.sibling("", ".kling.jsonl"), dir.path().join("cat.mp4.kling.jsonl"));
         assert_eq!(target.sibling(".", ".kling.part"), dir.path().join(".cat.mp4.kling.part"));
     }
@@ -180,7 +172,7 @@ mod tests {
         assert_eq!(all().map(replaces), [Some(false); 3]);
         assert_eq!(target.file_len().unwrap(), None);
 
-        fs::write(target.destination(), "video").unwrap();
+        fs::write(&target.destination, "video").unwrap();
         assert_eq!(all().map(replaces), [None, Some(true), Some(true)]);
         assert_eq!(target.file_len().unwrap(), Some(5));
         assert_eq!(replaces(recorded(5, None)), Some(true));
@@ -190,8 +182,8 @@ mod tests {
         assert!(!target.is_file_with(4, Some(&hash)).unwrap());
         assert!(target.is_file_with(5, Some(&hash)).unwrap());
 
-        fs::remove_file(target.destination()).unwrap();
-        fs::create_dir(target.destination()).unwrap();
+        fs::remove_file(&target.destination).unwrap();
+        fs::create_dir(&target.destination).unwrap();
         for replace in all() {
             let error = replace.check(&target).unwrap_err();
             assert!(error.to_string().contains("target is not a file path"), "{error}");
@@ -208,7 +200,7 @@ mod tests {
             std::os::unix::fs::symlink(link(index + 1), link(index)).unwrap();
         }
         let resolve = |path: PathBuf| Target::resolve(&path, Operation::Download);
-        assert_eq!(resolve(link(1)).unwrap().destination(), link(41));
+        assert_eq!(resolve(link(1)).unwrap().destination, link(41));
         assert!(resolve(link(0)).is_err());
     }
 }

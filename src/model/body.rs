@@ -42,7 +42,8 @@ pub(super) fn engine() -> impl Engine {
 /// The body of a validated request, which can be sent any number of times.
 pub(crate) struct RequestBody {
     json_prefix: Vec<u8>,
-    image: Option<ImageReader>,
+    /// To be hashed before it is sent.
+    pub(crate) image: Option<ImageReader>,
 }
 
 impl RequestBody {
@@ -59,11 +60,6 @@ impl RequestBody {
         self.json_prefix.len() as u64 + encoded + JSON_SUFFIX.len() as u64
     }
 
-    /// The image, to be hashed before it is sent.
-    pub(crate) fn image(&mut self) -> Option<&mut ImageReader> {
-        self.image.as_mut()
-    }
-
     /// Returns a reader at the start of the body. Before each write to the transport it calls
     /// `on_progress` with the bytes that will then have been sent, and the total. The last call,
     /// when both are equal, is right before the commit point. An error aborts the upload.
@@ -78,7 +74,7 @@ impl RequestBody {
             suffix: JSON_SUFFIX,
             sent: 0,
             total,
-            cut: false,
+            is_cut: false,
             error: None,
             on_progress,
         })
@@ -107,34 +103,22 @@ pub(crate) struct BodyReader<'a> {
     image: Option<Base64Encoder<'a>>,
     suffix: &'static [u8],
     sent: u64,
-    total: u64,
-    cut: bool,
-    error: Option<Error>,
+    pub(crate) total: u64,
+    /// Whether the transport has proof that it did not write the end of the body.
+    pub(crate) is_cut: bool,
+    /// The error of the image or of `on_progress` that aborted the upload.
+    pub(crate) error: Option<Error>,
     on_progress: &'a mut OnProgress<'a>,
 }
 
 impl BodyReader<'_> {
-    pub(crate) fn total(&self) -> u64 {
-        self.total
-    }
-
     pub(crate) fn state(&self) -> UploadState {
         match self.sent {
             0 => UploadState::NotStarted,
             sent if sent < self.total => UploadState::InProgress,
-            _ if self.cut || !self.suffix.is_empty() => UploadState::Cut,
+            _ if self.is_cut || !self.suffix.is_empty() => UploadState::Cut,
             _ => UploadState::Committed,
         }
-    }
-
-    /// The transport has proof that it did not write the end of the body.
-    pub(crate) fn set_cut(&mut self) {
-        self.cut = true;
-    }
-
-    /// Returns the error of the image or of `on_progress` that aborted the upload, if any.
-    pub(crate) fn take_error(&mut self) -> Option<Error> {
-        self.error.take()
     }
 
     fn fill(&mut self, buf: &mut [u8]) -> Result<usize> {
@@ -286,7 +270,7 @@ mod tests {
                 Ok(())
             };
             let mut reader = body.reader(&mut on_progress).unwrap();
-            let total = reader.total();
+            let total = reader.total;
             let sent = read_in_chunks(&mut reader, &sizes).unwrap();
             let expected = format!(
                 "{{\"model\":{},\"type\":\"image-to-video\",\"prompt\":{},\"image_url\":{}\n}}",
@@ -319,7 +303,7 @@ mod tests {
         assert_eq!(reader.state(), UploadState::InProgress);
         assert!(reader.read(&mut buf).is_err());
         assert_eq!(reader.state(), UploadState::InProgress);
-        assert_eq!(reader.take_error().unwrap().kind(), crate::ErrorKind::Cancelled);
+        assert_eq!(reader.error.take().unwrap().kind(), crate::ErrorKind::Cancelled);
         assert_eq!(commits, 1);
     }
 
@@ -335,7 +319,7 @@ mod tests {
             let mut reader = body.reader(&mut on_progress).unwrap();
             assert!(read_in_chunks(&mut reader, &[65_536]).is_err());
             assert_eq!(reader.state(), UploadState::InProgress);
-            let error = reader.take_error().unwrap();
+            let error = reader.error.take().unwrap();
             assert_eq!(error.kind(), crate::ErrorKind::Io);
             assert!(error.to_string().contains("image.png"), "{error}");
         }

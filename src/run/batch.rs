@@ -314,7 +314,7 @@ fn validate_targets(jobs: &[(ImageToVideo, PathBuf)]) -> Result<()> {
     for (index, (_, path)) in jobs.iter().enumerate() {
         // A path that is invalid is an error of its job.
         let Ok(target) = Target::resolve(path, Operation::GenerateAllTo) else { continue };
-        let destination = target.destination();
+        let destination = &target.destination;
         let Ok(dir) = parent_dir(destination).canonicalize() else { continue };
         let name = destination.file_name().map(OsStr::to_owned);
         if let Some(first) = seen.insert((dir, name), index) {

@@ -98,7 +98,7 @@ impl DurableRun<'_> {
         let started = self.start(&mut record, body, Some(&target), &state);
         match started.map_err(|error| record.explain(error))? {
             Started::Saved { id, length: bytes } => {
-                let (path, usage) = (target.path().to_owned(), record.usage(&id));
+                let (path, usage) = (target.path.clone(), record.usage(&id));
                 Ok(Opened::Saved(SavedVideo { path, bytes, id, reused: true, usage }))
             }
             Started::Pending(pending) => {
@@ -157,7 +157,7 @@ impl DurableRun<'_> {
         let usage = video.usage.or_else(|| record.usage(id));
         record.append(JournalEntry::Saved { id: id.clone(), length, usage })?;
         self.context.emit(id, EventKind::Saved { bytes: length });
-        let (path, id) = (target.path().to_owned(), id.clone());
+        let (path, id) = (target.path.clone(), id.clone());
         Ok(SavedVideo { path, bytes: length, id, reused: false, usage })
     }
 }
