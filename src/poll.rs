@@ -4,6 +4,7 @@
 mod entry;
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -149,8 +150,8 @@ pub(crate) struct PollQueue<'a> {
 
 #[derive(Default)]
 struct QueueState<'a> {
-    /// The one that is due first is last. Those that are being polled are taken out.
-    waiting: Vec<Box<Entry<'a>>>,
+    /// In the order in which they are due; those that are being polled are taken out.
+    waiting: VecDeque<Box<Entry<'a>>>,
     /// No polls before this time: a 429 slows down all generations.
     throttled_until: Duration,
     cancelled: bool,
@@ -160,7 +161,7 @@ impl<'a> QueueState<'a> {
     fn put(&mut self, mut entry: Box<Entry<'a>>) {
         entry.next_poll_at = entry.next_poll_at.max(self.throttled_until);
         let due = (entry.due_at(), entry.index);
-        let at = self.waiting.partition_point(|other| (other.due_at(), other.index) > due);
+        let at = self.waiting.partition_point(|other| (other.due_at(), other.index) < due);
         self.waiting.insert(at, entry);
     }
 
@@ -227,7 +228,7 @@ impl<'a> PollQueue<'a> {
     pub(crate) fn step(&self) -> Step {
         let mut state = self.lock();
         let cancelled = state.cancelled;
-        let Some(mut entry) = state.waiting.pop() else { return Step::Empty };
+        let Some(mut entry) = state.waiting.pop_front() else { return Step::Empty };
         let delay = entry.due_at().saturating_sub(self.poller.now());
         if !delay.is_zero() && !cancelled {
             state.put(entry);
@@ -325,8 +326,7 @@ impl<'a> PollQueue<'a> {
         entry.next_poll_at = entry.next_poll_at.saturating_add(options.interval).max(now);
         let verdict = entry.evaluate(&generation, now, self.confirm_delay);
         let is_last = verdict.is_some() || now >= entry.deadline;
-        let next_poll =
-            (!is_last).then(|| entry.next_poll_at.min(entry.deadline).saturating_sub(now));
+        let next_poll = (!is_last).then(|| entry.due_at().saturating_sub(now));
         let elapsed = now.saturating_sub(entry.started_at);
         let kind = EventKind::Polled { generation: &generation, elapsed, next_poll };
         poller.emit(entry.index, &entry.id, kind);
