@@ -390,7 +390,7 @@ impl Client {
         let target =
             Target::resolve(path, Operation::Download).map_err(|error| error.with_id(&video.id))?;
         let context = self.context(Some(path));
-        let bytes = download(&context, video, &target, Replace::RegularFile, None)?;
+        let bytes = download(&context, video, &target, &Replace::RegularFile, None)?;
         context.emit(&video.id, EventKind::Saved { bytes });
         Ok(bytes)
     }

@@ -41,7 +41,7 @@ pub(crate) fn download(
     context: &RequestContext<'_>,
     video: &Video,
     target: &Target,
-    replace: Replace<'_>,
+    replace: &Replace,
     before_publish: Option<BeforePublish<'_>>,
 ) -> Result<u64> {
     let with_context = |error: Error| error.with_operation(OPERATION).with_id(&video.id);
@@ -50,8 +50,7 @@ pub(crate) fn download(
         context,
         video,
         partial_file,
-        url: video.url.clone(),
-        is_url_refreshed: false,
+        fresh_url: None,
         is_repeated: false,
         received: 0,
         max_received: 0,
@@ -81,8 +80,8 @@ struct Download<'a> {
     context: &'a RequestContext<'a>,
     video: &'a Video,
     partial_file: PartialFile,
-    url: String,
-    is_url_refreshed: bool,
+    /// Replaces the video's URL once that has expired.
+    fresh_url: Option<String>,
     /// Whether a complete response was not a video, and was requested again.
     is_repeated: bool,
     received: u64,
@@ -130,7 +129,7 @@ impl Download<'_> {
             let elapsed = self.started_at.elapsed();
             let delay = match error.status() {
                 // Hosts differ in what they return for a signature that is no longer valid.
-                Some(400 | 401 | 403 | 404 | 410) if !self.is_url_refreshed => {
+                Some(400 | 401 | 403 | 404 | 410) if self.fresh_url.is_none() => {
                     self.refresh_url(&error)?;
                     continue;
                 }
@@ -161,7 +160,8 @@ impl Download<'_> {
         let can_resume = self.received > 0 && (self.in_parts || self.validator.is_some());
         let range = can_resume
             .then(|| ResumeRange { from: self.received, validator: self.validator.clone() });
-        let mut response = self.context.session.download(&self.url, range.as_ref())?;
+        let url = self.fresh_url.as_ref().unwrap_or(&self.video.url);
+        let mut response = self.context.session.download(url, range.as_ref())?;
         match response.status {
             200 | 206 => self.accept(&response, range.is_some())?,
             // The file ends at or before the requested byte, although Content-Length went beyond it.
@@ -269,7 +269,6 @@ impl Download<'_> {
 
     /// Retrieves the generation to get a fresh URL after this error response to the first one.
     fn refresh_url(&mut self, error: &Error) -> Result<()> {
-        (self.is_url_refreshed, self.failures) = (true, 0);
         let retrieved = self.context.retrieve(&self.video.id).and_then(|mut generation| {
             generation.video.take().ok_or_else(|| {
                 let message = "the generation has no video URL anymore";
@@ -278,7 +277,8 @@ impl Download<'_> {
         });
         let status = error.status().unwrap_or_default();
         let reason = format!("the video's host returned HTTP {status}; retrieving a fresh URL");
-        self.url = retrieved.map_err(|error| error.with_reason(reason))?.url;
+        self.fresh_url = Some(retrieved.map_err(|error| error.with_reason(reason))?.url);
+        self.failures = 0;
         Ok(())
     }
 }

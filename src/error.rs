@@ -162,15 +162,11 @@ impl Error {
         match self.0.kind {
             ErrorKind::Connect => self.0.hint.is_none(),
             ErrorKind::Transport | ErrorKind::Timeout => true,
-            ErrorKind::Api => self.status().is_some_and(is_transient_status),
+            // After these, a repeated read may succeed (HTTP, and 524 from the vendor's gateway).
+            ErrorKind::Api => matches!(self.status(), Some(408 | 425 | 429 | 500..=599)),
             _ => false,
         }
     }
-}
-
-/// Statuses after which a repeated read may succeed (HTTP, and 524 from the vendor's gateway).
-fn is_transient_status(status: u16) -> bool {
-    matches!(status, 408 | 425 | 429 | 500..=599)
 }
 
 /// The public accessors.

@@ -124,7 +124,7 @@ impl PartialFile {
 
     /// Moves the complete file to the target. If that fails, the file is kept and the error names
     /// it: it may not be possible to download the video again.
-    pub(crate) fn publish(mut self, target: &Target, replace: Replace<'_>) -> Result<()> {
+    pub(crate) fn publish(mut self, target: &Target, replace: &Replace) -> Result<()> {
         if !self.is_in_place() {
             let e = io::ErrorKind::NotFound;
             return Err(io_error(&self.path, "the partial file was removed or replaced", e));

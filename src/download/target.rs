@@ -20,13 +20,12 @@ pub(crate) struct Target {
     operation: Operation,
 }
 
-/// What may be at the destination when a video is published: nothing, any regular file, or the one
-/// that was recorded with this length and hash. In each case there may also be nothing.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Replace<'a> {
-    Nothing,
+/// What may be at the destination when a video is published, besides nothing: any regular file, or
+/// the one that was recorded with this length and hash, if any was.
+#[derive(Clone, Debug)]
+pub(crate) enum Replace {
     RegularFile,
-    Recorded { len: u64, hash: Option<&'a str> },
+    Recorded(Option<(u64, Option<String>)>),
 }
 
 impl Target {
@@ -122,14 +121,14 @@ impl Target {
     }
 }
 
-impl Replace<'_> {
+impl Replace {
     /// Whether there is a file to replace. A file that must not be replaced is an error.
-    pub(super) fn check(self, target: &Target) -> Result<bool> {
+    pub(super) fn check(&self, target: &Target) -> Result<bool> {
         let may_replace = match (target.file_len()?, self) {
             (None, _) => return Ok(false),
-            (_, Self::Nothing) => false,
             (_, Self::RegularFile) => true,
-            (_, Self::Recorded { len, hash }) => target.is_file_with(len, hash)?,
+            (_, Self::Recorded(None)) => false,
+            (_, Self::Recorded(Some((len, hash)))) => target.is_file_with(*len, hash.as_deref())?,
         };
         if may_replace {
             return Ok(true);
@@ -160,15 +159,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = target(&dir);
         let hash = hash_reader(&mut &b"video"[..]).unwrap();
-        let recorded = |len, hash| Replace::Recorded { len, hash };
-        let replaces = |replace: Replace<'_>| match replace.check(&target) {
+        let recorded =
+            |len, hash: Option<&str>| Replace::Recorded(Some((len, hash.map(str::to_owned))));
+        let replaces = |replace: Replace| match replace.check(&target) {
             Ok(replaces) => Some(replaces),
             Err(error) => {
                 assert!(error.to_string().contains("another file is at the target"), "{error}");
                 None
             }
         };
-        let all = || [Replace::Nothing, Replace::RegularFile, recorded(5, Some(&hash))];
+        let all = || [Replace::Recorded(None), Replace::RegularFile, recorded(5, Some(&hash))];
         assert_eq!(all().map(replaces), [Some(false); 3]);
         assert_eq!(target.file_len().unwrap(), None);
 

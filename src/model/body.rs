@@ -121,18 +121,11 @@ impl BodyReader<'_> {
         }
     }
 
-    fn fill(&mut self, buf: &mut [u8]) -> Result<usize> {
-        let copied = self.json_prefix.read(buf).unwrap_or_default();
-        let rest = buf.get_mut(copied..).unwrap_or_default();
-        let encoded = match &mut self.image {
-            Some(image) => image.encode(rest)?,
-            None => 0,
-        };
-        Ok(copied + encoded)
-    }
-
     fn read_next(&mut self, buf: &mut [u8]) -> Result<usize> {
-        let filled = self.fill(buf)?;
+        let mut filled = self.json_prefix.read(buf).unwrap_or_default();
+        if let Some(image) = &mut self.image {
+            filled += image.encode(buf.get_mut(filled..).unwrap_or_default())?;
+        }
         if filled > 0 {
             self.sent += filled as u64;
             (self.on_progress)(self.sent, self.total)?;
@@ -188,12 +181,14 @@ impl<'a> Base64Encoder<'a> {
         let blocks = buf.len() / ENCODED_BLOCK;
         if blocks > 0 {
             let raw = self.read_raw(blocks * RAW_BLOCK)?;
-            return encode_slice(raw, buf);
+            // Cannot fail, since these blocks fit; but a wrong body must not be sent.
+            return engine().encode_slice(raw, buf).map_err(|e| {
+                let message = format!("`image_url` cannot be encoded as base64: {e}");
+                Error::invalid_request("image_url", message)
+            });
         }
-        let mut block = vec![0; ENCODED_BLOCK];
-        let encoded = encode_slice(self.read_raw(RAW_BLOCK)?, &mut block)?;
-        block.truncate(encoded);
-        self.pending = io::Cursor::new(block);
+        let block = engine().encode(self.read_raw(RAW_BLOCK)?);
+        self.pending = io::Cursor::new(block.into_bytes());
         Ok(self.pending.read(buf).unwrap_or_default())
     }
 
@@ -211,13 +206,6 @@ impl<'a> Base64Encoder<'a> {
 fn upload_error(image: &ImageReader, e: io::Error) -> Error {
     let message = "image file changed or could not be read during upload";
     Error::io(Operation::Create, Some(image.name.as_str().into()), message, e)
-}
-
-fn encode_slice(raw: &[u8], out: &mut [u8]) -> Result<usize> {
-    // Cannot fail, since `raw` has only as many blocks as fit; but a wrong body must not be sent.
-    engine().encode_slice(raw, out).map_err(|e| {
-        Error::invalid_request("image_url", format!("`image_url` cannot be encoded as base64: {e}"))
-    })
 }
 
 #[cfg(test)]
