@@ -14,7 +14,6 @@ use crate::endpoint::logs::{LoggedRequest, MAX_DAYS};
 use crate::endpoint::{Route, billing, models};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler, EventKind};
-use crate::model::body::RequestBody;
 use crate::model::generation::{Balance, Generation, GenerationId, Video};
 use crate::model::pricing::Pricing;
 use crate::model::request::{
@@ -715,7 +714,7 @@ impl Client {
         context: &RequestContext<'_>,
         request: &ImageToVideo,
     ) -> Result<Generation> {
-        let body = RequestBody::new(request)?;
+        let body = request.body()?;
         let id = request.client_request_id.clone();
         let id = id.unwrap_or_else(|| generate_client_request_id(None));
         submit(context, body, &self.inner.quota, &mut Unrecorded { id, is_retry: false })

@@ -11,7 +11,7 @@ use crate::event::{Event, EventHandler, EventKind};
 use crate::model::generation::{Generation, GenerationId, Video};
 use crate::model::response::Response;
 use crate::operation::Operation;
-use crate::poll::{self, Known, Poller};
+use crate::poll::{Known, PollQueue, Poller};
 use crate::random::random;
 use crate::retry::RetryPolicy;
 use crate::transport::Session;
@@ -86,7 +86,7 @@ impl RequestContext<'_> {
         known: Known<'_>,
         options: &WaitOptions,
     ) -> Result<Video> {
-        poll::wait(id, known, options, self.retry_policy, &self.poller(&|_| self.path))
+        PollQueue::new(options, self.retry_policy, &self.poller(&|_| self.path)).wait(id, known)
     }
 
     pub(crate) fn wait_all(
@@ -94,7 +94,7 @@ impl RequestContext<'_> {
         ids: &[GenerationId],
         options: &WaitOptions,
     ) -> Vec<Result<Video>> {
-        poll::wait_all(ids, options, self.retry_policy, &self.poller(&|_| self.path))
+        PollQueue::new(options, self.retry_policy, &self.poller(&|_| self.path)).wait_all(ids)
     }
 
     /// Polls the API in real time. `path_of` is the output file of the generation with this index,

@@ -58,58 +58,6 @@ pub(crate) enum Known<'a> {
     Completed,
 }
 
-/// Waits for one generation, on this thread.
-pub(crate) fn wait(
-    id: &GenerationId,
-    known: Known<'_>,
-    options: &WaitOptions,
-    retry_policy: &RetryPolicy,
-    poller: &dyn Poller,
-) -> Result<Video> {
-    let queue = PollQueue::new(options, retry_policy, poller);
-    queue.push(0, Cow::Borrowed(id), known, options.initial_delay);
-    loop {
-        match queue.step() {
-            Step::Done(_, result) => return result,
-            Step::Idle(delay) => queue.sleep(delay),
-            // Never empty: the generation is waited for until it is done.
-            Step::Polled | Step::Empty => {}
-        }
-    }
-}
-
-/// Waits for all generations; the results are in input order.
-pub(crate) fn wait_all(
-    ids: &[GenerationId],
-    options: &WaitOptions,
-    retry_policy: &RetryPolicy,
-    poller: &dyn Poller,
-) -> Vec<Result<Video>> {
-    let queue = PollQueue::new(options, retry_policy, poller);
-    for (index, id) in ids.iter().enumerate() {
-        queue.push(index, Cow::Borrowed(id), Known::Nothing, options.initial_delay);
-    }
-    let results = Mutex::new(ids.iter().map(|_| None).collect::<Vec<_>>());
-    // A single worker has nobody to watch.
-    let max_sleep = if options.threads > 1 { MAX_SLEEP } else { Duration::MAX };
-    run_workers(options.threads.min(ids.len()), &|| {
-        match queue.step() {
-            // The polls that are in progress return to the workers that make them.
-            Step::Empty => return false,
-            Step::Polled => {}
-            Step::Idle(delay) => queue.sleep(delay.min(max_sleep)),
-            Step::Done(index, result) => {
-                let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(slot) = results.get_mut(index) {
-                    *slot = Some(result);
-                }
-            }
-        }
-        true
-    });
-    results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect()
-}
-
 /// Repeats `work` until it returns false, on this thread and on as many more as can be started, up
 /// to `count` in all. If it panics, all stop, so that the panic is propagated at once.
 pub(crate) fn run_workers(count: usize, work: &(dyn Fn() -> bool + Sync)) {
@@ -191,6 +139,46 @@ impl<'a> PollQueue<'a> {
         // No sooner than a retry: two responses at almost the same time prove no more than one.
         let confirm_delay = options.interval.max(retry_policy.base_delay).min(MAX_CONFIRM_DELAY);
         Self { options, retry_policy, poller, confirm_delay, state: Mutex::default() }
+    }
+
+    /// Waits for one generation, on this thread.
+    pub(crate) fn wait(&self, id: &'a GenerationId, known: Known<'_>) -> Result<Video> {
+        self.push(0, Cow::Borrowed(id), known, self.options.initial_delay);
+        loop {
+            match self.step() {
+                Step::Done(_, result) => return result,
+                Step::Idle(delay) => self.sleep(delay),
+                // Never empty: the generation is waited for until it is done.
+                Step::Polled | Step::Empty => {}
+            }
+        }
+    }
+
+    /// Waits for all generations; the results are in input order.
+    pub(crate) fn wait_all(&self, ids: &'a [GenerationId]) -> Vec<Result<Video>> {
+        let WaitOptions { initial_delay, threads, .. } = *self.options;
+        for (index, id) in ids.iter().enumerate() {
+            self.push(index, Cow::Borrowed(id), Known::Nothing, initial_delay);
+        }
+        let results = Mutex::new(ids.iter().map(|_| None).collect::<Vec<_>>());
+        // A single worker has nobody to watch.
+        let max_sleep = if threads > 1 { MAX_SLEEP } else { Duration::MAX };
+        run_workers(threads.min(ids.len()), &|| {
+            match self.step() {
+                // The polls that are in progress return to the workers that make them.
+                Step::Empty => return false,
+                Step::Polled => {}
+                Step::Idle(delay) => self.sleep(delay.min(max_sleep)),
+                Step::Done(index, result) => {
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(slot) = results.get_mut(index) {
+                        *slot = Some(result);
+                    }
+                }
+            }
+            true
+        });
+        results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect()
     }
 
     /// Adds a generation. Its timeout starts now.

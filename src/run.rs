@@ -117,7 +117,7 @@ impl DurableRun<'_> {
     /// sent. The image may be missing when a run only has to fetch its video, so an error of the
     /// body matters only to a create.
     fn prepare(&self) -> Result<(RequestFingerprint, Result<RequestBody>)> {
-        let mut body = RequestBody::new(self.request);
+        let mut body = self.request.body();
         let image = body.as_mut().ok().and_then(|body| body.image.as_mut()).map(|image| {
             let name = image.name.as_str().into();
             hash_reader(image)

@@ -7,8 +7,9 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::model::body::RequestBody;
 use crate::model::generation::JsonObject;
-use crate::model::image::{Image, ImageReader, ImageRules};
+use crate::model::image::{Image, ImageRules};
 use crate::random::random;
 
 /// The default model: Kling 2.1 Pro, image to video.
@@ -20,10 +21,6 @@ use crate::random::random;
 /// assert_eq!(request.clone().model(MODEL), request);
 /// ```
 pub const MODEL: &str = "kling-video/v2.1/pro/image-to-video";
-
-/// The end of every request's JSON: the closing quote of `image_url` and the closing brace. Three
-/// bytes, for three writes.
-pub(crate) const JSON_SUFFIX: &[u8] = b"\"\n}";
 
 const MAX_PROMPT_CHARS: usize = 2_500;
 const MAX_DYNAMIC_MASKS: usize = 6;
@@ -359,12 +356,11 @@ impl ImageToVideo {
     /// assert_eq!(error.to_string(), "`cfg_scale` is 1.5; must be between 0.0 and 1.0");
     /// ```
     pub fn validate(&self) -> Result<()> {
-        self.serialize().map(drop)
+        self.body().map(drop)
     }
 
-    /// Validates the request, opens the image and serializes the request, up to where the data of an
-    /// image follows that is not a URL, and then [`JSON_SUFFIX`].
-    pub(crate) fn serialize(&self) -> Result<(Vec<u8>, Option<ImageReader>)> {
+    /// Validates the request, opens its image and serializes it.
+    pub(crate) fn body(&self) -> Result<RequestBody> {
         self.validate_fields()?;
         let (image_rules, mask_rules) = match self.is_default_model() {
             true => (ImageRules::Image, ImageRules::Mask),
@@ -373,19 +369,19 @@ impl ImageToVideo {
         let (image_url, image) = self.image.open(IMAGE_URL, image_rules)?;
         let fields = self.own_fields(&|mask, field| mask.open_mask(field, mask_rules))?;
         let own = fields.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?)));
-        let mut json = b"{".to_vec();
+        let mut json_prefix = b"{".to_vec();
         for (name, value) in own.chain(self.extra.iter().map(|(name, value)| (&**name, value))) {
             for (part, end) in [(&Value::from(name), b':'), (value, b',')] {
-                serde_json::to_writer(&mut json, part).map_err(|e| {
+                serde_json::to_writer(&mut json_prefix, part).map_err(|e| {
                     let problem = format!("`extra` cannot be serialized as JSON: {e}");
                     Error::invalid_request("extra", problem)
                 })?;
-                json.push(end);
+                json_prefix.push(end);
             }
         }
         // Validated: the URL has nothing that JSON escapes.
-        json.extend(format!("\"{IMAGE_URL}\":\"{image_url}").bytes());
-        Ok((json, image))
+        json_prefix.extend(format!("\"{IMAGE_URL}\":\"{image_url}").bytes());
+        Ok(RequestBody { json_prefix, image })
     }
 
     /// The fields as they are sent, but without the data of the image and the masks.
