@@ -140,8 +140,7 @@ impl Download<'_> {
             };
             let delay = delay.filter(|_| elapsed <= DOWNLOAD_TIMEOUT);
             let Some(delay) = delay else { return Err(error) };
-            let operation = OPERATION;
-            let kind = EventKind::Retrying { operation, attempt, delay, error: &error };
+            let kind = EventKind::Retrying { operation: OPERATION, attempt, delay, error: &error };
             self.context.emit(&self.video.id, kind);
             if !self.context.sleep(delay) {
                 return Err(Error::cancelled(OPERATION));

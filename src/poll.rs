@@ -63,16 +63,11 @@ pub(crate) enum Known<'a> {
 pub(crate) fn run_workers(count: usize, work: &(dyn Fn() -> bool + Sync)) {
     let panicked = AtomicBool::new(false);
     let worker = || {
-        while !panicked.load(Ordering::Relaxed) {
-            match catch_unwind(AssertUnwindSafe(work)) {
-                Ok(true) => {}
-                Ok(false) => return,
-                // The caller's event handler panicked: its panic belongs to the caller.
-                Err(panic) => {
-                    panicked.store(true, Ordering::Relaxed);
-                    resume_unwind(panic);
-                }
-            }
+        let repeat_work = || while !panicked.load(Ordering::Relaxed) && work() {};
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(repeat_work)) {
+            panicked.store(true, Ordering::Relaxed);
+            // The caller's event handler panicked: its panic belongs to the caller.
+            resume_unwind(panic);
         }
     };
     thread::scope(|scope| {
@@ -281,10 +276,9 @@ impl<'a> PollQueue<'a> {
             Err(error) => {
                 entry.consecutive_failures = entry.consecutive_failures.saturating_add(1);
                 let attempt = entry.consecutive_failures;
-                let delay = self.retry_policy.next_delay(attempt, &error, random());
-                let delay = delay.unwrap_or_else(|| {
-                    self.options.interval.max(error.retry_after().unwrap_or_default())
-                });
+                let later = self.options.interval.max(error.retry_after().unwrap_or_default());
+                let delay =
+                    self.retry_policy.next_delay(attempt, &error, random()).unwrap_or(later);
                 let operation = Operation::Wait;
                 let kind = EventKind::Retrying { operation, attempt, delay, error: &error };
                 self.poller.emit(entry.index, &entry.id, kind);

@@ -49,9 +49,8 @@ impl Target {
         while let Ok(link) = fs::read_link(&target.destination) {
             symlinks += 1;
             if symlinks > MAX_SYMLINKS {
-                return Err(
-                    target.error("too many levels of symlinks", io::ErrorKind::InvalidInput)
-                );
+                let e = io::ErrorKind::InvalidInput;
+                return Err(target.error("too many levels of symlinks", e));
             }
             target.destination.pop();
             target.destination.push(link);

@@ -185,11 +185,10 @@ impl Error {
         message: impl Into<Cow<'static, str>>,
         source: io::Error,
     ) -> Self {
-        let message = message.into();
-        let message = match path {
-            Some(path) => format!("{}: {message}", path.display()).into(),
-            None => message,
-        };
+        let mut message = message.into();
+        if let Some(path) = path {
+            message = format!("{}: {message}", path.display()).into();
+        }
         Self::new(ErrorKind::Io, operation, message).with_source(source.into())
     }
 

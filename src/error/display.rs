@@ -138,12 +138,13 @@ impl fmt::Display for Error {
         if let (K::CreateUnknown | K::WaitTimeout, Some(words)) = (kind, self.server_message()) {
             write!(f, "; the server says: {words}")?;
         }
+        if not_created {
+            f.write_str("; nothing was created")?;
+        }
         match (kind, id) {
             (_, Some(id)) if not_created => {
-                let nothing = "nothing was created, although a response named generation";
-                write!(f, "; {nothing} `{id}`")?;
+                write!(f, ", although a response named generation `{id}`")?;
             }
-            _ if not_created => f.write_str("; nothing was created")?,
             (K::Connect | K::Journal | K::Io, Some(id)) if !message.contains(id.as_str()) => {
                 write!(f, " (generation `{id}`)")?;
             }

@@ -20,7 +20,7 @@ use crate::fs::read_up_to;
 use crate::model::body::engine;
 use crate::operation::Operation;
 
-use self::header::{JPEG, MAGIC_LEN, PNG, detect, dimensions, flaw};
+use self::header::{JPEG, MAGIC_LEN, PNG, detect, flaw, jpeg_dimensions, png_dimensions};
 use self::url::{has_scheme, redact_data_uri, validate_url};
 
 /// Kling's limits: 10 MB (read as MiB), at least 300 px on each side, a ratio of at most 2.5:1.
@@ -138,11 +138,15 @@ impl Image {
                 data: ImageData::Bytes(Cursor::new(data.clone())),
             },
         };
-        let media_type = image.validate(rules).map_err(|e| match e.kind() {
-            io::ErrorKind::InvalidData => {
-                Error::invalid_request(field, format!("{} {e}", image.name))
-            }
-            _ => image.read_error(e),
+        let media_type = image.validate(rules).map_err(|e| {
+            let flaw = match e.kind() {
+                io::ErrorKind::InvalidData => e.to_string(),
+                io::ErrorKind::UnexpectedEof => {
+                    "is truncated within its header; must be a complete JPEG or PNG".to_owned()
+                }
+                _ => return image.read_error(e),
+            };
+            Error::invalid_request(field, format!("{} {flaw}", image.name))
         })?;
         Ok((format!("data:{media_type};base64,"), Some(image)))
     }
@@ -161,10 +165,8 @@ impl Image {
 
     /// The URL, if the server is to fetch the image.
     pub(crate) fn as_url(&self) -> Option<&str> {
-        match &self.0 {
-            ImageSource::Url(url) => Some(url),
-            ImageSource::File(_) | ImageSource::Bytes(_) => None,
-        }
+        let ImageSource::Url(url) = &self.0 else { return None };
+        Some(url)
     }
 
     /// The name that a journal records: the URL or the path; bytes have none.
@@ -288,7 +290,10 @@ impl ImageReader {
             return Err(flaw(format!("is {kind}{comma}not a JPEG or PNG image")));
         }
         if let ImageRules::Image = rules {
-            let (width, height) = dimensions(media_type, &mut header)?;
+            let (width, height) = match media_type {
+                PNG => png_dimensions(&mut header)?,
+                _ => jpeg_dimensions(&mut header)?,
+            };
             let (long, short) = (width.max(height), width.min(height));
             let wrong = |rule| Err(flaw(format!("is {width}x{height} pixels; {rule}")));
             if short < MIN_DIMENSION {

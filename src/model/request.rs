@@ -362,7 +362,7 @@ impl ImageToVideo {
     /// Validates the request, opens its image and serializes it.
     pub(crate) fn body(&self) -> Result<RequestBody> {
         self.validate_fields()?;
-        let (image_rules, mask_rules) = match self.is_default_model() {
+        let (image_rules, mask_rules) = match self.model == MODEL {
             true => (ImageRules::Image, ImageRules::Mask),
             false => (ImageRules::DataUri, ImageRules::DataUri),
         };
@@ -398,13 +398,9 @@ impl ImageToVideo {
         self.static_mask.iter().chain(self.dynamic_masks.iter().map(|mask| &mask.mask))
     }
 
-    fn is_default_model(&self) -> bool {
-        self.model == MODEL
-    }
-
     fn validate_fields(&self) -> Result<()> {
         require(!self.model.is_empty(), "model", format_args!("must not be empty"))?;
-        if self.is_default_model() {
+        if self.model == MODEL {
             self.validate_model_rules()?;
         }
         // JSON has no other numbers.

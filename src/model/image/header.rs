@@ -47,25 +47,8 @@ fn malformed(reason: &str) -> io::Error {
     flaw(format!("has a malformed header: {reason}; must be a valid JPEG or PNG"))
 }
 
-/// Reads the width and the height from the header of a JPEG or PNG.
-pub(super) fn dimensions(
-    media_type: &str,
-    header: &mut BufReader<impl Read + Seek>,
-) -> io::Result<(u32, u32)> {
-    let dimensions = match media_type {
-        PNG => png_dimensions(header),
-        _ => jpeg_dimensions(header),
-    };
-    dimensions.map_err(|e| match e.kind() {
-        io::ErrorKind::UnexpectedEof => {
-            flaw("is truncated within its header; must be a complete JPEG or PNG")
-        }
-        _ => e,
-    })
-}
-
-/// Reads the IHDR chunk, which always comes first: length, type, width, height.
-fn png_dimensions(data: &mut BufReader<impl Read + Seek>) -> io::Result<(u32, u32)> {
+/// Reads width and height from the IHDR chunk, which always comes first: length, type, width, height.
+pub(super) fn png_dimensions(data: &mut BufReader<impl Read + Seek>) -> io::Result<(u32, u32)> {
     data.seek_relative(8)?;
     if read_uint(data, 4)? != 13 || read_uint(data, 4)? != u32::from_be_bytes(*b"IHDR") {
         return Err(malformed("the first chunk is not IHDR"));
@@ -74,7 +57,7 @@ fn png_dimensions(data: &mut BufReader<impl Read + Seek>) -> io::Result<(u32, u3
 }
 
 /// Skips segments (EXIF, color profiles, …) up to the frame header: length, precision, height, width.
-fn jpeg_dimensions(data: &mut BufReader<impl Read + Seek>) -> io::Result<(u32, u32)> {
+pub(super) fn jpeg_dimensions(data: &mut BufReader<impl Read + Seek>) -> io::Result<(u32, u32)> {
     const START_OF_IMAGE: u32 = 0xD8;
     const END_OF_IMAGE: u32 = 0xD9;
     const START_OF_SCAN: u32 = 0xDA;
