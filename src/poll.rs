@@ -63,8 +63,8 @@ pub(crate) enum Known<'a> {
 pub(crate) fn run_workers(count: usize, work: &(dyn Fn() -> bool + Sync)) {
     let panicked = AtomicBool::new(false);
     let worker = || {
-        let repeat_work = || while !panicked.load(Ordering::Relaxed) && work() {};
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(repeat_work)) {
+        let work = || !panicked.load(Ordering::Relaxed) && work();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| while work() {})) {
             panicked.store(true, Ordering::Relaxed);
             // The caller's event handler panicked: its panic belongs to the caller.
             resume_unwind(panic);
