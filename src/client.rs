@@ -14,7 +14,6 @@ use crate::endpoint::logs::{LoggedRequest, MAX_DAYS};
 use crate::endpoint::{Route, billing, models};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler, EventKind};
-use crate::model::body::RequestBody;
 use crate::model::generation::{Balance, Generation, GenerationId, Video};
 use crate::model::pricing::Pricing;
 use crate::model::request::{
@@ -316,7 +315,7 @@ impl Client {
     /// ```
     #[must_use = "each result may be an error"]
     pub fn wait_all(&self, ids: &[GenerationId]) -> Vec<Result<Video>> {
-        self.context(None).wait_all(ids, Known::Nothing, &self.wait_options)
+        self.context(None).wait_all(ids, &self.wait_options)
     }
 
     /// Creates a generation and waits for its video.
@@ -390,7 +389,7 @@ impl Client {
         let target =
             Target::resolve(path, Operation::Download).map_err(|error| error.with_id(&video.id))?;
         let context = self.context(Some(path));
-        let bytes = download(&context, video, &target, Replace::RegularFile, None)?;
+        let bytes = download(&context, video, &target, &Replace::RegularFile, None)?;
         context.emit(&video.id, EventKind::Saved { bytes });
         Ok(bytes)
     }
@@ -714,9 +713,9 @@ impl Client {
         context: &RequestContext<'_>,
         request: &ImageToVideo,
     ) -> Result<Generation> {
-        let body = RequestBody::new(request)?;
-        let caller_id = request.caller_request_id();
-        let id = caller_id.map_or_else(|| generate_client_request_id(None), str::to_owned);
+        let body = request.body()?;
+        let id = request.client_request_id.clone();
+        let id = id.unwrap_or_else(|| generate_client_request_id(None));
         // Only retries append to it.
         let id_of = |attempt| if attempt == 1 { id.clone() } else { attempt_id(&id) };
         let submitted = submit(context, body, &self.inner.quota, &id_of, &mut |_| Ok(()));

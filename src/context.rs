@@ -11,7 +11,7 @@ use crate::event::{Event, EventHandler, EventKind};
 use crate::model::generation::{Generation, GenerationId, Video};
 use crate::model::response::Response;
 use crate::operation::Operation;
-use crate::poll::{self, Known, Poller};
+use crate::poll::{Known, PollQueue, Poller};
 use crate::random::random;
 use crate::retry::RetryPolicy;
 use crate::transport::Session;
@@ -72,19 +72,24 @@ impl RequestContext<'_> {
         known: Known<'_>,
         options: &WaitOptions,
     ) -> Result<Video> {
-        let results = self.wait_all(std::slice::from_ref(id), known, options);
-        let cancelled = || Err(Error::cancelled(Operation::Wait).with_id(id));
-        results.into_iter().next().unwrap_or_else(cancelled)
+        PollQueue::new(options, self.retry_policy, &self.poller(&|_| self)).wait(id, known)
     }
 
     pub(crate) fn wait_all(
         &self,
         ids: &[GenerationId],
-        known: Known<'_>,
         options: &WaitOptions,
     ) -> Vec<Result<Video>> {
-        let poller = ApiPoller { context: self, started: Instant::now(), context_of: &|_| self };
-        poll::wait_all(ids, known, options, self.retry_policy, &poller)
+        PollQueue::new(options, self.retry_policy, &self.poller(&|_| self)).wait_all(ids)
+    }
+
+    /// Polls the API in real time. `context_of` is the context of the generation with this index, for
+    /// events.
+    pub(crate) fn poller<'a>(
+        &'a self,
+        context_of: &'a (dyn Fn(usize) -> &'a RequestContext<'a> + Sync),
+    ) -> ApiPoller<'a> {
+        ApiPoller { context: self, started: Instant::now(), context_of }
     }
 
     /// Makes a GET request to the API and parses its response. Transient failures are retried.
@@ -216,12 +221,10 @@ impl TimeLimit {
     }
 }
 
-/// Polls the API in real time.
 pub(crate) struct ApiPoller<'a> {
-    pub(crate) context: &'a RequestContext<'a>,
-    pub(crate) started: Instant,
-    /// The context of the generation with this index, for events.
-    pub(crate) context_of: &'a (dyn Fn(usize) -> &'a RequestContext<'a> + Sync),
+    context: &'a RequestContext<'a>,
+    started: Instant,
+    context_of: &'a (dyn Fn(usize) -> &'a RequestContext<'a> + Sync),
 }
 
 impl Poller for ApiPoller<'_> {

@@ -192,7 +192,7 @@ fn attempt(
     let mut reader = body.reader(&mut on_progress)?;
     let path = context.route.path();
     let response = context.session.post(&agent, path, request_id, &mut reader, expect_continue);
-    match reader.take_error() {
+    match reader.error.take() {
         Some(error) => Err(error),
         None => Ok((outcome(response, reader.state()), reader.state())),
     }

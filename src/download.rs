@@ -5,7 +5,6 @@ mod mp4;
 mod partial_file;
 mod target;
 
-use std::borrow::Cow;
 use std::mem;
 use std::time::Instant;
 
@@ -42,7 +41,7 @@ pub(crate) fn download(
     context: &RequestContext<'_>,
     video: &Video,
     target: &Target,
-    replace: Replace<'_>,
+    replace: &Replace,
     before_publish: Option<BeforePublish<'_>>,
 ) -> Result<u64> {
     let with_context = |error: Error| error.with_operation(OPERATION).with_id(&video.id);
@@ -51,8 +50,7 @@ pub(crate) fn download(
         context,
         video,
         partial_file,
-        url: video.url.clone(),
-        is_url_refreshed: false,
+        fresh_url: None,
         is_repeated: false,
         received: 0,
         max_received: 0,
@@ -82,8 +80,8 @@ struct Download<'a> {
     context: &'a RequestContext<'a>,
     video: &'a Video,
     partial_file: PartialFile,
-    url: String,
-    is_url_refreshed: bool,
+    /// Replaces the video's URL once that has expired.
+    fresh_url: Option<String>,
     /// Whether a complete response was not a video, and was requested again.
     is_repeated: bool,
     received: u64,
@@ -100,27 +98,15 @@ struct Download<'a> {
     failures: u32,
 }
 
-/// What the next attempt must do.
-enum Recovery {
-    /// There is none: it would fail in the same way.
-    GiveUp,
-    /// Resume at the first missing byte.
-    Resume,
-    /// Start from the beginning: the received bytes are unusable.
-    Restart,
-    /// The same, but only once: the response is complete, so the next one will hardly differ.
-    Repeat,
-    /// Use a fresh URL: this one has expired, or is not valid yet.
-    RefreshUrl,
+/// Why an attempt did not complete the video, and whether another one may.
+struct AttemptError {
+    error: Error,
+    is_retryable: bool,
 }
-
-/// Why an attempt did not complete the video.
-struct AttemptError(Error, Recovery);
 
 impl From<Error> for AttemptError {
     fn from(error: Error) -> Self {
-        let recovery = if error.is_transient() { Recovery::Resume } else { Recovery::GiveUp };
-        Self(error, recovery)
+        Self { is_retryable: error.is_transient(), error }
     }
 }
 
@@ -129,7 +115,7 @@ impl Download<'_> {
         let policy = self.context.retry_policy;
         loop {
             let previous_max = self.max_received;
-            let AttemptError(error, recovery) = match self.attempt() {
+            let AttemptError { error, is_retryable } = match self.attempt() {
                 Ok(true) => return Ok(()),
                 Ok(false) => continue,
                 Err(failure) => failure,
@@ -141,26 +127,20 @@ impl Download<'_> {
             let attempt = self.failures;
             let error = error.with_attempts(attempt);
             let elapsed = self.started_at.elapsed();
-            let mut delay = policy.next_delay(attempt, &error, random());
-            match recovery {
-                Recovery::GiveUp => return Err(error),
-                Recovery::Resume => {}
-                Recovery::Repeat if mem::replace(&mut self.is_repeated, true) => return Err(error),
-                Recovery::Restart | Recovery::Repeat => self.restart()?,
-                Recovery::RefreshUrl if !self.is_url_refreshed => {
+            let delay = match error.status() {
+                // Hosts differ in what they return for a signature that is no longer valid.
+                Some(400 | 401 | 403 | 404 | 410) if self.fresh_url.is_none() => {
                     self.refresh_url(&error)?;
                     continue;
                 }
                 // Some hosts have the video only a while after the generation is completed.
-                Recovery::RefreshUrl if error.status() == Some(404) => {
-                    delay = policy.next_delay_in_grace(elapsed, attempt, &error, random());
-                }
-                Recovery::RefreshUrl => return Err(error),
-            }
+                Some(404) => policy.next_delay_in_grace(elapsed, attempt, &error, random()),
+                _ if is_retryable => policy.next_delay(attempt, &error, random()),
+                _ => None,
+            };
             let delay = delay.filter(|_| elapsed <= DOWNLOAD_TIMEOUT);
             let Some(delay) = delay else { return Err(error) };
-            let operation = OPERATION;
-            let kind = EventKind::Retrying { operation, attempt, delay, error: &error };
+            let kind = EventKind::Retrying { operation: OPERATION, attempt, delay, error: &error };
             self.context.emit(&self.video.id, kind);
             if !self.context.sleep(delay) {
                 return Err(Error::cancelled(OPERATION));
@@ -179,19 +159,25 @@ impl Download<'_> {
         let can_resume = self.received > 0 && (self.in_parts || self.validator.is_some());
         let range = can_resume
             .then(|| ResumeRange { from: self.received, validator: self.validator.clone() });
-        let mut response = self.context.session.download(&self.url, range.as_ref())?;
-        if !matches!(response.status, 200 | 206) {
-            return Err(classify_status(response, range.is_some()));
+        let url = self.fresh_url.as_ref().unwrap_or(&self.video.url);
+        let mut response = self.context.session.download(url, range.as_ref())?;
+        match response.status {
+            200 | 206 => self.accept(&response, range.is_some())?,
+            // The file ends at or before the requested byte, although Content-Length went beyond it.
+            416 if range.is_some() => {
+                return self.discard("range not satisfiable: file is shorter than announced");
+            }
+            _ => return Err(response.into_response(true).api_error().into()),
         }
-        self.accept(&response, range.is_some())?;
         self.receive(&mut response)?;
         match self.total {
             Some(total) if self.received < total && self.has_progressed(previous_max) => Ok(false),
             Some(total) if self.received < total => {
-                Err(invalid("the server sent less of the video than requested", Recovery::Resume))
+                let message = "the server sent less of the video than requested";
+                Err(AttemptError { error: Error::decode(OPERATION, message), is_retryable: true })
             }
             Some(total) if self.received > total => {
-                Err(invalid("video length does not match Content-Length", Recovery::Restart))
+                self.discard("video length does not match Content-Length")
             }
             _ => self.validate(&response).map(|()| true),
         }
@@ -212,13 +198,10 @@ impl Download<'_> {
         let total = match range {
             Some((0, total)) if from_start => total,
             Some(range) if !from_start && range == (self.received, self.total) => self.total,
-            _ => {
-                let message = "Content-Range does not match the requested range";
-                return Err(invalid(message, Recovery::Restart));
-            }
+            _ => return self.discard("Content-Range does not match the requested range"),
         };
         if total.is_some_and(|total| total > MAX_BYTES) {
-            return Err(invalid(TOO_LARGE, Recovery::GiveUp));
+            return Err(Error::decode(OPERATION, TOO_LARGE).into());
         }
         if from_start {
             self.restart()?;
@@ -240,8 +223,10 @@ impl Download<'_> {
         };
         // Without a length, this may be a video whose connection was lost.
         let is_cut = self.total.is_none() && start.get(4..8) == Some(b"ftyp");
-        let recovery = if is_cut { Recovery::Restart } else { Recovery::Repeat };
-        Err(AttemptError(response.not_a_video(&problem, start), recovery))
+        // Otherwise, the response is complete, and the next one will hardly differ.
+        let is_retryable = is_cut || !mem::replace(&mut self.is_repeated, true);
+        self.restart()?;
+        Err(AttemptError { error: response.not_a_video(&problem, start), is_retryable })
     }
 
     fn receive(&mut self, response: &mut UnreadResponse<'_>) -> Result<(), AttemptError> {
@@ -252,7 +237,7 @@ impl Download<'_> {
             let read = response.read(&mut buf)?;
             let Some(data) = buf.get(..read).filter(|data| !data.is_empty()) else { return Ok(()) };
             if self.received + read as u64 > MAX_BYTES {
-                return Err(invalid(TOO_LARGE, Recovery::GiveUp));
+                return Err(Error::decode(OPERATION, TOO_LARGE).into());
             }
             self.partial_file.append(data)?;
             self.received += read as u64;
@@ -261,17 +246,23 @@ impl Download<'_> {
             self.context.emit(&self.video.id, kind);
             window_bytes += read as u64;
             if self.started_at.elapsed() > DOWNLOAD_TIMEOUT {
-                let error = timeout("download took longer than an hour");
-                return Err(AttemptError(error, Recovery::GiveUp));
+                let message = "download took longer than an hour";
+                return Err(Error::timeout(OPERATION, message.into()).into());
             }
             if window_start.elapsed() >= idle {
                 if window_bytes < MIN_PROGRESS {
                     let message = "received less than 4 KiB within the idle timeout";
-                    return Err(timeout(message).into());
+                    return Err(Error::timeout(OPERATION, message.into()).into());
                 }
                 (window_start, window_bytes) = (Instant::now(), 0);
             }
         }
+    }
+
+    /// Fails because the received bytes are unusable: the next attempt starts from the beginning.
+    fn discard<T>(&mut self, message: &'static str) -> Result<T, AttemptError> {
+        self.restart()?;
+        Err(AttemptError { error: Error::decode(OPERATION, message), is_retryable: true })
     }
 
     fn restart(&mut self) -> Result<()> {
@@ -281,31 +272,17 @@ impl Download<'_> {
 
     /// Retrieves the generation to get a fresh URL after this error response to the first one.
     fn refresh_url(&mut self, error: &Error) -> Result<()> {
-        (self.is_url_refreshed, self.failures) = (true, 0);
         let retrieved = self.context.retrieve(&self.video.id).and_then(|mut generation| {
             generation.video.take().ok_or_else(|| {
                 let message = "the generation has no video URL anymore";
-                Error::decode(OPERATION, message).with_generation(Box::new(generation))
+                Error::decode(OPERATION, message).with_generation(Some(Box::new(generation)))
             })
         });
         let status = error.status().unwrap_or_default();
         let reason = format!("the video's host returned HTTP {status}; retrieving a fresh URL");
-        self.url = retrieved.map_err(|error| error.with_reason(reason))?.url;
+        self.fresh_url = Some(retrieved.map_err(|error| error.with_reason(reason))?.url);
+        self.failures = 0;
         Ok(())
-    }
-}
-
-fn classify_status(response: UnreadResponse<'_>, resuming: bool) -> AttemptError {
-    let status = response.status;
-    let error = response.into_response(true).api_error();
-    match status {
-        // Hosts differ in what they return for a signature that is no longer valid.
-        400 | 401 | 403 | 404 | 410 => AttemptError(error, Recovery::RefreshUrl),
-        // The file ends at or before the requested byte, although Content-Length went beyond it.
-        416 if resuming => {
-            invalid("range not satisfiable: file is shorter than announced", Recovery::Restart)
-        }
-        _ => error.into(),
     }
 }
 
@@ -314,14 +291,6 @@ fn starts_like_html(start: &[u8]) -> bool {
     [&b"<!doctype html"[..], b"<html", b"<head", b"<body"]
         .iter()
         .any(|tag| start.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag)))
-}
-
-fn invalid(message: impl Into<Cow<'static, str>>, recovery: Recovery) -> AttemptError {
-    AttemptError(Error::decode(OPERATION, message), recovery)
-}
-
-fn timeout(message: &'static str) -> Error {
-    Error::timeout(OPERATION, message.into())
 }
 
 /// A validator that `If-Range` accepts: a strong entity tag, or else the modification date. A

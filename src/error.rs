@@ -111,8 +111,6 @@ impl fmt::Display for ErrorKind {
 // compiled into every part of the crate that drops an error.
 pub struct Error(Arc<Inner>);
 
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
 struct Inner {
     kind: ErrorKind,
     operation: Operation,
@@ -144,21 +142,13 @@ struct Inner {
 pub(crate) struct ErrorResponse {
     pub(crate) status: Option<u16>,
     pub(crate) message: Option<String>,
-    pub(crate) name: Option<String>,
-    pub(crate) kind: Option<String>,
+    /// Whether the account's credits are too low for the request.
+    pub(crate) out_of_credits: bool,
     pub(crate) request_id: Option<String>,
     pub(crate) retry_after: Option<Duration>,
     /// Whether the body has the vendor's marks: it comes from the API and not from a gateway.
     pub(crate) marked: bool,
     pub(crate) body: String,
-}
-
-impl ErrorResponse {
-    /// A 403 has several meanings; the vendor's kind (in its spelling) or name identifies this one.
-    fn is_out_of_credits(&self) -> bool {
-        self.kind.as_deref().is_some_and(|kind| kind.starts_with("err_insuff"))
-            || self.name.as_deref() == Some("OutOfFundsException")
-    }
 }
 
 impl Error {
@@ -172,15 +162,11 @@ impl Error {
         match self.0.kind {
             ErrorKind::Connect => self.0.hint.is_none(),
             ErrorKind::Transport | ErrorKind::Timeout => true,
-            ErrorKind::Api => self.status().is_some_and(is_transient_status),
+            // After these, a repeated read may succeed (HTTP, and 524 from the vendor's gateway).
+            ErrorKind::Api => matches!(self.status(), Some(408 | 425 | 429 | 500..=599)),
             _ => false,
         }
     }
-}
-
-/// Statuses after which a repeated read may succeed (HTTP, and 524 from the vendor's gateway).
-fn is_transient_status(status: u16) -> bool {
-    matches!(status, 408 | 425 | 429 | 500..=599)
 }
 
 /// The public accessors.
@@ -269,7 +255,7 @@ impl Error {
 
     /// Whether the account's credits are too low for this request.
     pub fn is_out_of_credits(&self) -> bool {
-        self.response().is_some_and(ErrorResponse::is_out_of_credits)
+        self.response().is_some_and(|response| response.out_of_credits)
     }
 
     /// Whether money may have been spent.
@@ -311,6 +297,6 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source()
+        self.0.source.as_deref().map(|source| source as _)
     }
 }

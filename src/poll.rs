@@ -4,14 +4,15 @@
 mod entry;
 
 use std::borrow::Cow;
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::VecDeque;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, ErrorResponse, Result};
 use crate::event::EventKind;
 use crate::model::generation::{Generation, GenerationId, Video};
 use crate::operation::Operation;
@@ -20,7 +21,7 @@ use crate::redact::sanitize;
 use crate::retry::RetryPolicy;
 use crate::wait_options::WaitOptions;
 
-use self::entry::{Entry, Verdict, reason};
+use self::entry::{Entry, reason};
 
 /// A second response is requested no later than this when the first one says that the generation has
 /// failed.
@@ -57,50 +58,24 @@ pub(crate) enum Known<'a> {
     Completed,
 }
 
-/// Waits for all generations; the results are in input order.
-pub(crate) fn wait_all(
-    ids: &[GenerationId],
-    known: Known<'_>,
-    options: &WaitOptions,
-    retry_policy: &RetryPolicy,
-    poller: &dyn Poller,
-) -> Vec<Result<Video>> {
-    let queue = PollQueue::new(options, retry_policy, poller);
-    for (index, id) in ids.iter().enumerate() {
-        queue.push(index, Cow::Borrowed(id), known, options.initial_delay);
-    }
-    let results = Mutex::new(ids.iter().map(|_| None).collect::<Vec<_>>());
-    // A single worker has nobody to watch.
-    let max_sleep = if options.threads > 1 { MAX_SLEEP } else { Duration::MAX };
-    // The polls that are in progress when the queue is empty return to the workers that make them.
-    run_workers(options.threads.min(ids.len()), &|| {
-        let _guard = queue.abort_on_panic();
-        loop {
-            match queue.step() {
-                Step::Empty => return,
-                Step::Polled => {}
-                Step::Idle(delay) => queue.sleep(delay.min(max_sleep)),
-                Step::Done(index, result) => {
-                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Some(slot) = results.get_mut(index) {
-                        *slot = Some(result);
-                    }
-                }
-            }
-        }
-    });
-    results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect()
-}
-
-/// Runs `work` on this thread and on as many more as can be started, up to `count` in all.
-pub(crate) fn run_workers(count: usize, work: &(dyn Fn() + Sync)) {
-    thread::scope(|scope| {
-        let spawn = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
-        let workers: Vec<_> = (1..count).filter_map(spawn).collect();
-        work();
-        for worker in workers {
+/// Repeats `work` until it returns false, on this thread and on as many more as can be started, up
+/// to `count` in all. If it panics, all stop, so that the panic is propagated at once.
+pub(crate) fn run_workers(count: usize, work: &(dyn Fn() -> bool + Sync)) {
+    let panicked = AtomicBool::new(false);
+    let worker = || {
+        let work = || !panicked.load(Ordering::Relaxed) && work();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| while work() {})) {
+            panicked.store(true, Ordering::Relaxed);
             // The caller's event handler panicked: its panic belongs to the caller.
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            resume_unwind(panic);
+        }
+    };
+    thread::scope(|scope| {
+        let spawn = |_| thread::Builder::new().spawn_scoped(scope, worker).ok();
+        let workers: Vec<_> = (1..count).filter_map(spawn).collect();
+        worker();
+        for worker in workers {
+            worker.join().unwrap_or_else(|panic| resume_unwind(panic));
         }
     });
 }
@@ -118,40 +93,25 @@ pub(crate) struct PollQueue<'a> {
 
 #[derive(Default)]
 struct QueueState<'a> {
-    /// By index; those that are being polled are taken out.
-    waiting: Vec<Option<Entry<'a>>>,
-    /// When each waiting entry is due, which is no later than its deadline, and its index.
-    due: BinaryHeap<Reverse<(Duration, usize)>>,
+    /// In the order in which they are due; those that are being polled are taken out.
+    waiting: VecDeque<Box<Entry<'a>>>,
     /// No polls before this time: a 429 slows down all generations.
     throttled_until: Duration,
     cancelled: bool,
-    /// A worker has panicked; the others exit, so that the panic is propagated at once.
-    aborted: bool,
 }
 
 impl<'a> QueueState<'a> {
-    fn put(&mut self, mut entry: Entry<'a>) {
+    fn put(&mut self, mut entry: Box<Entry<'a>>) {
         entry.next_poll_at = entry.next_poll_at.max(self.throttled_until);
-        self.due.push(Reverse((entry.next_poll_at.min(entry.deadline), entry.index)));
-        if self.waiting.len() <= entry.index {
-            self.waiting.resize_with(entry.index + 1, || None);
-        }
-        if let Some(slot) = self.waiting.get_mut(entry.index) {
-            *slot = Some(entry);
-        }
-    }
-
-    /// Takes the entry that is due first, and when it is due.
-    fn take(&mut self) -> Option<(Duration, Entry<'a>)> {
-        let Reverse((due, index)) = self.due.pop()?;
-        Some((due, self.waiting.get_mut(index)?.take()?))
+        let due = (entry.due_at(), entry.index);
+        let at = self.waiting.partition_point(|other| (other.due_at(), other.index) < due);
+        self.waiting.insert(at, entry);
     }
 
     /// Delays all polls until this time.
     fn throttle(&mut self, until: Duration) {
         self.throttled_until = self.throttled_until.max(until);
-        self.due.clear();
-        mem::take(&mut self.waiting).into_iter().flatten().for_each(|entry| self.put(entry));
+        mem::take(&mut self.waiting).into_iter().for_each(|entry| self.put(entry));
     }
 }
 
@@ -176,6 +136,46 @@ impl<'a> PollQueue<'a> {
         Self { options, retry_policy, poller, confirm_delay, state: Mutex::default() }
     }
 
+    /// Waits for one generation, on this thread.
+    pub(crate) fn wait(&self, id: &'a GenerationId, known: Known<'_>) -> Result<Video> {
+        self.push(0, Cow::Borrowed(id), known, self.options.initial_delay);
+        loop {
+            match self.step() {
+                Step::Done(_, result) => return result,
+                Step::Idle(delay) => self.sleep(delay),
+                // Never empty: the generation is waited for until it is done.
+                Step::Polled | Step::Empty => {}
+            }
+        }
+    }
+
+    /// Waits for all generations; the results are in input order.
+    pub(crate) fn wait_all(&self, ids: &'a [GenerationId]) -> Vec<Result<Video>> {
+        let WaitOptions { initial_delay, threads, .. } = *self.options;
+        for (index, id) in ids.iter().enumerate() {
+            self.push(index, Cow::Borrowed(id), Known::Nothing, initial_delay);
+        }
+        let results = Mutex::new(ids.iter().map(|_| None).collect::<Vec<_>>());
+        // A single worker has nobody to watch.
+        let max_sleep = if threads > 1 { MAX_SLEEP } else { Duration::MAX };
+        run_workers(threads.min(ids.len()), &|| {
+            match self.step() {
+                // The polls that are in progress return to the workers that make them.
+                Step::Empty => return false,
+                Step::Polled => {}
+                Step::Idle(delay) => self.sleep(delay.min(max_sleep)),
+                Step::Done(index, result) => {
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(slot) = results.get_mut(index) {
+                        *slot = Some(result);
+                    }
+                }
+            }
+            true
+        });
+        results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect()
+    }
+
     /// Adds a generation. Its timeout starts now.
     pub(crate) fn push(
         &self,
@@ -185,11 +185,22 @@ impl<'a> PollQueue<'a> {
         initial_delay: Duration,
     ) {
         let now = self.poller.now();
-        let mut entry = Entry::new(index, id, now);
-        entry.next_poll_at = now.saturating_add(initial_delay);
-        entry.deadline = now.saturating_add(self.options.timeout);
-        entry.is_known_to_exist = !matches!(known, Known::Nothing);
-        entry.may_be_charged = matches!(known, Known::Completed);
+        let mut entry = Box::new(Entry {
+            index,
+            id,
+            started_at: now,
+            next_poll_at: now.saturating_add(initial_delay),
+            deadline: now.saturating_add(self.options.timeout),
+            poll_count: 0,
+            consecutive_failures: 0,
+            is_known_to_exist: !matches!(known, Known::Nothing),
+            not_found_since: None,
+            url_missing_since: None,
+            is_reported_as_failed: false,
+            may_be_charged: matches!(known, Known::Completed),
+            last: None,
+            last_error: None,
+        });
         if let Known::Response(generation) = known {
             entry.evaluate(generation, now, self.confirm_delay);
         }
@@ -200,10 +211,8 @@ impl<'a> PollQueue<'a> {
     pub(crate) fn step(&self) -> Step {
         let mut state = self.lock();
         let cancelled = state.cancelled;
-        let Some((due, mut entry)) = state.take().filter(|_| !state.aborted) else {
-            return Step::Empty;
-        };
-        let delay = due.saturating_sub(self.poller.now());
+        let Some(mut entry) = state.waiting.pop_front() else { return Step::Empty };
+        let delay = entry.due_at().saturating_sub(self.poller.now());
         if !delay.is_zero() && !cancelled {
             state.put(entry);
             return Step::Idle(delay);
@@ -224,15 +233,6 @@ impl<'a> PollQueue<'a> {
         if !self.poller.sleep(delay) {
             self.lock().cancelled = true;
         }
-    }
-
-    pub(crate) fn is_aborted(&self) -> bool {
-        self.lock().aborted
-    }
-
-    /// Makes the other workers exit if this one panics.
-    pub(crate) fn abort_on_panic(&self) -> impl Drop + use<'_, 'a> {
-        AbortOnPanic(self)
     }
 
     /// The outcome of the entry's wait, or `None` to go on.
@@ -264,23 +264,21 @@ impl<'a> PollQueue<'a> {
             Ok(generation) => self.on_generation(entry, generation, now),
             Err(error) if error.kind() == ErrorKind::Cancelled => Some(Err(entry.cancelled())),
             Err(error) if entry.is_permanent(&error, now) => {
-                let is_gone = error.status() == Some(404) && entry.may_be_charged;
-                let error = match is_gone {
-                    true => {
+                let error = match error.status() {
+                    Some(404) if entry.may_be_charged => {
                         let reason = "the API does not know it any more".to_owned();
-                        Error::generation_ended(Operation::Wait, reason)
+                        Error::generation_failed(Operation::Wait, reason, true)
                     }
-                    false => error.with_operation(Operation::Wait),
+                    _ => error.with_operation(Operation::Wait),
                 };
                 Some(Err(entry.with_context(error)))
             }
             Err(error) => {
                 entry.consecutive_failures = entry.consecutive_failures.saturating_add(1);
                 let attempt = entry.consecutive_failures;
-                let delay = self.retry_policy.next_delay(attempt, &error, random());
-                let delay = delay.unwrap_or_else(|| {
-                    self.options.interval.max(error.retry_after().unwrap_or_default())
-                });
+                let later = self.options.interval.max(error.retry_after().unwrap_or_default());
+                let delay =
+                    self.retry_policy.next_delay(attempt, &error, random()).unwrap_or(later);
                 let operation = Operation::Wait;
                 let kind = EventKind::Retrying { operation, attempt, delay, error: &error };
                 self.poller.emit(entry.index, &entry.id, kind);
@@ -304,40 +302,25 @@ impl<'a> PollQueue<'a> {
         entry.last_error = reason(&generation).map(|reason| {
             let status = sanitize(generation.status.as_str());
             let message = format!("status `{status}` with an error");
-            let (operation, body) = (Operation::Retrieve, String::new());
-            Error::invalid_response(operation, &message, Some(reason), None, body)
-                .with_id(&entry.id)
+            let response = ErrorResponse { message: Some(reason), ..ErrorResponse::default() };
+            Error::invalid_response(Operation::Retrieve, message, response).with_id(&entry.id)
         });
         entry.next_poll_at = entry.next_poll_at.saturating_add(options.interval).max(now);
         let verdict = entry.evaluate(&generation, now, self.confirm_delay);
-        let is_last = !matches!(verdict, Verdict::Pending) || now >= entry.deadline;
-        let next_poll =
-            (!is_last).then(|| entry.next_poll_at.min(entry.deadline).saturating_sub(now));
+        let is_last = verdict.is_some() || now >= entry.deadline;
+        let next_poll = (!is_last).then(|| entry.due_at().saturating_sub(now));
         let elapsed = now.saturating_sub(entry.started_at);
         let kind = EventKind::Polled { generation: &generation, elapsed, next_poll };
         poller.emit(entry.index, &entry.id, kind);
-        if let Verdict::Ready = verdict {
+        if let Some(Ok(())) = verdict {
             return generation.video.take().map(Ok);
         }
         entry.last = Some(Box::new(generation));
-        match verdict {
-            Verdict::Failed(error) => Some(Err(entry.with_context(error))),
-            _ => None,
-        }
+        Some(Err(entry.with_context(verdict?.err()?)))
     }
 
     fn lock(&self) -> MutexGuard<'_, QueueState<'a>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct AbortOnPanic<'s, 'a>(&'s PollQueue<'a>);
-
-impl Drop for AbortOnPanic<'_, '_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.lock().aborted = true;
-        }
     }
 }
 

@@ -117,9 +117,9 @@ impl DurableRun<'_> {
     /// sent. The image may be missing when a run only has to fetch its video, so an error of the
     /// body matters only to a create.
     fn prepare(&self) -> Result<(RequestFingerprint, Result<RequestBody>)> {
-        let mut body = RequestBody::new(self.request);
-        let image = body.as_mut().ok().and_then(RequestBody::image).map(|image| {
-            let name = image.display_name().into();
+        let mut body = self.request.body();
+        let image = body.as_mut().ok().and_then(|body| body.image.as_mut()).map(|image| {
+            let name = image.name.as_str().into();
             hash_reader(image)
                 .map_err(|e| Error::io(OPERATION, Some(name), "failed to read the image", e))
         });
@@ -137,7 +137,7 @@ impl DurableRun<'_> {
         journal: &'r mut dyn Journal,
         request: &'r RequestFingerprint,
     ) -> Result<Record<'r>> {
-        Record::open(journal, request, self.request.image().journal_name())
+        Record::open(journal, request, self.request.image.journal_name())
     }
 
     /// Carries out one action after the other, up to a generation to wait for.
@@ -154,7 +154,7 @@ impl DurableRun<'_> {
             match action {
                 Action::Reuse { id, length: bytes } => {
                     self.context.emit(&id, EventKind::Reused);
-                    let path = target.map(|target| target.path().to_owned()).unwrap_or_default();
+                    let path = target.map(|target| target.path.clone()).unwrap_or_default();
                     let usage = record.usage(&id);
                     let saved = SavedVideo { path, bytes, id, reused: true, usage };
                     return Ok(Started::Saved(saved));
@@ -206,7 +206,7 @@ impl DurableRun<'_> {
     ) -> Result<Pending> {
         record.begin(record.request().clone(), replaces.clone())?;
         // Every attempt has its own id, so that the log distinguishes them.
-        let id_of = |_| generate_client_request_id(self.request.caller_request_id());
+        let id_of = |_| generate_client_request_id(self.request.client_request_id.as_deref());
         let mut on_step = |step: CreateStep<'_>| {
             record.append(match step {
                 CreateStep::Commit(client_request_id) => sending(client_request_id, None),
@@ -296,9 +296,11 @@ fn blocked_error(
     difference: Option<&str>,
 ) -> Error {
     let difference = difference.map(|part| format!(" (its {part} differs)")).unwrap_or_default();
-    let path = target.map(|target| target.path().display().to_string()).unwrap_or_default();
+    let path = target.map(|target| target.path.display().to_string()).unwrap_or_default();
     let (error, id) = match blocker {
-        Blocker::Ended { id, reason } => (Error::generation_ended(OPERATION, reason), Some(id)),
+        Blocker::Ended { id, reason } => {
+            (Error::generation_failed(OPERATION, reason, true), Some(id))
+        }
         Blocker::OtherUnfinished { id, client_request_id } => {
             // The error's own message names the generation.
             let create = client_request_id.iter().filter(|_| id.is_none());

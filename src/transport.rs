@@ -158,7 +158,7 @@ impl Session<'_> {
         expect_continue: bool,
     ) -> Result<Response> {
         let operation = Operation::Create;
-        let length = body.total();
+        let length = body.total;
         let client_request_id = HeaderValue::from_str(client_request_id).map_err(|_| {
             let message = "`client_request_id` is not a valid header value";
             Error::invalid_request("client_request_id", message)
@@ -188,9 +188,7 @@ impl Session<'_> {
                 Err(Error::cancelled(operation))
             }
             Err(e) => {
-                if self.is_cut(&e) {
-                    body.set_cut();
-                }
+                body.is_cut = self.is_cut(&e);
                 Err(send_error(e, operation, self.config.peer(&self.config.base_uri)))
             }
         }

@@ -69,7 +69,7 @@ impl PartialFile {
         match links {
             0 | 1 => {}
             // A process was killed between linking the video to the target and removing this name.
-            2 if is_same_file(file, target.destination()) => {
+            2 if is_same_file(file, &target.destination) => {
                 partial_file.io("failed to remove the partial file", fs::remove_file(path))?;
                 return Self::open_with(target, try_lock);
             }
@@ -124,7 +124,7 @@ impl PartialFile {
 
     /// Moves the complete file to the target. If that fails, the file is kept and the error names
     /// it: it may not be possible to download the video again.
-    pub(crate) fn publish(mut self, target: &Target, replace: Replace<'_>) -> Result<()> {
+    pub(crate) fn publish(mut self, target: &Target, replace: &Replace) -> Result<()> {
         if !self.is_in_place() {
             let e = io::ErrorKind::NotFound;
             return Err(io_error(&self.path, "the partial file was removed or replaced", e));
@@ -133,7 +133,7 @@ impl PartialFile {
         self.release();
         // As late as possible: nothing can be done about a file that appears after this check.
         let moved = replace.check(target).and_then(|replaces| {
-            let (from, to) = (&self.path, target.destination());
+            let (from, to) = (&self.path, &target.destination);
             let moved = match replaces {
                 true => fs::rename(from, to),
                 false => move_to_new(from, to, hard_link),
@@ -145,7 +145,7 @@ impl PartialFile {
             let message = format!("{error}; the complete video was kept as {path}");
             Error::io(Operation::Download, None, message, io::Error::other(error))
         })?;
-        fsync_parent_dir(target.destination())
+        fsync_parent_dir(&target.destination)
             .map_err(|e| target.error("saved, but failed to sync the directory", e))
     }
 

@@ -13,18 +13,19 @@ use crate::operation::Operation;
 /// A target path that was resolved once, so that it means the same file for the rest of the call.
 #[derive(Debug)]
 pub(crate) struct Target {
-    path: PathBuf,
-    destination: PathBuf,
+    /// The absolute path as the caller spelled it.
+    pub(crate) path: PathBuf,
+    /// The path that is written: where symlinks lead, although nothing may be there yet.
+    pub(crate) destination: PathBuf,
     operation: Operation,
 }
 
-/// What may be at the destination when a video is published: nothing, any regular file, or the one
-/// that was recorded with this length and hash. In each case there may also be nothing.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Replace<'a> {
-    Nothing,
+/// What may be at the destination when a video is published, besides nothing: any regular file, or
+/// the one that was recorded with this length and hash, if any was.
+#[derive(Clone, Debug)]
+pub(crate) enum Replace {
     RegularFile,
-    Recorded { len: u64, hash: Option<&'a str> },
+    Recorded(Option<(u64, Option<String>)>),
 }
 
 impl Target {
@@ -48,9 +49,8 @@ impl Target {
         while let Ok(link) = fs::read_link(&target.destination) {
             symlinks += 1;
             if symlinks > MAX_SYMLINKS {
-                return Err(
-                    target.error("too many levels of symlinks", io::ErrorKind::InvalidInput)
-                );
+                let e = io::ErrorKind::InvalidInput;
+                return Err(target.error("too many levels of symlinks", e));
             }
             target.destination.pop();
             target.destination.push(link);
@@ -83,16 +83,6 @@ impl Target {
             return Err(self.error("target name is reserved", io::ErrorKind::InvalidInput));
         }
         Ok(())
-    }
-
-    /// The absolute path as the caller spelled it.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The path that is written: where symlinks lead, although nothing may be there yet.
-    pub(crate) fn destination(&self) -> &Path {
-        &self.destination
     }
 
     /// A path next to the destination: its name with this prefix and suffix.
@@ -130,14 +120,14 @@ impl Target {
     }
 }
 
-impl Replace<'_> {
+impl Replace {
     /// Whether there is a file to replace. A file that must not be replaced is an error.
-    pub(super) fn check(self, target: &Target) -> Result<bool> {
+    pub(super) fn check(&self, target: &Target) -> Result<bool> {
         let may_replace = match (target.file_len()?, self) {
             (None, _) => return Ok(false),
-            (_, Self::Nothing) => false,
             (_, Self::RegularFile) => true,
-            (_, Self::Recorded { len, hash }) => target.is_file_with(len, hash)?,
+            (_, Self::Recorded(None)) => false,
+            (_, Self::Recorded(Some((len, hash)))) => target.is_file_with(*len, hash.as_deref())?,
         };
         if may_replace {
             return Ok(true);
@@ -158,7 +148,7 @@ mod tests {
     fn sibling_is_next_to_the_destination() {
         let dir = tempfile::tempdir().unwrap();
         let target = target(&dir);
-        assert_eq!(target.path(), target.destination());
+        assert_eq!(target.path, target.destination);
         assert_eq!(target.sibling("", ".kling.jsonl"), dir.path().join("cat.mp4.kling.jsonl"));
         assert_eq!(target.sibling(".", ".kling.part"), dir.path().join(".cat.mp4.kling.part"));
     }
@@ -168,19 +158,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = target(&dir);
         let hash = hash_reader(&mut &b"video"[..]).unwrap();
-        let recorded = |len, hash| Replace::Recorded { len, hash };
-        let replaces = |replace: Replace<'_>| match replace.check(&target) {
+        let recorded =
+            |len, hash: Option<&str>| Replace::Recorded(Some((len, hash.map(str::to_owned))));
+        let replaces = |replace: Replace| match replace.check(&target) {
             Ok(replaces) => Some(replaces),
             Err(error) => {
                 assert!(error.to_string().contains("another file is at the target"), "{error}");
                 None
             }
         };
-        let all = || [Replace::Nothing, Replace::RegularFile, recorded(5, Some(&hash))];
+        let all = || [Replace::Recorded(None), Replace::RegularFile, recorded(5, Some(&hash))];
         assert_eq!(all().map(replaces), [Some(false); 3]);
         assert_eq!(target.file_len().unwrap(), None);
 
-        fs::write(target.destination(), "video").unwrap();
+        fs::write(&target.destination, "video").unwrap();
         assert_eq!(all().map(replaces), [None, Some(true), Some(true)]);
         assert_eq!(target.file_len().unwrap(), Some(5));
         assert_eq!(replaces(recorded(5, None)), Some(true));
@@ -190,8 +181,8 @@ mod tests {
         assert!(!target.is_file_with(4, Some(&hash)).unwrap());
         assert!(target.is_file_with(5, Some(&hash)).unwrap());
 
-        fs::remove_file(target.destination()).unwrap();
-        fs::create_dir(target.destination()).unwrap();
+        fs::remove_file(&target.destination).unwrap();
+        fs::create_dir(&target.destination).unwrap();
         for replace in all() {
             let error = replace.check(&target).unwrap_err();
             assert!(error.to_string().contains("target is not a file path"), "{error}");
@@ -208,7 +199,7 @@ mod tests {
             std::os::unix::fs::symlink(link(index + 1), link(index)).unwrap();
         }
         let resolve = |path: PathBuf| Target::resolve(&path, Operation::Download);
-        assert_eq!(resolve(link(1)).unwrap().destination(), link(41));
+        assert_eq!(resolve(link(1)).unwrap().destination, link(41));
         assert!(resolve(link(0)).is_err());
     }
 }

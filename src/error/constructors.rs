@@ -10,17 +10,17 @@ use std::time::Duration;
 use crate::model::generation::{Generation, GenerationId};
 use crate::operation::Operation;
 
-use super::display::{DisplayDuration, DisplayErrorResponse};
+use super::display::display_duration;
 use super::{Error, ErrorKind, ErrorResponse, Inner, Source};
 
 impl Error {
     #[cold]
-    fn new(kind: ErrorKind, operation: Operation, message: impl Into<Cow<'static, str>>) -> Self {
+    fn new(kind: ErrorKind, operation: Operation, message: Cow<'static, str>) -> Self {
         Self(Arc::new(Inner {
             kind,
             operation,
             reason: None,
-            message: message.into(),
+            message,
             hint: None,
             source: None,
             response: None,
@@ -43,9 +43,7 @@ impl Error {
         self
     }
 
-    #[cold]
-    pub(crate) fn with_source(self, source: impl Into<Source>) -> Self {
-        let source = source.into();
+    pub(crate) fn with_source(self, source: Source) -> Self {
         self.with(|error| error.source = Some(source))
     }
 
@@ -54,27 +52,23 @@ impl Error {
     }
 
     pub(crate) fn config(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Config, Operation::Build, message)
-    }
-
-    pub(crate) fn config_with_source(message: &'static str, source: impl Into<Source>) -> Self {
-        Self::config(message).with_source(source)
+        Self::new(ErrorKind::Config, Operation::Build, message.into())
     }
 
     /// `message` is a complete sentence: it names the thing, what is wrong, and what is allowed.
     pub(crate) fn invalid_request(field: &str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::InvalidRequest, Operation::Validate, message)
+        Self::new(ErrorKind::InvalidRequest, Operation::Validate, message.into())
             .with(|error| error.field = Some(field.to_owned()))
     }
 
     pub(crate) fn generation_limit(limit: u32) -> Self {
         let message =
             format!("max_generations({limit}) is reached for this client; nothing was sent");
-        Self::new(ErrorKind::GenerationLimit, Operation::Create, message)
+        Self::new(ErrorKind::GenerationLimit, Operation::Create, message.into())
     }
 
     pub(crate) fn connect(operation: Operation, peer: impl fmt::Display, source: Source) -> Self {
-        let message = format!("cannot connect to {peer}");
+        let message = format!("cannot connect to {peer}").into();
         Self::new(ErrorKind::Connect, operation, message).with_source(source)
     }
 
@@ -85,7 +79,7 @@ impl Error {
     }
 
     pub(crate) fn transport(operation: Operation, source: Source) -> Self {
-        Self::new(ErrorKind::Transport, operation, "connection lost").with_source(source)
+        Self::new(ErrorKind::Transport, operation, "connection lost".into()).with_source(source)
     }
 
     /// A server that rejects a large upload often just closes the connection, and its response is
@@ -100,67 +94,74 @@ impl Error {
 
     pub(crate) fn timeout(operation: Operation, source: Source) -> Self {
         let message = "timed out waiting for the server";
-        Self::new(ErrorKind::Timeout, operation, message).with_source(source)
+        Self::new(ErrorKind::Timeout, operation, message.into()).with_source(source)
     }
 
     pub(crate) fn api(operation: Operation, response: ErrorResponse) -> Self {
-        let message = DisplayErrorResponse(&response).to_string();
-        Self::new(ErrorKind::Api, operation, message).with_response(response)
+        let status = response.status.unwrap_or_default();
+        let mut message = format!("server returned HTTP {status}");
+        if let Some(words) = &response.message {
+            message.push_str(&format!(": {words}"));
+        }
+        if let Some(id) = &response.request_id {
+            message.push_str(&format!(" (request id `{id}`)"));
+        }
+        Self::new(ErrorKind::Api, operation, message.into()).with_response(response)
     }
 
     pub(crate) fn decode(operation: Operation, message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Decode, operation, message)
+        Self::new(ErrorKind::Decode, operation, message.into())
     }
 
     /// A response that cannot be used, with what the server says in it and the start of its body.
     pub(crate) fn invalid_response(
         operation: Operation,
-        message: &str,
-        server_message: Option<String>,
-        status: Option<u16>,
-        body: String,
+        mut message: String,
+        response: ErrorResponse,
     ) -> Self {
-        let words = server_message.as_ref().map(|words| format!(": {words}"));
-        let message = [message, words.as_deref().unwrap_or_default()].concat();
-        let response =
-            ErrorResponse { status, message: server_message, body, ..ErrorResponse::default() };
+        if let Some(words) = &response.message {
+            message.push_str(&format!(": {words}"));
+        }
         Self::decode(operation, message).with_response(response)
     }
 
     pub(crate) fn create_unknown(source: Error) -> Self {
         let message = "no usable response was received; the generation may exist and be billed";
-        let error = Self::new(ErrorKind::CreateUnknown, Operation::Create, message);
-        error.with_source(source).not_idempotent()
+        let error = Self::new(ErrorKind::CreateUnknown, Operation::Create, message.into());
+        error.with_source(source.into()).not_idempotent()
     }
 
-    pub(crate) fn generation_failed(operation: Operation, reason: String) -> Self {
-        let message = format!("the generation failed and is not charged: {reason}");
+    /// Only a failure is documented as free: not an end as canceled or expired, by moderation, or
+    /// after the generation was completed.
+    pub(crate) fn generation_failed(
+        operation: Operation,
+        reason: String,
+        may_be_billed: bool,
+    ) -> Self {
+        let end = match may_be_billed {
+            true => "ended without a video and may have been charged",
+            false => "failed and is not charged",
+        };
+        let message = format!("the generation {end}: {reason}").into();
         let response = ErrorResponse { message: Some(reason), ..ErrorResponse::default() };
-        Self::new(ErrorKind::GenerationFailed, operation, message).with_response(response)
-    }
-
-    /// Canceled, expired, moderated, or failed after it was completed: not documented as free.
-    pub(crate) fn generation_ended(operation: Operation, reason: String) -> Self {
-        let message =
-            format!("the generation ended without a video and may have been charged: {reason}");
-        Self::generation_failed(operation, reason)
-            .may_be_billed()
-            .with(|error| error.message = message.into())
+        Self::new(ErrorKind::GenerationFailed, operation, message)
+            .with_response(response)
+            .with(|error| error.may_be_billed = may_be_billed)
     }
 
     pub(crate) fn wait_timeout(elapsed: Duration, source: Option<Error>) -> Self {
-        let message = format!("timed out after {}", DisplayDuration(elapsed));
+        let message = format!("timed out after {}", display_duration(elapsed)).into();
         Self::new(ErrorKind::WaitTimeout, Operation::Wait, message)
             .with(|error| error.source = source.map(Source::from))
     }
 
     pub(crate) fn cancelled(operation: Operation) -> Self {
-        Self::new(ErrorKind::Cancelled, operation, "cancelled")
+        Self::new(ErrorKind::Cancelled, operation, "cancelled".into())
     }
 
     /// `journal` is what the message calls it.
     pub(crate) fn journal(journal: &str, message: impl AsRef<str>) -> Self {
-        let message = format!("{journal}: {}", message.as_ref());
+        let message = format!("{journal}: {}", message.as_ref()).into();
         Self::new(ErrorKind::Journal, Operation::GenerateTo, message)
     }
 
@@ -183,16 +184,15 @@ impl Error {
         message: impl Into<Cow<'static, str>>,
         source: io::Error,
     ) -> Self {
-        let message = message.into();
-        let message = match path {
-            Some(path) => format!("{}: {message}", path.display()).into(),
-            None => message,
-        };
-        Self::new(ErrorKind::Io, operation, message).with_source(source)
+        let mut message = message.into();
+        if let Some(path) = path {
+            message = format!("{}: {message}", path.display()).into();
+        }
+        Self::new(ErrorKind::Io, operation, message).with_source(source.into())
     }
 
     pub(crate) fn not_attempted(reason: &str) -> Self {
-        let message = format!("not attempted: {reason}");
+        let message = format!("not attempted: {reason}").into();
         Self::new(ErrorKind::NotAttempted, Operation::GenerateAllTo, message)
     }
 
@@ -204,11 +204,8 @@ impl Error {
         self.with(|error| error.id = Some(id.clone()))
     }
 
-    pub(crate) fn with_generation(self, generation: Box<Generation>) -> Self {
-        self.with(|error| {
-            error.id.get_or_insert_with(|| generation.id.clone());
-            error.generation = Some(generation);
-        })
+    pub(crate) fn with_generation(self, generation: Option<Box<Generation>>) -> Self {
+        self.with(|error| error.generation = generation)
     }
 
     pub(crate) fn with_client_request_id(self, id: &str) -> Self {

@@ -17,8 +17,11 @@ use base64::engine::general_purpose;
 
 use crate::error::{Error, Result};
 use crate::model::image::ImageReader;
-use crate::model::request::{ImageToVideo, JSON_SUFFIX};
 use crate::operation::Operation;
+
+/// The end of every request's JSON: the closing quote of `image_url` and the closing brace. Three
+/// bytes, for three writes.
+const JSON_SUFFIX: &[u8] = b"\"\n}";
 
 /// Base64 encodes blocks of 3 bytes as 4 characters.
 const RAW_BLOCK: usize = 3;
@@ -41,27 +44,18 @@ pub(super) fn engine() -> impl Engine {
 
 /// The body of a validated request, which can be sent any number of times.
 pub(crate) struct RequestBody {
-    json_prefix: Vec<u8>,
-    image: Option<ImageReader>,
+    /// The JSON up to the data of the image.
+    pub(crate) json_prefix: Vec<u8>,
+    /// An image that is not a URL, to be hashed before it is sent.
+    pub(crate) image: Option<ImageReader>,
 }
 
 impl RequestBody {
-    /// Validates the request and opens its image.
-    pub(crate) fn new(request: &ImageToVideo) -> Result<Self> {
-        let (json_prefix, image) = request.serialize()?;
-        Ok(Self { json_prefix, image })
-    }
-
     /// The exact length on the wire.
     pub(crate) fn len(&self) -> u64 {
         let raw = self.image.as_ref().map_or(0, |image| image.len);
         let encoded = raw.div_ceil(RAW_BLOCK as u64) * ENCODED_BLOCK as u64;
         self.json_prefix.len() as u64 + encoded + JSON_SUFFIX.len() as u64
-    }
-
-    /// The image, to be hashed before it is sent.
-    pub(crate) fn image(&mut self) -> Option<&mut ImageReader> {
-        self.image.as_mut()
     }
 
     /// Returns a reader at the start of the body. Before each write to the transport it calls
@@ -72,20 +66,13 @@ impl RequestBody {
         on_progress: &'a mut OnProgress<'a>,
     ) -> Result<BodyReader<'a>> {
         let total = self.len();
-        let image = match &mut self.image {
-            Some(image) => {
-                image.rewind().map_err(|e| image.read_error(e))?;
-                Some(Base64Encoder::new(image))
-            }
-            None => None,
-        };
         Ok(BodyReader {
             json_prefix: &self.json_prefix,
-            image,
+            image: self.image.as_mut().map(Base64Encoder::new).transpose()?,
             suffix: JSON_SUFFIX,
             sent: 0,
             total,
-            cut: false,
+            is_cut: false,
             error: None,
             on_progress,
         })
@@ -114,48 +101,29 @@ pub(crate) struct BodyReader<'a> {
     image: Option<Base64Encoder<'a>>,
     suffix: &'static [u8],
     sent: u64,
-    total: u64,
-    cut: bool,
-    error: Option<Error>,
+    pub(crate) total: u64,
+    /// Whether the transport has proof that it did not write the end of the body.
+    pub(crate) is_cut: bool,
+    /// The error of the image or of `on_progress` that aborted the upload.
+    pub(crate) error: Option<Error>,
     on_progress: &'a mut OnProgress<'a>,
 }
 
 impl BodyReader<'_> {
-    pub(crate) fn total(&self) -> u64 {
-        self.total
-    }
-
     pub(crate) fn state(&self) -> UploadState {
         match self.sent {
             0 => UploadState::NotStarted,
             sent if sent < self.total => UploadState::InProgress,
-            _ if self.cut || !self.suffix.is_empty() => UploadState::Cut,
+            _ if self.is_cut || !self.suffix.is_empty() => UploadState::Cut,
             _ => UploadState::Committed,
         }
     }
 
-    /// The transport has proof that it did not write the end of the body.
-    pub(crate) fn set_cut(&mut self) {
-        self.cut = true;
-    }
-
-    /// Returns the error of the image or of `on_progress` that aborted the upload, if any.
-    pub(crate) fn take_error(&mut self) -> Option<Error> {
-        self.error.take()
-    }
-
-    fn fill(&mut self, buf: &mut [u8]) -> Result<usize> {
-        let copied = self.json_prefix.read(buf).unwrap_or_default();
-        let rest = buf.get_mut(copied..).unwrap_or_default();
-        let encoded = match &mut self.image {
-            Some(image) => image.encode(rest)?,
-            None => 0,
-        };
-        Ok(copied + encoded)
-    }
-
     fn read_next(&mut self, buf: &mut [u8]) -> Result<usize> {
-        let filled = self.fill(buf)?;
+        let mut filled = self.json_prefix.read(buf).unwrap_or_default();
+        if let Some(image) = &mut self.image {
+            filled += image.encode(buf.get_mut(filled..).unwrap_or_default())?;
+        }
         if filled > 0 {
             self.sent += filled as u64;
             (self.on_progress)(self.sent, self.total)?;
@@ -195,10 +163,11 @@ struct Base64Encoder<'a> {
 }
 
 impl<'a> Base64Encoder<'a> {
-    fn new(image: &'a mut ImageReader) -> Self {
+    fn new(image: &'a mut ImageReader) -> Result<Self> {
+        image.rewind().map_err(|e| image.read_error(e))?;
         let remaining = image.len;
         let chunk = usize::try_from(remaining).map_or(CHUNK_SIZE, |len| len.min(CHUNK_SIZE));
-        Self { image, remaining, raw: vec![0; chunk], pending: io::Cursor::default() }
+        Ok(Self { image, remaining, raw: vec![0; chunk], pending: io::Cursor::default() })
     }
 
     /// Writes as many complete blocks as fit into `buf`. Returns 0 only at the end of the image.
@@ -210,12 +179,14 @@ impl<'a> Base64Encoder<'a> {
         let blocks = buf.len() / ENCODED_BLOCK;
         if blocks > 0 {
             let raw = self.read_raw(blocks * RAW_BLOCK)?;
-            return encode_slice(raw, buf);
+            // Cannot fail, since these blocks fit; but a wrong body must not be sent.
+            return engine().encode_slice(raw, buf).map_err(|e| {
+                let message = format!("`image_url` cannot be encoded as base64: {e}");
+                Error::invalid_request("image_url", message)
+            });
         }
-        let mut block = vec![0; ENCODED_BLOCK];
-        let encoded = encode_slice(self.read_raw(RAW_BLOCK)?, &mut block)?;
-        block.truncate(encoded);
-        self.pending = io::Cursor::new(block);
+        let block = engine().encode(self.read_raw(RAW_BLOCK)?);
+        self.pending = io::Cursor::new(block.into_bytes());
         Ok(self.pending.read(buf).unwrap_or_default())
     }
 
@@ -232,20 +203,13 @@ impl<'a> Base64Encoder<'a> {
 
 fn upload_error(image: &ImageReader, e: io::Error) -> Error {
     let message = "image file changed or could not be read during upload";
-    Error::io(Operation::Create, Some(image.display_name().into()), message, e)
-}
-
-fn encode_slice(raw: &[u8], out: &mut [u8]) -> Result<usize> {
-    // Cannot fail, since `raw` has only as many blocks as fit; but a wrong body must not be sent.
-    engine().encode_slice(raw, out).map_err(|e| {
-        Error::invalid_request("image_url", format!("`image_url` cannot be encoded as base64: {e}"))
-    })
+    Error::io(Operation::Create, Some(image.name.as_str().into()), message, e)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Image;
+    use crate::{Image, ImageToVideo};
     use base64::engine::general_purpose::STANDARD;
     use proptest::prelude::*;
 
@@ -257,7 +221,7 @@ mod tests {
     }
 
     fn body_of(image: Image) -> RequestBody {
-        RequestBody::new(&ImageToVideo::new(image).prompt("a \"quoted\" prompt\n")).unwrap()
+        ImageToVideo::new(image).prompt("a \"quoted\" prompt\n").body().unwrap()
     }
 
     fn read_in_chunks(reader: &mut BodyReader<'_>, sizes: &[usize]) -> io::Result<Vec<u8>> {
@@ -292,7 +256,7 @@ mod tests {
                 Ok(())
             };
             let mut reader = body.reader(&mut on_progress).unwrap();
-            let total = reader.total();
+            let total = reader.total;
             let sent = read_in_chunks(&mut reader, &sizes).unwrap();
             let expected = format!(
                 "{{\"model\":{},\"type\":\"image-to-video\",\"prompt\":{},\"image_url\":{}\n}}",
@@ -325,7 +289,7 @@ mod tests {
         assert_eq!(reader.state(), UploadState::InProgress);
         assert!(reader.read(&mut buf).is_err());
         assert_eq!(reader.state(), UploadState::InProgress);
-        assert_eq!(reader.take_error().unwrap().kind(), crate::ErrorKind::Cancelled);
+        assert_eq!(reader.error.take().unwrap().kind(), crate::ErrorKind::Cancelled);
         assert_eq!(commits, 1);
     }
 
@@ -341,7 +305,7 @@ mod tests {
             let mut reader = body.reader(&mut on_progress).unwrap();
             assert!(read_in_chunks(&mut reader, &[65_536]).is_err());
             assert_eq!(reader.state(), UploadState::InProgress);
-            let error = reader.take_error().unwrap();
+            let error = reader.error.take().unwrap();
             assert_eq!(error.kind(), crate::ErrorKind::Io);
             assert!(error.to_string().contains("image.png"), "{error}");
         }

@@ -20,7 +20,7 @@ use crate::fs::read_up_to;
 use crate::model::body::engine;
 use crate::operation::Operation;
 
-use self::header::{Flaw, JPEG, MAGIC_LEN, PNG, detect, dimensions};
+use self::header::{JPEG, MAGIC_LEN, PNG, detect, flaw, jpeg_dimensions, png_dimensions};
 use self::url::{has_scheme, redact_data_uri, validate_url};
 
 /// Kling's limits: 10 MB (read as MiB), at least 300 px on each side, a ratio of at most 2.5:1.
@@ -138,13 +138,17 @@ impl Image {
                 data: ImageData::Bytes(Cursor::new(data.clone())),
             },
         };
-        match image.validate(rules) {
-            Ok(media_type) => Ok((format!("data:{media_type};base64,"), Some(image))),
-            Err(Flaw::Invalid(flaw)) => {
-                Err(Error::invalid_request(field, format!("{} {flaw}", image.name)))
-            }
-            Err(Flaw::Io(e)) => Err(image.read_error(e)),
-        }
+        let media_type = image.validate(rules).map_err(|e| {
+            let flaw = match e.kind() {
+                io::ErrorKind::InvalidData => e.to_string(),
+                io::ErrorKind::UnexpectedEof => {
+                    "is truncated within its header; must be a complete JPEG or PNG".to_owned()
+                }
+                _ => return image.read_error(e),
+            };
+            Error::invalid_request(field, format!("{} {flaw}", image.name))
+        })?;
+        Ok((format!("data:{media_type};base64,"), Some(image)))
     }
 
     /// Like [`open`](Self::open), for a mask: a data URI is complete, since masks are small. (The
@@ -161,10 +165,8 @@ impl Image {
 
     /// The URL, if the server is to fetch the image.
     pub(crate) fn as_url(&self) -> Option<&str> {
-        match &self.0 {
-            ImageSource::Url(url) => Some(url),
-            ImageSource::File(_) | ImageSource::Bytes(_) => None,
-        }
+        let ImageSource::Url(url) = &self.0 else { return None };
+        Some(url)
     }
 
     /// The name that a journal records: the URL or the path; bytes have none.
@@ -239,7 +241,8 @@ fn open_file(field: &str, path: &Path) -> Result<ImageReader> {
 /// An open image, which can be read from its start any number of times.
 pub(crate) struct ImageReader {
     pub(crate) len: u64,
-    name: String,
+    /// For messages.
+    pub(crate) name: String,
     data: ImageData,
 }
 
@@ -249,11 +252,6 @@ enum ImageData {
 }
 
 impl ImageReader {
-    /// The name of the image in messages.
-    pub(crate) fn display_name(&self) -> &str {
-        &self.name
-    }
-
     pub(crate) fn read_error(&self, e: io::Error) -> Error {
         let path = Some(self.name.as_str().into());
         Error::io(Operation::Validate, path, "failed to read the image", e)
@@ -270,15 +268,15 @@ impl ImageReader {
     }
 
     /// Returns the media type. The reader is then at the start of the image.
-    fn validate(&mut self, rules: ImageRules) -> Result<&'static str, Flaw> {
-        let invalid = |flaw: String| Err(Flaw::Invalid(flaw.into()));
+    fn validate(&mut self, rules: ImageRules) -> io::Result<&'static str> {
         let len = self.len;
         if len == 0 {
-            return invalid("is empty; must be a JPEG or PNG image".to_owned());
+            return Err(flaw("is empty; must be a JPEG or PNG image"));
         }
         let is_limited = !matches!(rules, ImageRules::DataUri);
         if is_limited && len > MAX_BYTES {
-            return invalid(format!("has {len} bytes; must have at most {MAX_BYTES} (10 MiB)"));
+            let problem = format!("has {len} bytes; must have at most {MAX_BYTES} (10 MiB)");
+            return Err(flaw(problem));
         }
         // What is buffered beyond the header is read again when it is sent.
         let mut header = BufReader::with_capacity(1024, &mut *self);
@@ -289,17 +287,20 @@ impl ImageReader {
         let (kind, media_type) = detect(&magic);
         if media_type.is_empty() || is_limited && ![JPEG, PNG].contains(&media_type) {
             let comma = if kind.is_empty() { "" } else { ", " };
-            return invalid(format!("is {kind}{comma}not a JPEG or PNG image"));
+            return Err(flaw(format!("is {kind}{comma}not a JPEG or PNG image")));
         }
         if let ImageRules::Image = rules {
-            let (width, height) = dimensions(media_type, &mut header)?;
+            let (width, height) = match media_type {
+                PNG => png_dimensions(&mut header)?,
+                _ => jpeg_dimensions(&mut header)?,
+            };
             let (long, short) = (width.max(height), width.min(height));
-            let flaw = |rule| invalid(format!("is {width}x{height} pixels; {rule}"));
+            let wrong = |rule| Err(flaw(format!("is {width}x{height} pixels; {rule}")));
             if short < MIN_DIMENSION {
-                return flaw("each side must be at least 300");
+                return wrong("each side must be at least 300");
             }
             if f64::from(long) > f64::from(short) * MAX_RATIO {
-                return flaw("its aspect ratio must be between 1:2.5 and 2.5:1");
+                return wrong("its aspect ratio must be between 1:2.5 and 2.5:1");
             }
         }
         self.rewind()?;

@@ -123,8 +123,8 @@ impl Pricing {
             "variants" => &self.variants,
             _ => return None,
         };
-        let model = request.model_id();
-        let mut fields: JsonObject = serde_json::from_slice(&request.fields_json().ok()?).ok()?;
+        let model = &request.model;
+        let mut fields = request.fields().ok()?;
         if model == MODEL {
             let default = VideoDuration::FiveSeconds.as_secs();
             fields.entry("duration").or_insert_with(|| default.into());

@@ -4,11 +4,12 @@
 
 use std::fmt;
 
-use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::model::image::{Image, ImageReader, ImageRules};
+use crate::model::body::RequestBody;
+use crate::model::generation::JsonObject;
+use crate::model::image::{Image, ImageRules};
 use crate::random::random;
 
 /// The default model: Kling 2.1 Pro, image to video.
@@ -21,10 +22,6 @@ use crate::random::random;
 /// ```
 pub const MODEL: &str = "kling-video/v2.1/pro/image-to-video";
 
-/// The end of every request's JSON: the closing quote of `image_url` and the closing brace. Three
-/// bytes, for three writes.
-pub(crate) const JSON_SUFFIX: &[u8] = b"\"\n}";
-
 const MAX_PROMPT_CHARS: usize = 2_500;
 const MAX_DYNAMIC_MASKS: usize = 6;
 const TRAJECTORY_POINTS: std::ops::RangeInclusive<usize> = 2..=77;
@@ -34,20 +31,8 @@ pub(crate) const MAX_CLIENT_REQUEST_ID_LEN: usize = 128;
 /// What a retry appends to its create's client request id: `.` and 16 hexadecimal digits.
 const ATTEMPT_SUFFIX_LEN: usize = 17;
 
-/// Fields that [`ImageToVideo`] sets itself, so that [`ImageToVideo::extra`] must not.
-const RESERVED_FIELDS: [&str; 11] = [
-    "model",
-    "type",
-    "prompt",
-    "negative_prompt",
-    "duration",
-    "cfg_scale",
-    "static_mask",
-    "dynamic_masks",
-    "camera_control",
-    "external_task_id",
-    "image_url",
-];
+/// The field that is sent last, so that the image can be streamed after the others.
+const IMAGE_URL: &str = "image_url";
 
 /// The duration of the video to generate.
 ///
@@ -117,15 +102,15 @@ pub enum CameraControl {
 }
 
 impl CameraControl {
-    /// The `type` on the wire and, for a simple movement, its axis and amount.
-    fn wire_format(self) -> (&'static str, Option<(&'static str, f64)>) {
+    /// The axis and the amount of a simple movement, or the name of a predefined one.
+    fn movement(self) -> (&'static str, Option<f64>) {
         match self {
-            Self::Horizontal(amount) => ("simple", Some(("horizontal", amount))),
-            Self::Vertical(amount) => ("simple", Some(("vertical", amount))),
-            Self::Pan(amount) => ("simple", Some(("pan", amount))),
-            Self::Tilt(amount) => ("simple", Some(("tilt", amount))),
-            Self::Roll(amount) => ("simple", Some(("roll", amount))),
-            Self::Zoom(amount) => ("simple", Some(("zoom", amount))),
+            Self::Horizontal(amount) => ("horizontal", Some(amount)),
+            Self::Vertical(amount) => ("vertical", Some(amount)),
+            Self::Pan(amount) => ("pan", Some(amount)),
+            Self::Tilt(amount) => ("tilt", Some(amount)),
+            Self::Roll(amount) => ("roll", Some(amount)),
+            Self::Zoom(amount) => ("zoom", Some(amount)),
             Self::DownBack => ("down_back", None),
             Self::ForwardUp => ("forward_up", None),
             Self::RightTurnForward => ("right_turn_forward", None),
@@ -134,11 +119,12 @@ impl CameraControl {
     }
 
     fn to_json(self) -> Value {
-        match self.wire_format() {
-            (kind, Some((axis, amount))) => {
-                json!({"type": kind, "config": {axis: amount}})
-            }
-            (kind, None) => json!({"type": kind}),
+        match self.movement() {
+            (axis, Some(amount)) => object(vec![
+                ("type", "simple".into()),
+                ("config", object(vec![(axis, amount.into())])),
+            ]),
+            (name, None) => object(vec![("type", name.into())]),
         }
     }
 }
@@ -161,7 +147,7 @@ pub struct DynamicMask {
     trajectory: Vec<Point>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Point {
     x: i32,
     y: i32,
@@ -173,6 +159,13 @@ impl DynamicMask {
     pub fn new(mask: impl Into<Image>, trajectory: impl IntoIterator<Item = (i32, i32)>) -> Self {
         let points = trajectory.into_iter().map(|(x, y)| Point { x, y });
         Self { mask: mask.into(), trajectory: points.collect() }
+    }
+
+    /// `mask` is what is sent of the image.
+    fn to_json(&self, mask: String) -> Value {
+        let point = |point: &Point| object(vec![("x", point.x.into()), ("y", point.y.into())]);
+        let points = self.trajectory.iter().map(point).collect();
+        object(vec![("mask", mask.into()), ("trajectories", Value::Array(points))])
     }
 }
 
@@ -194,17 +187,17 @@ impl DynamicMask {
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "a request does nothing until a client sends it"]
 pub struct ImageToVideo {
-    image: Image,
-    model: String,
+    pub(crate) image: Image,
+    pub(crate) model: String,
     prompt: Option<String>,
     negative_prompt: Option<String>,
-    duration: Option<VideoDuration>,
+    pub(crate) duration: Option<VideoDuration>,
     cfg_scale: Option<f64>,
     static_mask: Option<Image>,
     dynamic_masks: Vec<DynamicMask>,
     camera_control: Option<CameraControl>,
     external_task_id: Option<String>,
-    client_request_id: Option<String>,
+    pub(crate) client_request_id: Option<String>,
     extra: Map<String, Value>,
 }
 
@@ -363,76 +356,69 @@ impl ImageToVideo {
     /// assert_eq!(error.to_string(), "`cfg_scale` is 1.5; must be between 0.0 and 1.0");
     /// ```
     pub fn validate(&self) -> Result<()> {
-        self.serialize().map(drop)
+        self.body().map(drop)
     }
 
-    /// The client request id that the caller has set.
-    pub(crate) fn caller_request_id(&self) -> Option<&str> {
-        self.client_request_id.as_deref()
-    }
-
-    pub(crate) fn image(&self) -> &Image {
-        &self.image
-    }
-
-    /// Validates the request, opens the image and serializes the request, up to where the data of an
-    /// image follows that is not a URL, and then [`JSON_SUFFIX`].
-    pub(crate) fn serialize(&self) -> Result<(Vec<u8>, Option<ImageReader>)> {
+    /// Validates the request, opens its image and serializes it.
+    pub(crate) fn body(&self) -> Result<RequestBody> {
         self.validate_fields()?;
-        let (image_rules, mask_rules) = match self.is_default_model() {
+        let (image_rules, mask_rules) = match self.model == MODEL {
             true => (ImageRules::Image, ImageRules::Mask),
             false => (ImageRules::DataUri, ImageRules::DataUri),
         };
-        let (image_url, image) = self.image.open("image_url", image_rules)?;
-        let json = self.to_json(&image_url, &|mask, field| mask.open_mask(field, mask_rules))?;
-        Ok((json, image))
+        let (image_url, image) = self.image.open(IMAGE_URL, image_rules)?;
+        let fields = self.own_fields(&|mask, field| mask.open_mask(field, mask_rules))?;
+        let own = fields.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?)));
+        let mut json_prefix = b"{".to_vec();
+        for (name, value) in own.chain(self.extra.iter().map(|(name, value)| (&**name, value))) {
+            for (part, end) in [(&Value::from(name), b':'), (value, b',')] {
+                serde_json::to_writer(&mut json_prefix, part).map_err(|e| {
+                    let problem = format!("`extra` cannot be serialized as JSON: {e}");
+                    Error::invalid_request("extra", problem)
+                })?;
+                json_prefix.push(end);
+            }
+        }
+        // Validated: the URL has nothing that JSON escapes.
+        json_prefix.extend(format!("\"{IMAGE_URL}\":\"{image_url}").bytes());
+        Ok(RequestBody { json_prefix, image })
     }
 
-    /// The fields as JSON, without the image and the masks' images, for a fingerprint.
-    pub(crate) fn fields_json(&self) -> Result<Vec<u8>> {
+    /// The fields as they are sent, but without the data of the image and the masks.
+    pub(crate) fn fields(&self) -> Result<JsonObject> {
         self.validate_fields()?;
-        let mut json = self.to_json("", &|_, _| Ok(String::new()))?;
-        json.extend(JSON_SUFFIX);
-        Ok(json)
-    }
-
-    pub(crate) fn video_duration(&self) -> Option<VideoDuration> {
-        self.duration
-    }
-
-    pub(crate) fn model_id(&self) -> &str {
-        &self.model
+        let own = self.own_fields(&|_, _| Ok(String::new()))?.into_iter();
+        let own = own.filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        let mut fields: JsonObject = self.extra.clone();
+        fields.extend(own.chain([(IMAGE_URL.to_owned(), "".into())]));
+        Ok(fields)
     }
 
     pub(crate) fn masks(&self) -> impl Iterator<Item = &Image> {
         self.static_mask.iter().chain(self.dynamic_masks.iter().map(|mask| &mask.mask))
     }
 
-    fn is_default_model(&self) -> bool {
-        self.model == MODEL
-    }
-
     fn validate_fields(&self) -> Result<()> {
         require(!self.model.is_empty(), "model", format_args!("must not be empty"))?;
-        if self.is_default_model() {
+        if self.model == MODEL {
             self.validate_model_rules()?;
         }
         // JSON has no other numbers.
-        let camera_amount = self.camera_control.and_then(|camera| camera.wire_format().1);
-        let amounts =
-            [("cfg_scale", self.cfg_scale), ("camera_control", camera_amount.map(|c| c.1))];
-        for (field, amount) in amounts {
+        let camera_amount = self.camera_control.and_then(|camera| camera.movement().1);
+        for (field, amount) in [("cfg_scale", self.cfg_scale), ("camera_control", camera_amount)] {
             let amount = amount.unwrap_or_default();
             require(amount.is_finite(), field, format_args!("is {amount}; must be finite"))?;
         }
         if let Some(id) = &self.client_request_id {
             validate_client_request_id(id, MAX_CLIENT_REQUEST_ID_LEN - ATTEMPT_SUFFIX_LEN)?;
         }
-        let reserved = self.extra.keys().find(|field| RESERVED_FIELDS.contains(&field.as_str()));
-        reserved.map_or(Ok(()), |field| {
+        for field in self.extra.keys() {
+            let own = self.own_fields(&|_, _| Ok(String::new()))?;
+            let is_own = field == IMAGE_URL || own.iter().any(|(name, _)| name == field);
             let problem = format_args!("must not be an extra field: ImageToVideo sets it itself");
-            require(false, field, problem)
-        })
+            require(!is_own, field, problem)?;
+        }
+        Ok(())
     }
 
     /// The documented rules of [`MODEL`]. Those of other models are left to the server.
@@ -459,7 +445,7 @@ impl ImageToVideo {
 
         let Some(camera) = self.camera_control else { return Ok(()) };
         let field = "camera_control";
-        if let (_, Some((axis, amount))) = camera.wire_format() {
+        if let (axis, Some(amount)) = camera.movement() {
             let is_valid = amount != 0.0 && amount.abs() <= MAX_CAMERA_AMOUNT;
             let problem = format_args!("{axis} is {amount}; must be between -10 and 10 and not 0");
             require(is_valid, field, problem)?;
@@ -468,68 +454,41 @@ impl ImageToVideo {
         require(self.masks().next().is_none(), field, problem)
     }
 
-    /// The JSON of all fields, `image_url` last, so that the image can be streamed after it. `mask`
-    /// returns what is sent of a mask.
-    fn to_json(
+    /// All fields but the image, in the order in which they are sent. `mask` returns what is sent of
+    /// a mask.
+    fn own_fields(
         &self,
-        image_url: &str,
         mask: &dyn Fn(&Image, &str) -> Result<String>,
-    ) -> Result<Vec<u8>> {
-        let mut dynamic_masks = Vec::new();
-        for DynamicMask { mask: image, trajectory } in &self.dynamic_masks {
-            let mask = mask(image, "dynamic_masks")?;
-            dynamic_masks.push(MaskJson { mask, trajectories: trajectory });
-        }
+    ) -> Result<[(&'static str, Option<Value>); 10]> {
+        let text = |text: &Option<String>| text.as_deref().map(Value::from);
         let static_mask = self.static_mask.as_ref().map(|image| mask(image, "static_mask"));
-
-        let mut fields = JsonFields { json: b"{".to_vec(), result: Ok(()) };
-        fields.add("model", Some(self.model.as_str()));
-        fields.add("type", Some("image-to-video"));
-        fields.add("prompt", self.prompt.as_deref());
-        fields.add("negative_prompt", self.negative_prompt.as_deref());
-        fields.add("duration", self.duration.map(|d| Value::from(d.as_secs())).as_ref());
-        fields.add("cfg_scale", self.cfg_scale.map(Value::from).as_ref());
-        fields.add("static_mask", static_mask.transpose()?.as_deref());
-        fields.add("dynamic_masks", Some(&*dynamic_masks).filter(|masks| !masks.is_empty()));
-        fields.add("camera_control", self.camera_control.map(CameraControl::to_json).as_ref());
-        fields.add("external_task_id", self.external_task_id.as_deref());
-        for (name, value) in &self.extra {
-            fields.add(name, Some(value));
+        let mut dynamic_masks = Vec::new();
+        for dynamic in &self.dynamic_masks {
+            dynamic_masks.push(dynamic.to_json(mask(&dynamic.mask, "dynamic_masks")?));
         }
-        let JsonFields { mut json, result } = fields;
-        result.map_err(|e| {
-            Error::invalid_request("extra", format!("`extra` cannot be serialized as JSON: {e}"))
-        })?;
-        json.extend(b"\"image_url\":\"");
-        // Validated: it has nothing that JSON escapes.
-        json.extend(image_url.bytes());
-        Ok(json)
+        let dynamic_masks = (!dynamic_masks.is_empty()).then_some(Value::Array(dynamic_masks));
+        Ok([
+            ("model", Some(self.model.as_str().into())),
+            ("type", Some("image-to-video".into())),
+            ("prompt", text(&self.prompt)),
+            ("negative_prompt", text(&self.negative_prompt)),
+            ("duration", self.duration.map(|duration| duration.as_secs().into())),
+            ("cfg_scale", self.cfg_scale.map(Value::from)),
+            ("static_mask", static_mask.transpose()?.map(Value::from)),
+            ("dynamic_masks", dynamic_masks),
+            ("camera_control", self.camera_control.map(CameraControl::to_json)),
+            ("external_task_id", text(&self.external_task_id)),
+        ])
     }
 }
 
-#[derive(Serialize)]
-struct MaskJson<'a> {
-    mask: String,
-    trajectories: &'a [Point],
-}
-
-/// Writes the fields of a JSON object, each with a comma after it.
-struct JsonFields {
-    json: Vec<u8>,
-    result: serde_json::Result<()>,
-}
-
-impl JsonFields {
-    /// Adds a field, if it has a value.
-    fn add<T: Serialize + ?Sized>(&mut self, name: &str, value: Option<&T>) {
-        let (Some(value), Ok(())) = (value, &self.result) else { return };
-        let json = &mut self.json;
-        self.result = serde_json::to_writer(&mut *json, name).and_then(|()| {
-            json.push(b':');
-            serde_json::to_writer(&mut *json, value)
-        });
-        json.push(b',');
+/// A JSON object with these fields.
+fn object(fields: Vec<(&str, Value)>) -> Value {
+    let mut object = Map::new();
+    for (name, value) in fields {
+        object.insert(name.to_owned(), value);
     }
+    Value::Object(object)
 }
 
 /// Fails with the problem of this field unless its rule holds.

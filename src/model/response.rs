@@ -98,7 +98,7 @@ impl Response {
             Ok(Value::Object(fields)) => Ok(fields),
             Ok(_) => Err(self.invalid_response(NOT_AN_OBJECT)),
             Err(_) if self.body.is_empty() => Err(self.invalid_response("empty response body")),
-            Err(e) => Err(self.invalid_response(NOT_AN_OBJECT).with_source(e)),
+            Err(e) => Err(self.invalid_response(NOT_AN_OBJECT).with_source(e.into())),
         }
     }
 
@@ -120,8 +120,13 @@ impl Response {
     /// since some errors come with a status of success.
     pub(crate) fn invalid_response(&self, message: &str) -> Error {
         let words = error_message(&self.json().unwrap_or_default()).as_deref().map(sanitize);
-        let body = snippet(&self.body);
-        Error::invalid_response(self.operation, message, words, Some(self.status), body)
+        let response = ErrorResponse {
+            status: Some(self.status),
+            message: words,
+            body: snippet(&self.body),
+            ..ErrorResponse::default()
+        };
+        Error::invalid_response(self.operation, message.to_owned(), response)
     }
 
     /// The error for a response with an error status.
@@ -132,8 +137,9 @@ impl Response {
         let response = ErrorResponse {
             status: Some(self.status),
             message: error_message(&body).as_deref().map(sanitize),
-            name: string(error.get("name")),
-            kind: string(kind(error)),
+            // A 403 has several meanings; the vendor's kind (in its spelling) or name identifies this.
+            out_of_credits: string(kind(error)).is_some_and(|kind| kind.starts_with("err_insuff"))
+                || string(error.get("name")).as_deref() == Some("OutOfFundsException"),
             request_id: string(body.get("requestId"))
                 .or_else(|| self.headers.get("x-request-id").map(sanitize)),
             retry_after: self.headers.retry_after(),

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::generation::{Generation, GenerationId, Status};
 use crate::operation::Operation;
 use crate::redact::sanitize;
@@ -35,76 +35,52 @@ pub(super) struct Entry<'a> {
     pub(super) last_error: Option<Error>,
 }
 
-/// What a state means for the wait.
-pub(super) enum Verdict {
-    Pending,
-    Ready,
-    Failed(Error),
-}
-
-impl<'a> Entry<'a> {
-    pub(super) fn new(index: usize, id: Cow<'a, GenerationId>, now: Duration) -> Self {
-        Self {
-            index,
-            id,
-            started_at: now,
-            next_poll_at: now,
-            deadline: now,
-            poll_count: 0,
-            consecutive_failures: 0,
-            is_known_to_exist: false,
-            not_found_since: None,
-            url_missing_since: None,
-            is_reported_as_failed: false,
-            may_be_charged: false,
-            last: None,
-            last_error: None,
-        }
+impl Entry<'_> {
+    pub(super) fn due_at(&self) -> Duration {
+        self.next_poll_at.min(self.deadline)
     }
 
-    /// What the readable responses so far prove. A failure needs two in a row that report it: a
-    /// single one may come from a stale or confused server, and giving up on it pays twice.
+    /// How the generation has ended, if the readable responses so far prove that: `Ok` is completed
+    /// with a video. A failure needs two in a row that report it: a single one may come from a stale
+    /// or confused server, and giving up on it pays twice.
     pub(super) fn evaluate(
         &mut self,
         generation: &Generation,
         now: Duration,
         confirm_delay: Duration,
-    ) -> Verdict {
+    ) -> Option<Result<()>> {
         let is_second = std::mem::take(&mut self.is_reported_as_failed);
         let url_missing_since = self.url_missing_since.take();
         let reason = reason(generation);
         match &generation.status {
             // Completed with a video is success, whatever `error` says.
-            Status::Completed if generation.video.is_some() => return Verdict::Ready,
+            Status::Completed if generation.video.is_some() => return Some(Ok(())),
             Status::Completed => {
                 self.may_be_charged = true;
                 if reason.is_none() {
                     let since = *self.url_missing_since.insert(url_missing_since.unwrap_or(now));
                     if now.saturating_sub(since) < MISSING_URL_GRACE {
-                        return Verdict::Pending;
+                        return None;
                     }
                     let message = "the generation is completed but has no video URL";
-                    return Verdict::Failed(Error::decode(Operation::Wait, message));
+                    return Some(Err(Error::decode(Operation::Wait, message)));
                 }
             }
             Status::Error => {}
             status if status.is_terminal() => self.may_be_charged = true,
-            _ => return Verdict::Pending,
+            _ => return None,
         }
         if !is_second {
             self.is_reported_as_failed = true;
             self.next_poll_at = now.saturating_add(confirm_delay);
             self.deadline = self.deadline.max(self.next_poll_at);
-            return Verdict::Pending;
+            return None;
         }
         let reason = reason.unwrap_or_else(|| match &generation.status {
             Status::Other(status) => sanitize(status),
             _ => "no reason given".to_owned(),
         });
-        Verdict::Failed(match self.may_be_charged {
-            true => Error::generation_ended(Operation::Wait, reason),
-            false => Error::generation_failed(Operation::Wait, reason),
-        })
+        Some(Err(Error::generation_failed(Operation::Wait, reason, self.may_be_charged)))
     }
 
     /// Whether further polls cannot help. An error response does so only with the vendor's marks:
@@ -138,10 +114,7 @@ impl<'a> Entry<'a> {
     /// Every error of a wait carries the generation's id and last state.
     pub(super) fn with_context(&mut self, error: Error) -> Error {
         let error = error.with_id(&self.id).with_attempts(self.poll_count.max(1));
-        match self.last.take() {
-            Some(generation) => error.with_generation(generation),
-            None => error,
-        }
+        error.with_generation(self.last.take())
     }
 }
 

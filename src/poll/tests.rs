@@ -36,7 +36,7 @@ impl<P: Fn(&GenerationId, Duration) -> Result<Generation> + Sync> VirtualPoller<
 
     fn wait_all(&self, ids: &[GenerationId], options: &WaitOptions) -> Vec<Result<Video>> {
         let retry_policy = RetryPolicy::new().base_delay(Duration::ZERO);
-        wait_all(ids, Known::Nothing, options, &retry_policy, self)
+        PollQueue::new(options, &retry_policy, self).wait_all(ids)
     }
 
     fn wait(&self, options: &WaitOptions) -> Result<Video> {
@@ -45,7 +45,7 @@ impl<P: Fn(&GenerationId, Duration) -> Result<Generation> + Sync> VirtualPoller<
 
     fn wait_for(&self, known: Known<'_>, options: &WaitOptions) -> Result<Video> {
         let retry_policy = RetryPolicy::new().base_delay(Duration::ZERO);
-        wait_all(&[id("a")], known, options, &retry_policy, self).pop().unwrap()
+        PollQueue::new(options, &retry_policy, self).wait(&id("a"), known)
     }
 
     /// The times of all polls, in seconds.

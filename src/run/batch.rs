@@ -7,9 +7,9 @@ use std::iter;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::context::{ApiPoller, RequestContext};
+use crate::context::RequestContext;
 use crate::download::Target;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::parent_dir;
@@ -100,8 +100,7 @@ pub(crate) fn generate_all_to(
         })
         .collect();
     let context_of = |index: usize| contexts.get(index).unwrap_or(run.context);
-    let started = Instant::now();
-    let poller = ApiPoller { context: run.context, started, context_of: &context_of };
+    let poller = run.context.poller(&context_of);
     let queue = PollQueue::new(run.options, run.context.retry_policy, &poller);
     let batch = Batch { jobs: &runs, options, queue, state: Mutex::default() };
     let threads = [run.options.threads, options.concurrent_creates, options.concurrent_downloads];
@@ -150,25 +149,23 @@ enum Task<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// A worker. What a task makes possible is done next by the worker that has done the task, so
-    /// that a sleeping one has nothing to miss but polls.
-    fn work(&self) {
-        let _guard = self.queue.abort_on_panic();
-        loop {
-            match self.next_task() {
-                Task::Exit => return,
-                Task::Start(job) => self.start(job),
-                Task::Download(job, completed) => self.save(job, *completed),
-                Task::Poll => match self.queue.step() {
-                    Step::Polled => {}
-                    Step::Done(index, result) => self.settle(index, result),
-                    Step::Idle(delay) => self.queue.sleep(delay.min(MAX_IDLE)),
-                    // Also after a cancel, which would end any other sleep at once: there is
-                    // nothing to do but to let the others complete what they are doing.
-                    Step::Empty => thread::sleep(MAX_IDLE),
-                },
-            }
+    /// Does the next task of a worker, if there is any left. What it makes possible is done next by
+    /// the same worker, so that a sleeping one has nothing to miss but polls.
+    fn work(&self) -> bool {
+        match self.next_task() {
+            Task::Exit => return false,
+            Task::Start(job) => self.start(job),
+            Task::Download(job, completed) => self.save(job, *completed),
+            Task::Poll => match self.queue.step() {
+                Step::Polled => {}
+                Step::Done(index, result) => self.settle(index, result),
+                Step::Idle(delay) => self.queue.sleep(delay.min(MAX_IDLE)),
+                // Also after a cancel, which would end any other sleep at once: there is nothing to
+                // do but to let the others complete what they are doing.
+                Step::Empty => thread::sleep(MAX_IDLE),
+            },
         }
+        true
     }
 
     /// Downloads go first, since URLs expire. There are more workers than may start and download, so
@@ -176,7 +173,7 @@ impl<'a> Batch<'a> {
     fn next_task(&self) -> Task<'a> {
         let mut state = self.lock();
         let next = self.jobs.get(state.next);
-        if self.queue.is_aborted() || (next.is_none() && state.in_flight == 0) {
+        if next.is_none() && state.in_flight == 0 {
             return Task::Exit;
         }
         if state.downloading < self.options.concurrent_downloads
@@ -288,7 +285,7 @@ impl Stops {
 
 /// What a request's price depends on.
 fn price_class(request: &ImageToVideo) -> (String, Option<VideoDuration>) {
-    (request.model_id().to_owned(), request.video_duration())
+    (request.model.clone(), request.duration)
 }
 
 /// Two jobs with one target would replace each other's video, or wait for each other.
@@ -297,7 +294,7 @@ fn validate_targets(jobs: &[(ImageToVideo, PathBuf)]) -> Result<()> {
     for (index, (_, path)) in jobs.iter().enumerate() {
         // A path that is invalid is an error of its job.
         let Ok(target) = Target::resolve(path, Operation::GenerateAllTo) else { continue };
-        let destination = target.destination();
+        let destination = &target.destination;
         let Ok(dir) = parent_dir(destination).canonicalize() else { continue };
         let name = destination.file_name().map(OsStr::to_owned);
         if let Some(first) = seen.insert((dir, name), index) {

@@ -132,19 +132,16 @@ impl DurableRun<'_> {
         let mut record = self.record(journal, request)?;
         let id = &pending.id;
         let recorded = replaceable_file(record.entries(), pending.replaces.as_ref(), state);
-        let replace = match &recorded {
-            Some((len, hash)) => Replace::Recorded { len: *len, hash: hash.as_deref() },
-            None => Replace::Nothing,
-        };
+        let replace = Replace::Recorded(recorded);
         let mut before_publish = |length: u64, hash: &str| {
             let hash = hash.to_owned();
             record.append(JournalEntry::Publishing { id: id.clone(), length, hash })
         };
-        let length = download(self.context, video, target, replace, Some(&mut before_publish))?;
+        let length = download(self.context, video, target, &replace, Some(&mut before_publish))?;
         let usage = video.usage.or_else(|| record.usage(id));
         record.append(JournalEntry::Saved { id: id.clone(), length, usage })?;
         self.context.emit(id, EventKind::Saved { bytes: length });
-        let (path, id) = (target.path().to_owned(), id.clone());
+        let (path, id) = (target.path.clone(), id.clone());
         Ok(SavedVideo { path, bytes: length, id, reused: false, usage })
     }
 }

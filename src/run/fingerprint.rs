@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hash::Hash;
 use crate::model::image::ImageRules;
 use crate::model::request::ImageToVideo;
@@ -40,18 +40,14 @@ impl RequestFingerprint {
         base_url: &str,
         route: &str,
     ) -> Result<Self> {
-        let invalid = |e| Error::invalid_request("extra", format!("cannot be serialized: {e}"));
-        let json = request.fields_json()?;
-        let fields: Value =
-            serde_json::from_str(&String::from_utf8_lossy(&json)).map_err(invalid)?;
         let mut canonical = Vec::new();
-        write_canonical(&fields, &mut canonical);
+        write_canonical(&Value::Object(request.fields()?), &mut canonical);
         Ok(Self {
             base_url: base_url.to_owned(),
             route: route.to_owned(),
-            model: request.model_id().to_owned(),
+            model: request.model.clone(),
             fields: hash(&canonical),
-            image: image.or_else(|| request.image().as_url().map(|url| hash(url.as_bytes()))),
+            image: image.or_else(|| request.image.as_url().map(|url| hash(url.as_bytes()))),
             masks: request
                 .masks()
                 .map(|mask| mask.open_mask("mask", ImageRules::DataUri))

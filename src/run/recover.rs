@@ -81,7 +81,7 @@ impl DurableRun<'_> {
                 let reason = "the API's log and the generation itself say so".to_owned();
                 let id = found.id.clone();
                 record.append(JournalEntry::Failed { id, reason: reason.clone() })?;
-                let error = Error::generation_failed(OPERATION, reason).with_id(&found.id);
+                let error = Error::generation_failed(OPERATION, reason, false).with_id(&found.id);
                 Err(error.with_client_request_id(client_request_id))
             }
         }

@@ -6,7 +6,7 @@ use ureq::http::{HeaderMap, header};
 
 use crate::api_key::ApiKey;
 use crate::cancel::{CancelToken, is_cancelled};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorResponse, Result};
 use crate::fs::read_up_to;
 use crate::model::response::{Headers, RESPONSE_HEADERS, Response};
 use crate::operation::Operation;
@@ -89,7 +89,9 @@ impl<'a> UnreadResponse<'a> {
         let (kind, encoding) = (header("content-type"), header("content-encoding"));
         let message = format!("{problem} (Content-Type: {kind}, Content-Encoding: {encoding})");
         let body = snippet(&self.key.redact_json(start));
-        Error::invalid_response(self.operation, &message, None, Some(self.status), body)
+        let response =
+            ErrorResponse { status: Some(self.status), body, ..ErrorResponse::default() };
+        Error::invalid_response(self.operation, message, response)
     }
 }
 

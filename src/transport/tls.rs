@@ -65,7 +65,7 @@ mod enabled {
         let mut certificates = Vec::new();
         for item in parse_pem(pem) {
             let item = item.map_err(|e| {
-                Error::config_with_source("root_certificates_pem is not valid PEM", e)
+                Error::config("root_certificates_pem is not valid PEM").with_source(e.into())
             })?;
             if let PemItem::Certificate(certificate) = item {
                 // The TLS library skips invalid certificates, and would then trust no server.

@@ -11,9 +11,9 @@ use crate::model::response::percent_encode;
 
 pub(super) fn validate_base_url(base_url: &str, key: &ApiKey) -> Result<Uri> {
     let invalid = |message: &str| Error::config(format!("base_url {message}"));
-    let uri: Uri = base_url
-        .parse()
-        .map_err(|e| Error::config_with_source("base_url is not a valid URL", e))?;
+    let uri = base_url
+        .parse::<Uri>()
+        .map_err(|e| Error::config("base_url is not a valid URL").with_source(e.into()))?;
     let host = uri.host().unwrap_or_default();
     if host.is_empty() {
         return Err(invalid("has no host"));

@@ -1,6 +1,5 @@
 //! Kinds of files and dimensions of images, from their first bytes.
 
-use std::borrow::Cow;
 use std::io::{self, BufReader, Read, Seek};
 
 pub(super) const JPEG: &str = "image/jpeg";
@@ -39,53 +38,26 @@ pub(super) fn detect(magic: &[u8]) -> (&'static str, &'static str) {
     kind.map_or(("", ""), |(_, _, name, media_type)| (*name, *media_type))
 }
 
-/// What is wrong with an image.
-pub(super) enum Flaw {
-    /// To be read after the image's name.
-    Invalid(Cow<'static, str>),
-    Io(io::Error),
+/// What is wrong with an image, to be read after its name.
+pub(super) fn flaw(flaw: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, flaw.into())
 }
 
-impl Flaw {
-    fn malformed(reason: &str) -> Self {
-        let must = "must be a valid JPEG or PNG";
-        Self::Invalid(format!("has a malformed header: {reason}; {must}").into())
-    }
+fn malformed(reason: &str) -> io::Error {
+    flaw(format!("has a malformed header: {reason}; must be a valid JPEG or PNG"))
 }
 
-impl From<io::Error> for Flaw {
-    fn from(e: io::Error) -> Self {
-        match e.kind() {
-            io::ErrorKind::UnexpectedEof => Self::Invalid(
-                "is truncated within its header; must be a complete JPEG or PNG".into(),
-            ),
-            _ => Self::Io(e),
-        }
-    }
-}
-
-/// Reads the width and the height from the header of a JPEG or PNG.
-pub(super) fn dimensions(
-    media_type: &str,
-    header: &mut BufReader<impl Read + Seek>,
-) -> Result<(u32, u32), Flaw> {
-    match media_type {
-        PNG => png_dimensions(header),
-        _ => jpeg_dimensions(header),
-    }
-}
-
-/// Reads the IHDR chunk, which always comes first: length, type, width, height.
-fn png_dimensions(data: &mut BufReader<impl Read + Seek>) -> Result<(u32, u32), Flaw> {
+/// Reads width and height from the IHDR chunk, which always comes first: length, type, width, height.
+pub(super) fn png_dimensions(data: &mut BufReader<impl Read + Seek>) -> io::Result<(u32, u32)> {
     data.seek_relative(8)?;
     if read_uint(data, 4)? != 13 || read_uint(data, 4)? != u32::from_be_bytes(*b"IHDR") {
-        return Err(Flaw::malformed("the first chunk is not IHDR"));
+        return Err(malformed("the first chunk is not IHDR"));
     }
     Ok((read_uint(data, 4)?, read_uint(data, 4)?))
 }
 
 /// Skips segments (EXIF, color profiles, …) up to the frame header: length, precision, height, width.
-fn jpeg_dimensions(data: &mut BufReader<impl Read + Seek>) -> Result<(u32, u32), Flaw> {
+pub(super) fn jpeg_dimensions(data: &mut BufReader<impl Read + Seek>) -> io::Result<(u32, u32)> {
     const START_OF_IMAGE: u32 = 0xD8;
     const END_OF_IMAGE: u32 = 0xD9;
     const START_OF_SCAN: u32 = 0xDA;
@@ -101,11 +73,11 @@ fn jpeg_dimensions(data: &mut BufReader<impl Read + Seek>) -> Result<(u32, u32),
                 return Ok((read_uint(data, 2)?, height));
             }
             START_OF_IMAGE | END_OF_IMAGE | START_OF_SCAN => {
-                return Err(Flaw::malformed("image data before the frame header"));
+                return Err(malformed("image data before the frame header"));
             }
             _ => {
                 let length = read_uint(data, 2)?.checked_sub(2);
-                let length = length.ok_or_else(|| Flaw::malformed("invalid segment length"))?;
+                let length = length.ok_or_else(|| malformed("invalid segment length"))?;
                 // Unlike `seek`, this keeps the buffer: a file can have millions of short segments.
                 data.seek_relative(length.into())?;
             }
@@ -114,7 +86,7 @@ fn jpeg_dimensions(data: &mut BufReader<impl Read + Seek>) -> Result<(u32, u32),
 }
 
 /// Skips stray bytes, as decoders do, and any number of fill bytes.
-fn next_marker(data: &mut impl Read) -> Result<u32, Flaw> {
+fn next_marker(data: &mut impl Read) -> io::Result<u32> {
     let mut previous = 0;
     loop {
         match (previous, read_uint(data, 1)?) {

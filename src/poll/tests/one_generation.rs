@@ -184,7 +184,7 @@ mod tests {
             let options = WaitOptions::new().interval(Duration::from_millis(interval));
             let poller = VirtualPoller::new(|_: &_, _| status("error"));
             let ids = [id("a")];
-            let results = wait_all(&ids, Known::Nothing, &options, &retry_policy, &poller);
+            let results = PollQueue::new(&options, &retry_policy, &poller).wait_all(&ids);
             assert!(results[0].is_err());
             let polls = poller.polls.into_inner().unwrap();
             assert_eq!(polls.last().unwrap().1, Duration::from_millis(second));
