@@ -3,6 +3,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -202,7 +203,7 @@ impl TlsServer {
         record.handshakes.clone()
     }
 
-    /// The number of connections that the server has closed.
+    /// The number of connections that have ended.
     pub fn closed(&self) -> usize {
         self.recorder.record.lock().unwrap().closed
     }
@@ -233,13 +234,9 @@ fn serve(
     };
     // Recorded before anything is forwarded, so that it is visible once a client has a response.
     recorder.update(|record| record.handshakes.push(handshake));
-    match TcpStream::connect(upstream) {
-        Ok(upstream) if handshake != Handshake::Failed => forward(tls, stream, &upstream, recorder),
-        _ => close(stream, recorder),
+    if handshake != Handshake::Failed {
+        let _ = forward(tls, stream, upstream, recorder);
     }
-}
-
-fn close(stream: &TcpStream, recorder: &Recorder) {
     let _ = stream.shutdown(Shutdown::Both);
     recorder.update(|record| record.closed += 1);
 }
@@ -251,17 +248,28 @@ fn complete_handshake(tls: &mut ServerConnection, mut stream: &TcpStream) -> io:
     Ok(())
 }
 
-fn forward(tls: ServerConnection, stream: &TcpStream, upstream: &TcpStream, recorder: &Recorder) {
+fn forward(
+    tls: ServerConnection,
+    stream: &TcpStream,
+    upstream: SocketAddr,
+    recorder: &Recorder,
+) -> io::Result<()> {
+    let upstream = TcpStream::connect(upstream)?;
     let tls = Mutex::new(tls);
+    let ended = AtomicBool::new(false);
+    // On Windows, a shutdown does not wake up a thread that reads.
+    stream.set_read_timeout(Some(Duration::from_millis(20)))?;
     thread::scope(|scope| {
         scope.spawn(|| {
-            let _ = encrypt(&tls, upstream, stream);
-            // Not when both directions have ended: on Windows this does not wake up the other one.
-            close(stream, recorder);
+            let _ = encrypt(&tls, &upstream, stream);
+            let _ = stream.shutdown(Shutdown::Both);
+            ended.store(true, Ordering::SeqCst);
         });
-        let _ = decrypt(&tls, stream, upstream, recorder);
+        let is_open = || !ended.load(Ordering::SeqCst);
+        let result = decrypt(&tls, stream, &upstream, recorder, &is_open);
         let _ = upstream.shutdown(Shutdown::Write);
-    });
+        result
+    })
 }
 
 fn encrypt(
@@ -288,9 +296,10 @@ fn encrypt(
 
 fn decrypt(
     tls: &Mutex<ServerConnection>,
-    mut from: &TcpStream,
+    from: &TcpStream,
     mut to: &TcpStream,
     recorder: &Recorder,
+    is_open: &dyn Fn() -> bool,
 ) -> io::Result<()> {
     let mut buffer = [0; 16 * 1024];
     let mut plaintext = Vec::new();
@@ -300,7 +309,7 @@ fn decrypt(
         recorder.update(|record| record.decrypted_bytes += plaintext.len());
         to.write_all(&plaintext)?;
         plaintext.clear();
-        let read = if closed { 0 } else { from.read(&mut buffer)? };
+        let read = if closed { 0 } else { read_while(is_open, from, &mut buffer)? };
         if read == 0 {
             return Ok(());
         }
@@ -310,6 +319,21 @@ fn decrypt(
             tls.read_tls(&mut encrypted)?;
             tls.process_new_packets().map_err(io::Error::other)?;
             closed |= read_plaintext(&mut tls, &mut plaintext)?;
+        }
+    }
+}
+
+fn read_while(
+    is_open: &dyn Fn() -> bool,
+    mut from: &TcpStream,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
+    loop {
+        match from.read(buffer) {
+            Err(e)
+                if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && is_open() => {
+            }
+            read => return read,
         }
     }
 }
