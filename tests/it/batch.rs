@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use kling_video::sandbox::{Endpoint, Fault, Sandbox};
 use kling_video::{
-    BatchOptions, CancelToken, Error, ErrorKind, EventKind, FileJournal, Image, ImageToVideo,
-    Operation, Result, SavedVideo, VideoDuration,
+    BatchOptions, CancelToken, Error, ErrorKind, Event, EventKind, FileJournal, Image,
+    ImageToVideo, Operation, Result, SavedVideo, VideoDuration,
 };
 
 use crate::helpers::clients::{
@@ -177,19 +177,18 @@ fn generation_limit_stops_creating() {
 #[test]
 fn cancelled_batch_ends_at_once_and_continues_when_it_is_repeated() {
     let sandbox = sandbox();
-    sandbox.complete_after_polls(50);
+    sandbox.complete_after_polls(200);
     let dir = TestDir::new();
     let jobs = jobs(&dir, 6);
     let token = CancelToken::new();
     let cancel = token.clone();
-    let polled = AtomicUsize::new(0);
-    let client = test_client(&sandbox).with_cancel_token(token).with_event_handler(move |event| {
-        if let EventKind::Polled { .. } = event.kind
-            && polled.fetch_add(1, Ordering::Relaxed) == 10
-        {
-            cancel.cancel();
-        }
-    });
+    let created = AtomicUsize::new(0);
+    let on_event = move |event: &Event<'_>| match event.kind {
+        EventKind::Created { .. } => drop(created.fetch_add(1, Ordering::SeqCst)),
+        EventKind::Polled { .. } if created.load(Ordering::SeqCst) == 4 => cancel.cancel(),
+        _ => {}
+    };
+    let client = test_client(&sandbox).with_cancel_token(token).with_event_handler(on_event);
     let options = BatchOptions::new().max_in_flight(4);
     let results = client.generate_all_to(&jobs, &options);
     let (cancelled, not) = (Some(ErrorKind::Cancelled), Some(ErrorKind::NotAttempted));
