@@ -200,7 +200,7 @@ impl RequestContext<'_> {
     }
 }
 
-/// When reads end that are part of a longer call.
+/// When a step of a longer call must end.
 pub(crate) struct TimeLimit {
     started: Instant,
     timeout: Duration,
@@ -221,6 +221,7 @@ impl TimeLimit {
     }
 }
 
+/// Polls the API in real time.
 pub(crate) struct ApiPoller<'a> {
     context: &'a RequestContext<'a>,
     started: Instant,

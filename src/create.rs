@@ -1,6 +1,5 @@
-//! Sends a create: its attempts, its commit point, and who records them.
+//! Sends a create: its attempts and its commit point.
 
-use std::mem;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::cancel::CancelRegistration;
@@ -21,6 +20,8 @@ pub(crate) enum CreateStep<'a> {
     Commit(&'a str),
     /// It was committed and certainly not accepted. Its response may name a generation.
     Rejected(&'a Error),
+    /// It was committed, and may have been accepted. Its response may name a generation.
+    Unknown(&'a Error),
 }
 
 /// Generates a client request id for one attempt, starting with the caller's id if there is one.
@@ -52,6 +53,12 @@ impl CreateQuota {
 /// One create of the quota, returned to it on drop.
 struct Reservation<'a>(&'a AtomicU32);
 
+impl Reservation<'_> {
+    fn spend(self) {
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
@@ -70,23 +77,21 @@ pub(crate) fn submit(
 ) -> Result<(Generation, String)> {
     let reservation = quota.acquire()?;
     let mut named = None;
-    match submit_attempts(context, body, id_of, on_step, &mut named) {
+    let submitted = submit_attempts(context, body, reservation, id_of, on_step, &mut named);
+    submitted.map_err(|error| match named {
         // An unknown outcome is that of an attempt of its own, which an earlier id would hide.
-        Err(error) if error.kind() != ErrorKind::CreateUnknown => Err(match named {
-            Some(id) if error.generation_id().is_none() => error.with_id(&id),
-            _ => error,
-        }),
-        accepted_or_unknown => {
-            mem::forget(reservation);
-            accepted_or_unknown
+        Some(id) if error.generation_id().is_none() && error.kind() != ErrorKind::CreateUnknown => {
+            error.with_id(&id)
         }
-    }
+        _ => error,
+    })
 }
 
 /// `named` is set to the last id that the response to a rejected attempt named.
 fn submit_attempts(
     context: &RequestContext<'_>,
     mut body: RequestBody,
+    reservation: Reservation<'_>,
     id_of: &dyn Fn(u32) -> String,
     on_step: &mut dyn FnMut(CreateStep<'_>) -> Result<()>,
     named: &mut Option<GenerationId>,
@@ -109,8 +114,17 @@ fn submit_attempts(
         let (outcome, state) = attempt(context, &mut body, &request_id, expects, on_step)
             .map_err(|error| with_context(error).not_created())?;
         let (error, retryable) = match outcome {
-            Outcome::Accepted(generation) => return Ok((*generation, request_id)),
-            Outcome::Indeterminate(error) => return Err(with_context(error)),
+            Outcome::Accepted(generation) => {
+                reservation.spend();
+                return Ok((*generation, request_id));
+            }
+            Outcome::Indeterminate(error) => {
+                reservation.spend();
+                let error = with_context(error);
+                // If this fails, an id that was named is still in the error.
+                let _ = on_step(CreateStep::Unknown(&error));
+                return Err(error);
+            }
             Outcome::Rejected { error, retryable } => {
                 (with_context(error).not_created(), retryable)
             }
@@ -142,6 +156,7 @@ fn submit_attempts(
         // Retrieved once before the next attempt. Any other response changes nothing.
         let generation = id.as_ref().and_then(|id| context.retrieve_once(id).ok());
         if let Some(generation) = generation.filter(adopts) {
+            reservation.spend();
             return Ok((generation, request_id));
         }
     }

@@ -127,6 +127,7 @@ impl Download<'_> {
             let attempt = self.failures;
             let error = error.with_attempts(attempt);
             let elapsed = self.started_at.elapsed();
+            // Only responses of the video's host have a status here.
             let delay = match error.status() {
                 // Hosts differ in what they return for a signature that is no longer valid.
                 Some(400 | 401 | 403 | 404 | 410) if self.fresh_url.is_none() => {
@@ -165,7 +166,7 @@ impl Download<'_> {
             200 | 206 => self.accept(&response, range.is_some())?,
             // The file ends at or before the requested byte, although Content-Length went beyond it.
             416 if range.is_some() => {
-                return self.discard("range not satisfiable: file is shorter than announced");
+                return self.restart_with("range not satisfiable: file is shorter than announced");
             }
             _ => return Err(response.into_response(true).api_error().into()),
         }
@@ -177,7 +178,7 @@ impl Download<'_> {
                 Err(AttemptError { error: Error::decode(OPERATION, message), is_retryable: true })
             }
             Some(total) if self.received > total => {
-                self.discard("video length does not match Content-Length")
+                self.restart_with("video length does not match Content-Length")
             }
             _ => self.validate(&response).map(|()| true),
         }
@@ -198,7 +199,7 @@ impl Download<'_> {
         let total = match range {
             Some((0, total)) if from_start => total,
             Some(range) if !from_start && range == (self.received, self.total) => self.total,
-            _ => return self.discard("Content-Range does not match the requested range"),
+            _ => return self.restart_with("Content-Range does not match the requested range"),
         };
         if total.is_some_and(|total| total > MAX_BYTES) {
             return Err(Error::decode(OPERATION, TOO_LARGE).into());
@@ -260,7 +261,7 @@ impl Download<'_> {
     }
 
     /// Fails because the received bytes are unusable: the next attempt starts from the beginning.
-    fn discard<T>(&mut self, message: &'static str) -> Result<T, AttemptError> {
+    fn restart_with<T>(&mut self, message: &'static str) -> Result<T, AttemptError> {
         self.restart()?;
         Err(AttemptError { error: Error::decode(OPERATION, message), is_retryable: true })
     }

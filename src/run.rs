@@ -45,7 +45,7 @@ use self::record::Record;
 
 const OPERATION: Operation = Operation::GenerateTo;
 
-/// A run, and what it has in common with the others of one call.
+/// What a run works with. In a batch, all runs share all but the context and the request.
 pub(crate) struct DurableRun<'a> {
     pub(crate) context: &'a RequestContext<'a>,
     pub(crate) request: &'a ImageToVideo,
@@ -216,17 +216,15 @@ impl DurableRun<'_> {
                     id: error.generation_id().cloned(),
                     time: now(),
                 },
+                CreateStep::Unknown(error) => {
+                    match (error.client_request_id(), error.generation_id()) {
+                        (Some(sent), Some(id)) => sending(sent, Some(id)),
+                        _ => return Ok(()),
+                    }
+                }
             })
         };
-        let submitted = submit(self.context, body, self.quota, &id_of, &mut on_step);
-        if let Err(error) = &submitted
-            && error.kind() == ErrorKind::CreateUnknown
-            && let (Some(sent), Some(id)) = (error.client_request_id(), error.generation_id())
-        {
-            // The response named an id. If this fails, it is still in the error.
-            let _ = record.append(sending(sent, Some(id)));
-        }
-        let (generation, sent) = submitted?;
+        let (generation, sent) = submit(self.context, body, self.quota, &id_of, &mut on_step)?;
         let id = generation.id.clone();
         // Not an error of the run: a generation that is paid for must be fetched.
         let unrecorded = record.append(JournalEntry::Created { id: id.clone() }).err();

@@ -90,7 +90,7 @@ impl Error {
             _ => "FileJournal",
         };
         Some(match (kind, id, resumable) {
-            // What was downloaded is not the video.
+            // Not about a response: what was downloaded is not the video, for example.
             (K::Decode, ..) if self.status().is_none() => return None,
             // A download that failed loses nothing, which its reason alone does not say.
             (K::Api | K::Decode | K::Transport | K::Timeout | K::WaitTimeout, ..)

@@ -117,8 +117,10 @@ impl DurableRun<'_> {
     /// Records how the wait ended.
     pub(crate) fn settle_file(&self, run: &mut FileRun, waited: Result<Video>) -> Result<Video> {
         let FileRun { journal, request, pending, .. } = run;
-        let mut record = self.record(journal, request)?;
-        self.settle(&mut record, pending, waited).map_err(|error| pending.explain(error))
+        let settled = self
+            .record(journal, request)
+            .and_then(|mut record| self.settle(&mut record, pending, waited));
+        settled.map_err(|error| pending.explain(error))
     }
 
     /// Downloads the video to the target.

@@ -161,6 +161,17 @@ mod tests {
         }
     }
 
+    /// Journals have it: if it changes, every recorded request becomes another one.
+    #[test]
+    fn fingerprint_stays_the_same_in_later_versions() {
+        let image = Image::url("https://example.com/cat.jpg");
+        // Its shortest decimal form has 20 digits.
+        let request = ImageToVideo::new(image).prompt("x").cfg_scale(f64::from(0.03_f32));
+        let fingerprint = RequestFingerprint::new(&request, None, "https://a", "/v2").unwrap();
+        assert_eq!(fingerprint.fields, "30dab0f0e71f478437bfb85e54406aa4");
+        assert_eq!(fingerprint.image.as_deref(), Some("b80ed5426fed06261bd999feece7c655"));
+    }
+
     #[test]
     fn fingerprint_depends_on_the_request_but_not_on_its_client_request_id() {
         let request = || ImageToVideo::new(Image::url("https://example.com/cat.jpg")).prompt("x");

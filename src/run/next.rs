@@ -116,8 +116,12 @@ pub(crate) fn next_action(
         },
         // All of its creates are rejected, failed or abandoned.
         _ => {
+            let mut seen = Vec::new();
             let mut others = entries.iter().filter_map(|entry| match entry {
-                Entry::Intent { request: other, .. } if !request.matches(other) => {
+                Entry::Intent { request: other, .. }
+                    if !request.matches(other) && !seen.contains(&other) =>
+                {
+                    seen.push(other);
                     newest_unsettled(&entries_of(entries, &|recorded| recorded == other))
                 }
                 _ => None,
@@ -161,7 +165,7 @@ fn starts_with_intent(entries: &[Entry]) -> bool {
     entries.iter().find(|entry| !is_abandoned(entry)).is_none_or(is_intent)
 }
 
-/// The entries of a request: those from an intent of it on. That all is abandoned is of every one.
+/// The entries of a request: those from an intent of it on. `abandoned` belongs to every request.
 fn entries_of<'a>(
     entries: &'a [Entry],
     is_of_it: &dyn Fn(&RequestFingerprint) -> bool,

@@ -161,6 +161,37 @@ fn id_that_could_not_be_recorded_is_in_the_error_of_the_wait() {
     assert!(error.may_have_been_billed());
 }
 
+/// For example a journal behind another service, whose errors are this crate's.
+#[test]
+fn journal_error_that_looks_like_an_unknown_create_is_not_taken_for_one() {
+    struct Foreign(Table, Option<Error>);
+
+    impl Journal for Foreign {
+        fn entries(&mut self) -> Result<Vec<JournalEntry>, BoxError> {
+            self.0.entries()
+        }
+
+        fn append(&mut self, position: u64, entry: &JournalEntry) -> Result<(), BoxError> {
+            match self.1.take_if(|_| entry.step() == "sending") {
+                Some(error) => Err(error.into()),
+                None => self.0.append(position, entry),
+            }
+        }
+    }
+
+    let sandbox = sandbox();
+    let lost = Fault::gateway(504).after_accepting().with_inference_id();
+    sandbox.fault(Endpoint::Create, lost, 1);
+    let error = no_retry_client(&sandbox).create(&request()).unwrap_err();
+    assert!(error.kind() == ErrorKind::CreateUnknown && error.generation_id().is_some());
+    let client = sandbox.client_builder().max_generations(1).build().unwrap();
+    let mut journal = Foreign(Table::default(), Some(error));
+    client.generate_recorded(&request(), &mut journal).unwrap_err();
+    assert_eq!(journal.0.steps(), ["intent"]);
+    client.generate_recorded(&request(), &mut journal).unwrap();
+    assert_eq!(sandbox.generations().len(), 2);
+}
+
 #[test]
 fn unreadable_journal_sends_nothing() {
     let sandbox = sandbox();

@@ -38,9 +38,9 @@ pub(super) fn detect(magic: &[u8]) -> (&'static str, &'static str) {
     kind.map_or(("", ""), |(_, _, name, media_type)| (*name, *media_type))
 }
 
-/// What is wrong with an image, to be read after its name.
-pub(super) fn flaw(flaw: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, flaw.into())
+/// What is wrong with an image, to be read after its name. The system has no errors of this kind.
+pub(super) fn flaw(problem: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, problem.into())
 }
 
 fn malformed(reason: &str) -> io::Error {
