@@ -279,10 +279,11 @@ impl Session<'_> {
             Error::invalid_request("url", format!("the request's URL is invalid: {e}"))
                 .with_operation(operation)
         })?;
-        *request.headers_mut() = self.config.headers.clone();
         // Prices are public, and the key is sent only where it is needed.
         if operation == Operation::Pricing {
-            request.headers_mut().remove(header::AUTHORIZATION);
+            request.headers_mut().insert(header::ACCEPT, JSON);
+        } else {
+            *request.headers_mut() = self.config.headers.clone();
         }
         Ok(request)
     }

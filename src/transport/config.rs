@@ -92,10 +92,13 @@ impl TransportConfig {
         };
         let mut authorization = value("the API key", &key.authorization())?;
         authorization.set_sensitive(true);
+        let user_agent = value("user_agent", &self.user_agent)?;
         // With room for the five that a create adds.
         let mut headers = HeaderMap::with_capacity(10);
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(ENCODING));
-        headers.insert(header::USER_AGENT, value("user_agent", &self.user_agent)?);
+        if !user_agent.is_empty() {
+            headers.insert(header::USER_AGENT, user_agent);
+        }
         headers.insert(header::HOST, value("base_url", &host_and_port(&base_uri))?);
         headers.insert(header::AUTHORIZATION, authorization);
         headers.insert(header::ACCEPT, JSON);
