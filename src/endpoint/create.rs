@@ -74,17 +74,16 @@ fn is_rejection(status: u16, error: &Error) -> bool {
 }
 
 fn parse_generation(mut response: Response) -> Result<Generation> {
-    let header_id = response.headers.generation_id();
     let mut fields = match response.parse_json() {
         // Accepted and paid for: the id in the header is enough to wait for it.
-        Err(_) if header_id.is_some() => {
+        Err(_) if response.headers.generation_id().is_some() => {
             let mut fields = JsonObject::new();
             fields.insert("status".to_owned(), Status::Queued.as_str().into());
             fields
         }
         result => result?,
     };
-    let id = GenerationId::take_from(&mut fields).or(header_id);
+    let id = GenerationId::take_from(&mut fields).or_else(|| response.headers.generation_id());
     let id = id.ok_or_else(|| response.invalid_response("response has no generation id"))?;
     Ok(Generation::from_fields(fields, id, response.headers.into_metadata()))
 }

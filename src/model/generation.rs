@@ -101,7 +101,7 @@ impl TryFrom<String> for GenerationId {
     type Error = InvalidGenerationId;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        let is_valid = !text.is_empty() && !text.contains(char::is_control);
+        let is_valid = !text.is_empty() && !text.chars().any(char::is_control);
         if is_valid { Ok(Self(text)) } else { Err(InvalidGenerationId) }
     }
 }

@@ -98,9 +98,10 @@ impl<'a> UnreadResponse<'a> {
 fn filter_headers(headers: &HeaderMap, key: &ApiKey) -> Headers {
     // A response usually has fewer headers than there are names to search for.
     let known = headers.iter().filter_map(|(name, value)| {
-        let name = RESPONSE_HEADERS.into_iter().find(|known| *known == name.as_str())?;
+        let name = name.as_str();
+        let name = *RESPONSE_HEADERS.iter().find(|known| **known == name)?;
         let value = key.redact(String::from_utf8(value.as_bytes().to_vec()).ok()?);
-        (!value.contains(char::is_control)).then_some((name, value))
+        (!value.chars().any(char::is_control)).then_some((name, value))
     });
     Headers(known.collect())
 }

@@ -113,10 +113,12 @@ fn user_agent_is_sent_with_every_request() {
     no_retry_client(&sandbox).balance().unwrap();
     let client = sandbox.client_builder().user_agent("cats/1.0").build().unwrap();
     client.create(&request()).unwrap();
+    sandbox.client_builder().user_agent("").build().unwrap().balance().unwrap();
     let requests = sandbox.requests();
     let version = concat!("kling-video/", env!("CARGO_PKG_VERSION"));
     assert_eq!(requests[0].header("user-agent"), Some(version));
     assert_eq!(requests[1].header("user-agent"), Some("cats/1.0"));
+    assert_eq!(requests[2].header("user-agent"), None);
 }
 
 /// The HTTP library has to fit each line of a request head into a buffer.

@@ -18,14 +18,13 @@ impl Generation {
         id: GenerationId,
         metadata: ResponseMetadata,
     ) -> Self {
-        let mut status = Status::from("unknown");
-        let (mut video, mut error) = (None, None);
+        let (mut status, mut video, mut error) = (None, None, None);
         // Collected, because removing fields one by one would be a lot of code of the map.
         let mut extra = JsonObject::new();
         for (name, mut value) in fields {
             match (name.as_str(), &mut value) {
                 ("status", Value::String(text)) => {
-                    status = Status::from(text.as_str());
+                    status = Some(Status::from(text.as_str()));
                     value = Value::Null;
                 }
                 ("error", value) => error = GenerationError::from_value(value.take()),
@@ -36,6 +35,7 @@ impl Generation {
                 extra.insert(name, value);
             }
         }
+        let status = status.unwrap_or_else(|| Status::from("unknown"));
         let usage = extra.get("meta").and_then(|meta| Usage::from_value(meta.get("usage")?));
         if let Some(video) = &mut video {
             video.usage = usage;

@@ -9,20 +9,18 @@ use crate::model::response::encode_uri;
 /// stays as it is.
 pub(super) fn validate_url(field: &str, url: &str) -> Result<String> {
     let (scheme, rest) = url.split_once(':').unwrap_or_default();
-    let requirement = match scheme.to_ascii_lowercase().as_str() {
-        "http" | "https" => {
-            let rest = rest.strip_prefix("//").unwrap_or_default();
-            let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-            if url.bytes().any(|byte| byte <= b' ' || byte == 0x7F) {
-                "must not contain whitespace or control characters"
-            } else if !is_valid_authority(authority) {
-                "must have a valid host, in ASCII"
-            } else {
-                return Ok(format!("{scheme}://{authority}{}", encode_uri(path)));
-            }
-        }
-        "data" => "must not be a data: URI: use Image::bytes or Image::file",
-        _ => "must start with http:// or https://; for a file, use Image::file",
+    let rest = rest.strip_prefix("//").unwrap_or_default();
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let requirement = if has_scheme(url, "data:") {
+        "must not be a data: URI: use Image::bytes or Image::file"
+    } else if !has_scheme(url, "http:") && !has_scheme(url, "https:") {
+        "must start with http:// or https://; for a file, use Image::file"
+    } else if url.bytes().any(|byte| byte <= b' ' || byte == 0x7F) {
+        "must not contain whitespace or control characters"
+    } else if !is_valid_authority(authority) {
+        "must have a valid host, in ASCII"
+    } else {
+        return Ok([scheme, "://", authority, &encode_uri(path)].concat());
     };
     let message = format!("`{field}` is {:?}; {requirement}", redact_data_uri(url));
     Err(Error::invalid_request(field, message))
