@@ -33,7 +33,7 @@ pub(crate) use self::proxy::{ProxyChoice, first_variable};
 pub(crate) use self::response::UnreadResponse;
 pub(crate) use self::tls::root_certificates;
 
-use self::config::{Agents, JSON, SMALL_BUFFER, UPLOAD_BUFFER, ValidConfig};
+use self::config::{Agents, SMALL_BUFFER, UPLOAD_BUFFER, ValidConfig};
 use self::error::send_error;
 use self::response::{HttpResponse, location};
 use self::url::{encode_url, is_local, is_loopback, resolve_redirect};
@@ -44,6 +44,7 @@ const LARGE_BODY: u64 = 1024 * 1024;
 const MAX_REDIRECTS: usize = 5;
 
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Sends requests to the API and to the hosts of videos. Its settings are validated once.
 pub(crate) struct Transport {
@@ -277,12 +278,12 @@ impl Session<'_> {
             Error::invalid_request("url", format!("the request's URL is invalid: {e}"))
                 .with_operation(operation)
         })?;
+        let headers = request.headers_mut();
         // Prices are public, and the key is sent only where it is needed.
-        if operation == Operation::Pricing {
-            request.headers_mut().insert(header::ACCEPT, JSON);
-        } else {
-            *request.headers_mut() = self.config.headers.clone();
+        if operation != Operation::Pricing {
+            headers.insert(header::AUTHORIZATION, self.config.authorization.clone());
         }
+        headers.insert(header::ACCEPT, JSON);
         Ok(request)
     }
 

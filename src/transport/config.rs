@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ureq::http::HeaderValue;
 use ureq::http::uri::{Scheme, Uri};
-use ureq::http::{HeaderMap, HeaderValue, header};
 use ureq::{Agent, Proxy};
 
 use crate::api_key::ApiKey;
@@ -13,7 +13,7 @@ use crate::redact::sanitize;
 
 use super::proxy::{ProxyChoice, ProxyConfig, resolve_proxy};
 use super::tls::{RootCertificates, Tls};
-use super::url::{host_and_port, strip_brackets, validate_base_url};
+use super::url::{strip_brackets, validate_base_url};
 
 /// The smallest output buffer. Zeroing a large one would be most of the cost of a small request.
 pub(super) const SMALL_BUFFER: usize = 2 * 1024;
@@ -28,10 +28,6 @@ const READ_BUFFER: usize = 64 * 1024;
 /// create with longer headers is not read: the next run of `generate_to` recovers the generation.
 const CREATE_BUFFER: usize = 16 * 1024;
 const DOWNLOAD_BUFFER: usize = 128 * 1024;
-
-pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// Byte ranges of a compressed representation would not fit together.
-const ENCODING: &str = "identity";
 
 /// The maximum duration of a download, however steadily the server sends.
 pub(crate) const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -58,9 +54,7 @@ pub(crate) struct TransportConfig {
 pub(super) struct ValidConfig {
     pub(super) base_url: String,
     pub(super) base_uri: Uri,
-    /// The headers of every API request, in ureq's order. Without them, ureq would build its own for
-    /// each request.
-    pub(super) headers: HeaderMap,
+    pub(super) authorization: HeaderValue,
     pub(super) key: ApiKey,
     pub(super) tls: Tls,
     pub(super) idle_timeout: Duration,
@@ -86,22 +80,13 @@ impl TransportConfig {
         let key = ApiKey::new(self.api_key)?;
         let base_url = self.base_url.trim_end_matches('/').to_owned();
         let base_uri = validate_base_url(&base_url, &key)?;
-        let value = |name: &str, text: &str| {
+        let header = |name: &str, text: &str| {
             let invalid = |_| Error::config(format!("{name} is not a valid header value"));
             HeaderValue::from_str(text).map_err(invalid)
         };
-        let mut authorization = value("the API key", &key.authorization())?;
+        let mut authorization = header("the API key", &key.authorization())?;
         authorization.set_sensitive(true);
-        let user_agent = value("user_agent", &self.user_agent)?;
-        // With room for the five that a create adds.
-        let mut headers = HeaderMap::with_capacity(10);
-        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(ENCODING));
-        if !user_agent.is_empty() {
-            headers.insert(header::USER_AGENT, user_agent);
-        }
-        headers.insert(header::HOST, value("base_url", &host_and_port(&base_uri))?);
-        headers.insert(header::AUTHORIZATION, authorization);
-        headers.insert(header::ACCEPT, JSON);
+        header("user_agent", &self.user_agent)?;
         for (name, timeout) in
             [("connect_timeout", self.connect_timeout), ("idle_timeout", self.idle_timeout)]
         {
@@ -116,7 +101,7 @@ impl TransportConfig {
         Ok(ValidConfig {
             base_url,
             base_uri,
-            headers,
+            authorization,
             key,
             tls,
             idle_timeout: self.idle_timeout.min(MAX_TIMEOUT),
@@ -136,8 +121,7 @@ impl ValidConfig {
         let dns_timeout = needs_dns.then_some(self.connect_timeout);
         // The longest line is the `Authorization` or `User-Agent` header, or the request line of a
         // GET, which contains the path of the base URL and the generation id.
-        let longest = self.headers.values().map(HeaderValue::len).max();
-        let longest = self.base_url.len().max(longest.unwrap_or_default());
+        let longest = self.authorization.len().max(self.base_url.len()).max(self.user_agent.len());
         let api = |input_buffer_size| {
             self.agent_config(input_buffer_size, SMALL_BUFFER.max(1024 + longest))
                 .proxy(api_proxy.cloned())
@@ -182,7 +166,8 @@ impl ValidConfig {
             .http_status_as_error(false)
             .max_redirects(0)
             .user_agent(&self.user_agent)
-            .accept_encoding(ENCODING)
+            // Byte ranges of a compressed representation would not fit together.
+            .accept_encoding("identity")
             .input_buffer_size(input_buffer_size)
             .output_buffer_size(output_buffer_size)
             .timeout_connect(Some(self.connect_timeout))
@@ -194,7 +179,12 @@ impl ValidConfig {
     /// The host of `uri` and the proxy that is used for it, without credentials, for error
     /// messages. The host may come from a server, so the text is redacted and sanitized.
     pub(super) fn peer(&self, uri: &Uri) -> String {
-        let mut peer = host_and_port(uri);
+        let host = uri.host().unwrap_or_default();
+        let default_port = if uri.scheme() == Some(&Scheme::HTTP) { 80 } else { 443 };
+        let mut peer = host.to_owned();
+        if let Some(port) = uri.port_u16().filter(|port| *port != default_port) {
+            peer += &format!(":{port}");
+        }
         if let Some(proxy) = self.proxy_for(uri) {
             peer += &format!(" through proxy {}:{}", proxy.host(), proxy.port());
         }

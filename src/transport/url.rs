@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ureq::http::Uri;
-use ureq::http::uri::{Authority, Scheme};
+use ureq::http::uri::Authority;
 
 use crate::api_key::ApiKey;
 use crate::error::{Error, Result};
@@ -84,16 +84,6 @@ pub(super) fn encode_url(url: &[u8]) -> String {
     percent_encode(url.trim_ascii(), &mut |byte, _| {
         byte.is_ascii_graphic() && !br#""<>\^`{|}"#.contains(&byte)
     })
-}
-
-/// The host, and the port unless it is the default.
-pub(super) fn host_and_port(uri: &Uri) -> String {
-    let host = uri.host().unwrap_or_default();
-    let default_port = if uri.scheme() == Some(&Scheme::HTTP) { 80 } else { 443 };
-    match uri.port_u16().filter(|port| *port != default_port) {
-        Some(port) => format!("{host}:{port}"),
-        None => host.to_owned(),
-    }
 }
 
 /// For an invalid port ureq uses the default one, and would send the request to another server.
