@@ -574,7 +574,14 @@
 //!
 //! The largest lever is the TLS library (see [Features](#features)): `native-tls` saves most of its
 //! size, and no TLS at all, for a [`base_url`](ClientBuilder::base_url) on the loopback, the rest. Keep
-//! `sandbox` in the `dev-dependencies`. Then comes the profile:
+//! `sandbox` in the `dev-dependencies`. Then comes the profile. The sizes of stripped programs on
+//! x86-64 Linux, in MB, with `create`, `wait` and `download` / with `generate_to`:
+//!
+//! | TLS | release | with the profile below |
+//! |---|---|---|
+//! | `rustls` (default) | 2.98 / 3.11 | 1.75 / 1.83 |
+//! | `native-tls` | 1.44 / 1.58 | 0.82 / 0.90 |
+//! | none | 1.32 / 1.46 | 0.76 / 0.84 |
 //!
 //! ```toml
 //! [profile.release]
