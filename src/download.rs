@@ -168,7 +168,7 @@ impl Download<'_> {
             416 if range.is_some() => {
                 return self.restart_with("range not satisfiable: file is shorter than announced");
             }
-            _ => return Err(response.into_response(true).api_error().into()),
+            _ => return Err(response.into_response().api_error().into()),
         }
         self.receive(&mut response)?;
         match self.total {

@@ -50,12 +50,13 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(crate) struct Transport {
     config: ValidConfig,
     agents: Agents,
+    creates: Agent,
 }
 
 impl Transport {
     pub(crate) fn new(config: TransportConfig) -> Result<Self> {
         let config = config.validate()?;
-        Ok(Self { agents: config.agents(), config })
+        Ok(Self { agents: config.agents(), creates: config.create_agent(), config })
     }
 
     /// The base URL of the API, without a trailing slash.
@@ -71,13 +72,14 @@ impl Transport {
             None => Cow::Borrowed(&self.agents),
         };
         let _cancel_registration = token.map(|token| {
-            let Agents { reads, downloads, .. } = Agents::clone(&agents);
+            let Agents { reads, downloads } = Agents::clone(&agents);
             Arc::new(token.register(Box::new(move || {
                 reads.shutdown();
                 downloads.shutdown();
             })))
         });
-        Session { config: &self.config, agents, token, _cancel_registration }
+        let Self { config, creates, .. } = self;
+        Session { config, agents, creates, token, _cancel_registration }
     }
 }
 
@@ -86,6 +88,7 @@ impl Transport {
 pub(crate) struct Session<'a> {
     config: &'a ValidConfig,
     agents: Cow<'a, Agents>,
+    creates: &'a Agent,
     token: Option<&'a CancelToken>,
     _cancel_registration: Option<Arc<CancelRegistration>>,
 }
@@ -116,8 +119,8 @@ impl Session<'_> {
     /// connection of another after its. Unregistered at the commit point, so that a later
     /// cancellation does not abort a create that may have been accepted.
     pub(crate) fn create_agent(&self) -> (Agent, Option<CancelRegistration>) {
-        let Some(token) = self.token else { return (self.agents.creates.clone(), None) };
-        let agent = self.config.agents().creates;
+        let Some(token) = self.token else { return (self.creates.clone(), None) };
+        let agent = self.config.create_agent();
         let cancelled = agent.clone();
         (agent, Some(token.register(Box::new(move || cancelled.shutdown()))))
     }
@@ -138,7 +141,7 @@ impl Session<'_> {
     pub(crate) fn get(&self, operation: Operation, target: &str) -> Result<Response> {
         let request = self.request(operation, Method::GET, target)?;
         let result = match self.agents.reads.run(request) {
-            Ok(response) => Ok(self.unread(response, operation).into_response(true)),
+            Ok(response) => Ok(self.unread(response, operation).into_response()),
             Err(e) => Err(send_error(e, operation, self.config.peer(&self.config.base_uri))),
         };
         match result {
@@ -183,7 +186,7 @@ impl Session<'_> {
             request = config.build();
         }
         match agent.run(request) {
-            Ok(response) => Ok(self.unread(response, operation).into_response(false)),
+            Ok(response) => Ok(self.unread(response, operation).into_response()),
             Err(_) if body.state() != UploadState::Committed && is_cancelled(self.token) => {
                 Err(Error::cancelled(operation))
             }

@@ -412,8 +412,11 @@ impl ImageToVideo {
         if let Some(id) = &self.client_request_id {
             validate_client_request_id(id, MAX_CLIENT_REQUEST_ID_LEN - ATTEMPT_SUFFIX_LEN)?;
         }
+        if self.extra.is_empty() {
+            return Ok(());
+        }
+        let own = self.own_fields(&|_, _| Ok(String::new()))?;
         for field in self.extra.keys() {
-            let own = self.own_fields(&|_, _| Ok(String::new()))?;
             let is_own = field == IMAGE_URL || own.iter().any(|(name, _)| name == field);
             let problem = format_args!("must not be an extra field: ImageToVideo sets it itself");
             require(!is_own, field, problem)?;

@@ -112,10 +112,10 @@ pub trait Journal {
     /// Those of [`entries`](Self::entries) and [`append`](Self::append).
     fn abandon(&mut self) -> Result<(), BoxError> {
         let entries = self.entries()?;
-        let newest =
-            entries.iter().rev().find(|entry| !matches!(entry, JournalEntry::Intent { .. }));
-        let is_abandoned = matches!(newest, Some(JournalEntry::Abandoned { .. }));
-        if is_abandoned || !entries.iter().any(JournalEntry::is_open) {
+        let newest = entries.iter().rev().find(|entry| !entry.is_intent());
+        if newest.is_some_and(JournalEntry::is_abandoned)
+            || !entries.iter().any(JournalEntry::is_open)
+        {
             return Ok(());
         }
         self.append(entries.len() as u64, &JournalEntry::Abandoned { time: now() })
@@ -295,6 +295,14 @@ impl JournalEntry {
             Self::Ended { .. } => "ended",
             Self::Abandoned { .. } => "abandoned",
         }
+    }
+
+    pub(super) fn is_intent(&self) -> bool {
+        matches!(self, Self::Intent { .. })
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        matches!(self, Self::Abandoned { .. })
     }
 
     /// Whether a request whose newest entry this is may have paid for a video that it does not have.

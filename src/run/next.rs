@@ -162,7 +162,7 @@ pub(crate) fn newest_of<'a>(
 
 /// Whether it is known which request each entry is of.
 fn starts_with_intent(entries: &[Entry]) -> bool {
-    entries.iter().find(|entry| !is_abandoned(entry)).is_none_or(is_intent)
+    entries.iter().find(|entry| !entry.is_abandoned()).is_none_or(Entry::is_intent)
 }
 
 /// The entries of a request: those from an intent of it on. `abandoned` belongs to every request.
@@ -175,17 +175,9 @@ fn entries_of<'a>(
         if let Entry::Intent { request, .. } = entry {
             is_its = is_of_it(request);
         }
-        is_its || is_abandoned(entry)
+        is_its || entry.is_abandoned()
     };
     entries.iter().filter(is_included).collect()
-}
-
-fn is_intent(entry: &Entry) -> bool {
-    matches!(entry, Entry::Intent { .. })
-}
-
-fn is_abandoned(entry: &Entry) -> bool {
-    matches!(entry, Entry::Abandoned { .. })
 }
 
 /// The newest entry of a request that no later one settles: the last one, unless that rejects,
@@ -206,7 +198,7 @@ fn newest_unsettled<'a>(entries: &[&'a Entry]) -> Option<&'a Entry> {
 
 fn is_unsettled(earlier: &[&Entry], entry: &Entry, later: &[&Entry]) -> bool {
     let superseded = |id| later.iter().any(|entry| tells_of(entry, id));
-    let abandoned = || later.iter().any(|entry| is_abandoned(entry));
+    let abandoned = || later.iter().any(|entry| entry.is_abandoned());
     match entry {
         Entry::Sending { client_request_id: sent, id: None, .. } => {
             let again = |entry: &&Entry| {
@@ -214,7 +206,7 @@ fn is_unsettled(earlier: &[&Entry], entry: &Entry, later: &[&Entry]) -> bool {
                     if client_request_id == sent)
             };
             // Its outcome comes next. Anything else is about another create.
-            let has_outcome = match later.iter().find(|entry| !is_intent(entry)) {
+            let has_outcome = match later.iter().find(|entry| !entry.is_intent()) {
                 Some(Entry::Rejected { .. }) => true,
                 Some(Entry::Sending { .. }) | None => false,
                 Some(next) => {
@@ -256,8 +248,8 @@ fn unfinished(newest: &Entry) -> Option<Blocker> {
 fn rejected_ids(own: &[&Entry]) -> Vec<RejectedId> {
     let sent = own.iter().rposition(|entry| matches!(entry, Entry::Sending { id: None, .. }));
     let before_sent = own.get(..sent.unwrap_or_default()).unwrap_or_default();
-    let asked = before_sent.iter().rposition(|entry| is_intent(entry));
-    let asked = asked.max(own.iter().rposition(|entry| is_abandoned(entry)));
+    let asked = before_sent.iter().rposition(|entry| entry.is_intent());
+    let asked = asked.max(own.iter().rposition(|entry| entry.is_abandoned()));
     let rejections = own.iter().skip(asked.unwrap_or_default()).filter_map(|entry| match entry {
         Entry::Rejected { id: Some(id), marked, time, .. } => {
             Some(RejectedId { id: id.clone(), marked: *marked, time: *time })

@@ -63,14 +63,11 @@ pub(super) struct ValidConfig {
     proxy: Option<ProxyConfig>,
 }
 
-/// One agent per kind of request. Agents are cheap: what they share is created on first use.
+/// The agents of all requests but creates. Agents are cheap: what they share is created on first use.
 #[derive(Clone)]
 pub(super) struct Agents {
     /// Pools its connections, so that all polls of a generation need one TLS handshake.
     pub(super) reads: Agent,
-    /// Never reuses a connection: if a stale one failed, it would be unknown whether the generation
-    /// was created.
-    pub(super) creates: Agent,
     /// Never sends the API key.
     pub(super) downloads: Agent,
 }
@@ -114,23 +111,6 @@ impl TransportConfig {
 
 impl ValidConfig {
     pub(super) fn agents(&self) -> Agents {
-        let host = self.base_uri.host().unwrap_or_default();
-        let api_proxy = self.proxy_for(&self.base_uri);
-        // ureq starts a thread for a DNS lookup with a timeout, and an IP address needs no lookup.
-        let needs_dns = strip_brackets(host).parse::<IpAddr>().is_err();
-        let dns_timeout = needs_dns.then_some(self.connect_timeout);
-        // The longest line is the `Authorization` or `User-Agent` header, or the request line of a
-        // GET, which contains the path of the base URL and the generation id.
-        let longest = self.authorization.len().max(self.base_url.len()).max(self.user_agent.len());
-        let api = |input_buffer_size| {
-            self.agent_config(input_buffer_size, SMALL_BUFFER.max(1024 + longest))
-                .proxy(api_proxy.cloned())
-                .timeout_resolve(dns_timeout)
-                .timeout_recv_body(Some(self.idle_timeout))
-        };
-        let continue_timeout = Duration::from_secs(1).min(self.idle_timeout / 2);
-        let creates = api(CREATE_BUFFER);
-        let creates = creates.max_idle_connections(0).timeout_await_100(Some(continue_timeout));
         let downloads = self
             .agent_config(DOWNLOAD_BUFFER, MAX_URL_LEN)
             .proxy(self.proxy.as_ref().map(|config| config.proxy.clone()))
@@ -139,10 +119,31 @@ impl ValidConfig {
             // Bounds data that only ureq sees because it is not part of the body, such as trailers.
             .timeout_recv_body(Some(DOWNLOAD_TIMEOUT));
         Agents {
-            reads: api(READ_BUFFER).build().into(),
-            creates: creates.build().into(),
+            reads: self.api_config(READ_BUFFER).build().into(),
             downloads: downloads.build().into(),
         }
+    }
+
+    /// An agent that never reuses a connection: if a stale one failed, it would be unknown whether
+    /// the generation was created.
+    pub(super) fn create_agent(&self) -> Agent {
+        let continue_timeout = Duration::from_secs(1).min(self.idle_timeout / 2);
+        let config = self.api_config(CREATE_BUFFER).max_idle_connections(0);
+        config.timeout_await_100(Some(continue_timeout)).build().into()
+    }
+
+    fn api_config(&self, input_buffer_size: usize) -> AgentConfig {
+        let host = self.base_uri.host().unwrap_or_default();
+        // ureq starts a thread for a DNS lookup with a timeout, and an IP address needs no lookup.
+        let needs_dns = strip_brackets(host).parse::<IpAddr>().is_err();
+        let dns_timeout = needs_dns.then_some(self.connect_timeout);
+        // The longest line is the `Authorization` or `User-Agent` header, or the request line of a
+        // GET, which contains the path of the base URL and the generation id.
+        let longest = self.authorization.len().max(self.base_url.len()).max(self.user_agent.len());
+        self.agent_config(input_buffer_size, SMALL_BUFFER.max(1024 + longest))
+            .proxy(self.proxy_for(&self.base_uri).cloned())
+            .timeout_resolve(dns_timeout)
+            .timeout_recv_body(Some(self.idle_timeout))
     }
 
     pub(super) fn proxy_for(&self, uri: &Uri) -> Option<&Proxy> {

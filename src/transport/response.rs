@@ -64,12 +64,13 @@ impl<'a> UnreadResponse<'a> {
     /// Reads the whole body, or as much of it as possible and at most [`MAX_RESPONSE_BODY`].
     ///
     /// A pooled connection is reused only after the body is read to EOF, when ureq also checks that
-    /// the connection is still open. Without a pool, a body of known length is not read any further.
-    pub(crate) fn into_response(mut self, pooled: bool) -> Response {
+    /// the connection is still open. A create's is not pooled, so that a body of known length is not
+    /// read any further.
+    pub(crate) fn into_response(mut self) -> Response {
         let operation = self.operation;
         let expected = self.length.unwrap_or_default().min(MAX_RESPONSE_BODY) as usize;
-        let max_len =
-            self.length.filter(|_| !pooled).unwrap_or(u64::MAX).min(MAX_RESPONSE_BODY + 1);
+        let known_len = self.length.filter(|_| operation == Operation::Create);
+        let max_len = known_len.unwrap_or(u64::MAX).min(MAX_RESPONSE_BODY + 1);
         let mut body = Vec::with_capacity(expected);
         let body_result = match read_up_to(&mut self.body, max_len, &mut body) {
             Ok(_) if body.len() as u64 > MAX_RESPONSE_BODY => {

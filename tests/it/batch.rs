@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use kling_video::sandbox::{Endpoint, Fault, Sandbox};
 use kling_video::{
@@ -265,6 +266,9 @@ fn video_is_downloaded_while_others_are_still_generating() {
     let last_saved = events.iter().rposition(|(name, _)| *name == "saved").unwrap();
     assert!(events[last_saved..].contains(&("retrying", "0000.mp4".into())), "{events:?}");
     assert_eq!(events.iter().filter(|(name, _)| *name == "saved").count(), 2);
+    let no_time = test_client(&sandbox).with_wait_options(quick_wait().timeout(Duration::ZERO));
+    let results = no_time.generate_all_to(&jobs, &BatchOptions::new());
+    assert_eq!(kinds(&results), [Some(ErrorKind::WaitTimeout), None, None]);
 }
 
 // ---------------------------------------------------------------- kills and limits
