@@ -460,5 +460,6 @@ fn memory_use_does_not_grow_with_image_size() {
     };
     let (small, large) = (peak(10 * 1024), peak(10 * MIB));
     assert_eq!(sandbox.generations()[1].image.as_ref().map(Vec::len), Some(10 * MIB));
-    assert!(large <= small + 1024, "{small} KiB for 10 KiB and {large} KiB for 10 MiB");
+    // How many pages of the program itself are resident varies by more than 1 MiB on a busy machine.
+    assert!(large <= small + 4 * 1024, "{small} KiB for 10 KiB and {large} KiB for 10 MiB");
 }
