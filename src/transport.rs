@@ -99,10 +99,10 @@ impl Session<'_> {
     pub(crate) fn recorded_base_url(&self) -> String {
         let uri = &self.config.base_uri;
         let host = uri.host().unwrap_or_default();
-        match is_loopback(host) {
-            true => format!("{}://{host}{}", uri.scheme_str().unwrap_or_default(), uri.path()),
-            false => self.config.base_url.clone(),
+        if !is_loopback(host) {
+            return self.config.base_url.clone();
         }
+        format!("{}://{host}{}", uri.scheme_str().unwrap_or_default(), uri.path())
     }
 
     /// How long the server may send nothing.

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::model::body::RequestBody;
@@ -120,11 +120,8 @@ impl CameraControl {
 
     fn to_json(self) -> Value {
         match self.movement() {
-            (axis, Some(amount)) => object(vec![
-                ("type", "simple".into()),
-                ("config", object(vec![(axis, amount.into())])),
-            ]),
-            (name, None) => object(vec![("type", name.into())]),
+            (axis, Some(amount)) => json!({ "type": "simple", "config": { axis: amount } }),
+            (name, None) => json!({ "type": name }),
         }
     }
 }
@@ -144,28 +141,20 @@ impl CameraControl {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DynamicMask {
     mask: Image,
-    trajectory: Vec<Point>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Point {
-    x: i32,
-    y: i32,
+    trajectory: Vec<(i32, i32)>,
 }
 
 impl DynamicMask {
     /// Creates a mask whose region moves along `trajectory`, a sequence of `(x, y)` points.
     #[must_use]
     pub fn new(mask: impl Into<Image>, trajectory: impl IntoIterator<Item = (i32, i32)>) -> Self {
-        let points = trajectory.into_iter().map(|(x, y)| Point { x, y });
-        Self { mask: mask.into(), trajectory: points.collect() }
+        Self { mask: mask.into(), trajectory: trajectory.into_iter().collect() }
     }
 
     /// `mask` is what is sent of the image.
     fn to_json(&self, mask: String) -> Value {
-        let point = |point: &Point| object(vec![("x", point.x.into()), ("y", point.y.into())]);
-        let points = self.trajectory.iter().map(point).collect();
-        object(vec![("mask", mask.into()), ("trajectories", Value::Array(points))])
+        let points = self.trajectory.iter().map(|(x, y)| json!({ "x": x, "y": y }));
+        json!({ "mask": mask, "trajectories": points.collect::<Value>() })
     }
 }
 
@@ -198,7 +187,7 @@ pub struct ImageToVideo {
     camera_control: Option<CameraControl>,
     external_task_id: Option<String>,
     pub(crate) client_request_id: Option<String>,
-    extra: Map<String, Value>,
+    extra: JsonObject,
 }
 
 impl ImageToVideo {
@@ -216,7 +205,7 @@ impl ImageToVideo {
             camera_control: None,
             external_task_id: None,
             client_request_id: None,
-            extra: Map::new(),
+            extra: JsonObject::new(),
         }
     }
 
@@ -362,9 +351,10 @@ impl ImageToVideo {
     /// Validates the request, opens its image and serializes it.
     pub(crate) fn body(&self) -> Result<RequestBody> {
         self.validate_fields()?;
-        let (image_rules, mask_rules) = match self.model == MODEL {
-            true => (ImageRules::Image, ImageRules::Mask),
-            false => (ImageRules::DataUri, ImageRules::DataUri),
+        let (image_rules, mask_rules) = if self.model == MODEL {
+            (ImageRules::Image, ImageRules::Mask)
+        } else {
+            (ImageRules::DataUri, ImageRules::DataUri)
         };
         let (image_url, image) = self.image.open(IMAGE_URL, image_rules)?;
         let fields = self.own_fields(&|mask, field| mask.open_mask(field, mask_rules))?;
@@ -389,7 +379,7 @@ impl ImageToVideo {
         self.validate_fields()?;
         let own = self.own_fields(&|_, _| Ok(String::new()))?.into_iter();
         let own = own.filter_map(|(name, value)| Some((name.to_owned(), value?)));
-        let mut fields: JsonObject = self.extra.clone();
+        let mut fields = self.extra.clone();
         fields.extend(own.chain([(IMAGE_URL.to_owned(), "".into())]));
         Ok(fields)
     }
@@ -485,21 +475,12 @@ impl ImageToVideo {
     }
 }
 
-/// A JSON object with these fields.
-fn object(fields: Vec<(&str, Value)>) -> Value {
-    let mut object = Map::new();
-    for (name, value) in fields {
-        object.insert(name.to_owned(), value);
-    }
-    Value::Object(object)
-}
-
 /// Fails with the problem of this field unless its rule holds.
 fn require(holds: bool, field: &str, problem: fmt::Arguments<'_>) -> Result<()> {
-    match holds {
-        true => Ok(()),
-        false => Err(Error::invalid_request(field, format!("`{field}` {problem}"))),
+    if holds {
+        return Ok(());
     }
+    Err(Error::invalid_request(field, format!("`{field}` {problem}")))
 }
 
 /// Checked here, because the server silently drops an invalid id, and a create whose response is
