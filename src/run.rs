@@ -335,7 +335,7 @@ fn blocked_error(
 }
 
 #[cfg(any(fuzzing, test))]
-pub(crate) use self::file_journal::check_parse;
+pub(crate) use self::file_journal::parse as parse_journal;
 
 #[cfg(test)]
 mod model_test;

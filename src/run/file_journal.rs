@@ -241,18 +241,18 @@ fn read(mut file: &File) -> io::Result<Vec<u8>> {
 
 /// The content of a journal's file.
 #[derive(Debug)]
-struct Parsed {
-    entries: Vec<JournalEntry>,
+pub(crate) struct Parsed {
+    pub(crate) entries: Vec<JournalEntry>,
     /// The end of the last complete line. What follows is torn.
-    valid_len: u64,
+    pub(crate) valid_len: u64,
     /// The last line is complete except for its newline.
-    missing_newline: bool,
+    pub(crate) missing_newline: bool,
 }
 
 /// A line that cannot be parsed, and the entries of the other lines.
 #[derive(Debug)]
-struct ParseError {
-    line: usize,
+pub(crate) struct ParseError {
+    pub(crate) line: usize,
     error: InvalidEntry,
     entries: Vec<JournalEntry>,
 }
@@ -283,7 +283,7 @@ impl ParseError {
 ///
 /// A last line without a newline was torn when its process was killed. If what is there is complete,
 /// some entries count: see [`counts_unterminated`].
-fn parse(text: &[u8]) -> Result<Parsed, ParseError> {
+pub(crate) fn parse(text: &[u8]) -> Result<Parsed, ParseError> {
     let mut parsed = Parsed { entries: Vec::new(), valid_len: 0, missing_newline: false };
     let mut failed = None;
     for (index, line) in text.split_inclusive(|&byte| byte == b'\n').enumerate() {
@@ -321,28 +321,6 @@ fn counts_unterminated(entry: &JournalEntry) -> bool {
             | JournalEntry::Publishing { .. }
             | JournalEntry::Saved { .. }
     )
-}
-
-/// Parses arbitrary bytes, and panics if the result is inconsistent.
-#[cfg(any(fuzzing, test))]
-pub(crate) fn check_parse(text: &[u8]) {
-    let len = text.len() as u64;
-    match parse(text) {
-        Ok(Parsed { entries, valid_len, missing_newline }) => {
-            assert!(valid_len <= len && (!missing_newline || valid_len == len));
-            // Only a torn line follows the valid part, which parses the same without it.
-            let (valid, torn) = text.split_at(usize::try_from(valid_len).unwrap_or(text.len()));
-            assert!(!torn.contains(&b'\n'));
-            let again = parse(valid).ok();
-            assert!(again.is_some_and(
-                |again| (again.entries, again.missing_newline) == (entries, missing_newline)
-            ));
-        }
-        Err(error) => {
-            let lines = text.iter().filter(|&&byte| byte == b'\n').count();
-            assert!((1..=lines).contains(&error.line));
-        }
-    }
 }
 
 #[cfg(test)]
@@ -480,7 +458,7 @@ mod tests {
             let at = at.index(text.len() + 1);
             let until = if overwrite { text.len().min(at + garbage.len()) } else { at };
             text.splice(at..until, garbage);
-            check_parse(&text);
+            crate::fuzzing::journal(&text);
         }
 
         #[test]
