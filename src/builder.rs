@@ -211,14 +211,15 @@ impl ClientBuilder {
     /// `https`, or for which no TLS feature is enabled; an environment variable that is not UTF-8; an
     /// unsupported proxy; invalid certificates; a timeout of zero.
     pub fn build(self) -> Result<Client> {
-        let inner = ClientInner {
+        let inner = Arc::new(ClientInner {
             transport: Transport::new(self.transport)?,
             route: self.route,
             retry_policy: self.retry_policy,
             quota: CreateQuota::new(self.max_generations),
             replace_videos: self.replace_videos,
-        };
-        Ok(Client::from_parts(inner, self.wait_options, self.event_handler))
+        });
+        let Self { wait_options, event_handler, .. } = self;
+        Ok(Client { inner, wait_options, cancel_token: None, event_handler })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Cancels calls from another thread: their sleeps end at once and their connections are closed.
 ///
@@ -80,21 +80,10 @@ impl CancelToken {
     }
 
     fn sleep(&self, duration: Duration) -> bool {
-        // `Instant + Duration::MAX` would overflow, so there is no deadline to compute.
-        const MAX_WAIT: Duration = Duration::from_secs(3600);
-        let started = Instant::now();
-        let mut state = self.lock();
-        loop {
-            if state.cancelled {
-                return false;
-            }
-            let remaining = duration.saturating_sub(started.elapsed());
-            if remaining.is_zero() {
-                return true;
-            }
-            let woken = self.0.cancelled.wait_timeout(state, remaining.min(MAX_WAIT));
-            state = woken.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let is_not_cancelled = |state: &mut State| !state.cancelled;
+        let woken = self.0.cancelled.wait_timeout_while(self.lock(), duration, is_not_cancelled);
+        let (state, _) = woken.unwrap_or_else(PoisonError::into_inner);
+        !state.cancelled
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -45,10 +45,10 @@ use crate::wait_options::WaitOptions;
 /// ```
 #[derive(Clone)]
 pub struct Client {
-    inner: Arc<ClientInner>,
-    wait_options: WaitOptions,
-    cancel_token: Option<CancelToken>,
-    event_handler: Option<Arc<EventHandler>>,
+    pub(crate) inner: Arc<ClientInner>,
+    pub(crate) wait_options: WaitOptions,
+    pub(crate) cancel_token: Option<CancelToken>,
+    pub(crate) event_handler: Option<Arc<EventHandler>>,
 }
 
 /// What a client shares with its clones and views.
@@ -89,14 +89,6 @@ impl Client {
     /// ```
     pub fn from_env() -> Result<Client> {
         Self::builder_from_env()?.build()
-    }
-
-    pub(crate) fn from_parts(
-        inner: ClientInner,
-        wait_options: WaitOptions,
-        event_handler: Option<Arc<EventHandler>>,
-    ) -> Self {
-        Self { inner: Arc::new(inner), wait_options, cancel_token: None, event_handler }
     }
 
     /// Returns a view of this client that polls as `options` say.

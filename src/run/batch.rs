@@ -49,24 +49,21 @@ impl BatchOptions {
     /// How many jobs are started at once: their images hashed and their creates sent. Defaults to 3,
     /// and is at least 1.
     #[must_use]
-    pub fn concurrent_creates(mut self, count: usize) -> Self {
-        self.concurrent_creates = count.max(1);
-        self
+    pub fn concurrent_creates(self, count: usize) -> Self {
+        Self { concurrent_creates: count.max(1), ..self }
     }
 
     /// How many videos are downloaded at once. Defaults to 3, and is at least 1.
     #[must_use]
-    pub fn concurrent_downloads(mut self, count: usize) -> Self {
-        self.concurrent_downloads = count.max(1);
-        self
+    pub fn concurrent_downloads(self, count: usize) -> Self {
+        Self { concurrent_downloads: count.max(1), ..self }
     }
 
     /// How many generations are unfinished at once. Defaults to 64, and is at least 1. The journal
     /// of each is open until its video is saved.
     #[must_use]
-    pub fn max_in_flight(mut self, count: usize) -> Self {
-        self.max_in_flight = count.max(1);
-        self
+    pub fn max_in_flight(self, count: usize) -> Self {
+        Self { max_in_flight: count.max(1), ..self }
     }
 }
 
