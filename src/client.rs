@@ -281,7 +281,7 @@ impl Client {
     /// # }
     /// ```
     pub fn wait(&self, id: &GenerationId) -> Result<Video> {
-        self.context(None).wait(id, Known::Nothing, &self.wait_options)
+        self.context(None).wait(id, &Known::Nothing, &self.wait_options)
     }
 
     /// Waits for any number of generations at once and returns their videos.
@@ -333,8 +333,9 @@ impl Client {
         let context = self.context(None);
         let generation = self.create_with_context(&context, request)?;
         // Repeating the call after an error of the wait would pay again.
-        let known = Known::Response(&generation);
-        context.wait(&generation.id, known, &self.wait_options).map_err(Error::not_idempotent)
+        let id = generation.id.clone();
+        let known = Known::Response(Box::new(generation));
+        context.wait(&id, &known, &self.wait_options).map_err(Error::not_idempotent)
     }
 
     /// Downloads a video to a file and returns its size in bytes.
@@ -453,7 +454,7 @@ impl Client {
         path: impl AsRef<Path>,
     ) -> Result<SavedVideo> {
         let path = path.as_ref();
-        let saved = self.durable_run(&self.context(Some(path)), request).generate_to(path);
+        let saved = self.durable_run(request, Some(path)).generate_to(path);
         saved.map_err(|error| error.resumable(Operation::GenerateTo))
     }
 
@@ -508,8 +509,7 @@ impl Client {
         options: &BatchOptions,
     ) -> Vec<Result<SavedVideo>> {
         let Some((first, _)) = jobs.first() else { return Vec::new() };
-        let context = self.context(None);
-        let results = generate_all_to(&self.durable_run(&context, first), jobs, options);
+        let results = generate_all_to(&self.durable_run(first, None), jobs, options);
         let resumable = |error: Error| error.resumable(Operation::GenerateAllTo);
         results.into_iter().map(|result| result.map_err(resumable)).collect()
     }
@@ -562,7 +562,7 @@ impl Client {
         request: &ImageToVideo,
         journal: &mut dyn Journal,
     ) -> Result<Video> {
-        let video = self.durable_run(&self.context(None), request).generate_recorded(journal);
+        let video = self.durable_run(request, None).generate_recorded(journal);
         video.map_err(|error| error.resumable(Operation::GenerateRecorded))
     }
 
@@ -687,11 +687,11 @@ impl Client {
 
     fn durable_run<'a>(
         &'a self,
-        context: &'a RequestContext<'a>,
         request: &'a ImageToVideo,
+        path: Option<&'a Path>,
     ) -> DurableRun<'a> {
         DurableRun {
-            context,
+            context: self.context(path),
             request,
             options: &self.wait_options,
             quota: &self.inner.quota,

@@ -69,7 +69,7 @@ impl RequestContext<'_> {
     pub(crate) fn wait(
         &self,
         id: &GenerationId,
-        known: Known<'_>,
+        known: &Known,
         options: &WaitOptions,
     ) -> Result<Video> {
         PollQueue::new(options, self.retry_policy, &self.poller(&|_| self)).wait(id, known)

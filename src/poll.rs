@@ -46,15 +46,16 @@ pub(crate) trait Poller: Sync {
 }
 
 /// What is known of a generation before it is polled.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Known<'a> {
+#[derive(Debug)]
+pub(crate) enum Known {
     /// Nothing: the API may not know its id.
     Nothing,
-    /// This call or its record created it.
+    /// This call has just created it, with this response.
+    Response(Box<Generation>),
+    /// It was created earlier, so it is polled at once.
     Created,
-    /// This call created it, with this response.
-    Response(&'a Generation),
-    /// It was completed, and so it may have been charged, whatever the API says of it now.
+    /// It was completed earlier, and so it may have been charged, whatever the API says of it now.
+    /// It is polled at once, too.
     Completed,
 }
 
@@ -137,8 +138,8 @@ impl<'a> PollQueue<'a> {
     }
 
     /// Waits for one generation, on this thread.
-    pub(crate) fn wait(&self, id: &'a GenerationId, known: Known<'_>) -> Result<Video> {
-        self.push(0, Cow::Borrowed(id), known, self.options.initial_delay);
+    pub(crate) fn wait(&self, id: &'a GenerationId, known: &Known) -> Result<Video> {
+        self.push(0, Cow::Borrowed(id), known);
         loop {
             match self.step() {
                 Step::Done(_, result) => return result,
@@ -151,11 +152,11 @@ impl<'a> PollQueue<'a> {
 
     /// Waits for all generations; the results are in input order.
     pub(crate) fn wait_all(&self, ids: &'a [GenerationId]) -> Vec<Result<Video>> {
-        let WaitOptions { initial_delay, threads, .. } = *self.options;
         for (index, id) in ids.iter().enumerate() {
-            self.push(index, Cow::Borrowed(id), Known::Nothing, initial_delay);
+            self.push(index, Cow::Borrowed(id), &Known::Nothing);
         }
         let results = Mutex::new(ids.iter().map(|_| None).collect::<Vec<_>>());
+        let threads = self.options.threads;
         // A single worker has nobody to watch.
         let max_sleep = if threads > 1 { MAX_SLEEP } else { Duration::MAX };
         run_workers(threads.min(ids.len()), &|| {
@@ -177,14 +178,12 @@ impl<'a> PollQueue<'a> {
     }
 
     /// Adds a generation. Its timeout starts now.
-    pub(crate) fn push(
-        &self,
-        index: usize,
-        id: Cow<'a, GenerationId>,
-        known: Known<'_>,
-        initial_delay: Duration,
-    ) {
+    pub(crate) fn push(&self, index: usize, id: Cow<'a, GenerationId>, known: &Known) {
         let now = self.poller.now();
+        let initial_delay = match known {
+            Known::Nothing | Known::Response(_) => self.options.initial_delay,
+            Known::Created | Known::Completed => Duration::ZERO,
+        };
         let mut entry = Box::new(Entry {
             index,
             id,

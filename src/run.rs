@@ -16,8 +16,6 @@ mod proof;
 mod record;
 mod recover;
 
-use std::time::Duration;
-
 use crate::context::RequestContext;
 use crate::create::{CreateQuota, CreateStep, generate_client_request_id, submit};
 use crate::download::{Target, probe_partial_file};
@@ -25,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::hash::hash_reader;
 use crate::model::body::RequestBody;
-use crate::model::generation::{Generation, GenerationId, Video};
+use crate::model::generation::{GenerationId, Video};
 use crate::model::request::ImageToVideo;
 use crate::operation::Operation;
 use crate::poll::Known;
@@ -45,9 +43,9 @@ use self::record::Record;
 
 const OPERATION: Operation = Operation::GenerateTo;
 
-/// What a run works with. In a batch, all runs share all but the context and the request.
+/// What a run works with. In a batch, all runs share all but the request and the context's path.
 pub(crate) struct DurableRun<'a> {
-    pub(crate) context: &'a RequestContext<'a>,
+    pub(crate) context: RequestContext<'a>,
     pub(crate) request: &'a ImageToVideo,
     pub(crate) options: &'a WaitOptions,
     pub(crate) quota: &'a CreateQuota,
@@ -68,24 +66,13 @@ pub(crate) enum Started<P> {
 /// A generation to wait for.
 pub(crate) struct Pending {
     id: GenerationId,
-    /// The response of this run's create.
-    created: Option<Generation>,
-    /// Whether it is recorded as completed.
-    completed: bool,
+    known: Known,
     replaces: Option<GenerationId>,
     /// Why the id of an accepted create could not be recorded.
     unrecorded: Option<Error>,
 }
 
 impl Pending {
-    fn known(&self) -> Known<'_> {
-        match &self.created {
-            _ if self.completed => Known::Completed,
-            Some(generation) => Known::Response(generation),
-            None => Known::Created,
-        }
-    }
-
     /// If its id could not be recorded, the caller must learn first why the next run will not know
     /// it.
     fn explain(&mut self, error: Error) -> Error {
@@ -106,8 +93,8 @@ impl DurableRun<'_> {
         let started = self.start(&mut record, body, None, &TargetState::Absent);
         match started.map_err(|error| record.explain(error))? {
             Started::Pending(mut pending) => {
-                let waited = self.wait(&pending);
-                self.settle(&mut record, &pending, waited).map_err(|e| pending.explain(e))
+                let waited = self.context.wait(&pending.id, &pending.known, self.options);
+                self.settle(&mut record, &mut pending, waited)
             }
             Started::Saved(_) => Err(Error::journal(&record.name(), "has no target")),
         }
@@ -166,9 +153,11 @@ impl DurableRun<'_> {
                     record.append(JournalEntry::Saved { id, length, usage })?;
                 }
                 Action::Fetch { id, replaces } => {
-                    let completed = record.is_completed(&id);
-                    let pending =
-                        Pending { id, created: None, completed, replaces, unrecorded: None };
+                    let known = match record.is_completed(&id) {
+                        true => Known::Completed,
+                        false => Known::Created,
+                    };
+                    let pending = Pending { id, known, replaces, unrecorded: None };
                     return Ok(Started::Pending(Box::new(pending)));
                 }
                 Action::Recover { client_request_id, id, time } => {
@@ -224,59 +213,50 @@ impl DurableRun<'_> {
                 }
             })
         };
-        let (generation, sent) = submit(self.context, body, self.quota, &id_of, &mut on_step)?;
+        let (generation, sent) = submit(&self.context, body, self.quota, &id_of, &mut on_step)?;
         let id = generation.id.clone();
         // Not an error of the run: a generation that is paid for must be fetched.
         let unrecorded = record.append(JournalEntry::Created { id: id.clone() }).err();
         let kind = EventKind::Created { generation: &generation };
         self.context.emit_with(Some(&id), Some(&sent), kind);
-        Ok(Pending { id, created: Some(generation), completed: false, replaces, unrecorded })
-    }
-
-    fn wait(&self, pending: &Pending) -> Result<Video> {
-        let options = self.options.clone().initial_delay(self.initial_delay(pending));
-        self.context.wait(&pending.id, pending.known(), &options)
-    }
-
-    /// Only a generation that has just been created is not polled at once.
-    fn initial_delay(&self, pending: &Pending) -> Duration {
-        match pending.created {
-            Some(_) => self.options.initial_delay,
-            None => Duration::ZERO,
-        }
+        let known = Known::Response(Box::new(generation));
+        Ok(Pending { id, known, replaces, unrecorded })
     }
 
     /// Records how the wait ended.
     fn settle(
         &self,
         record: &mut Record<'_>,
-        pending: &Pending,
+        pending: &mut Pending,
         waited: Result<Video>,
     ) -> Result<Video> {
         let id = pending.id.clone();
-        match &waited {
-            Ok(video) if !pending.completed => {
+        let was_completed = matches!(pending.known, Known::Completed);
+        let error = match waited {
+            Ok(video) if was_completed => return Ok(video),
+            Ok(video) => {
                 // The video counts, not the note that it is there.
                 let _ = record.append(JournalEntry::Completed { id, usage: video.usage });
+                return Ok(video);
             }
-            Err(error) if error.kind() == ErrorKind::GenerationFailed => {
+            Err(error) => error,
+        };
+        let error = match error.kind() {
+            ErrorKind::GenerationFailed => {
                 let reason = error.server_message().unwrap_or_default().to_owned();
-                record.append(match error.may_have_been_billed() {
+                let recorded = record.append(match error.may_have_been_billed() {
                     true => JournalEntry::Ended { id, reason },
                     false => JournalEntry::Failed { id, reason },
-                })?;
+                });
+                recorded.err().unwrap_or(error)
             }
-            // A generation that was completed before is not running: its URL was needed to download
-            // it.
-            Err(error)
-                if pending.completed
-                    && matches!(error.kind(), ErrorKind::WaitTimeout | ErrorKind::Cancelled) =>
-            {
-                return waited.map_err(|error| error.with_operation(Operation::Download));
+            // It is not running: its URL was needed to download it.
+            ErrorKind::WaitTimeout | ErrorKind::Cancelled if was_completed => {
+                error.with_operation(Operation::Download)
             }
-            _ => {}
-        }
-        waited
+            _ => error,
+        };
+        Err(pending.explain(error))
     }
 }
 

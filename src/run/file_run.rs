@@ -45,7 +45,8 @@ pub struct SavedVideo {
 /// A run that has to wait for its generation.
 pub(crate) struct FileRun {
     target: Target,
-    state: TargetState,
+    /// The file that the video may replace.
+    replace: Replace,
     journal: FileJournal,
     request: RequestFingerprint,
     pub(crate) pending: Box<Pending>,
@@ -57,7 +58,7 @@ impl DurableRun<'_> {
         match self.open(path)? {
             Started::Saved(saved) => Ok(saved),
             Started::Pending(mut run) => {
-                let waited = self.wait(&run.pending);
+                let waited = self.context.wait(&run.pending.id, &run.pending.known, self.options);
                 let video = self.settle_file(&mut run, waited)?;
                 self.save(*run, &video)
             }
@@ -92,7 +93,10 @@ impl DurableRun<'_> {
         Ok(match started.map_err(|error| record.explain(error))? {
             Started::Saved(saved) => Started::Saved(saved),
             Started::Pending(pending) => {
-                Started::Pending(Box::new(FileRun { target, state, journal, request, pending }))
+                let replaces = pending.replaces.as_ref();
+                let replace =
+                    Replace::Recorded(replaceable_file(record.entries(), replaces, &state));
+                Started::Pending(Box::new(FileRun { target, replace, journal, request, pending }))
             }
         })
     }
@@ -117,10 +121,7 @@ impl DurableRun<'_> {
     /// Records how the wait ended.
     pub(crate) fn settle_file(&self, run: &mut FileRun, waited: Result<Video>) -> Result<Video> {
         let FileRun { journal, request, pending, .. } = run;
-        let settled = self
-            .record(journal, request)
-            .and_then(|mut record| self.settle(&mut record, pending, waited));
-        settled.map_err(|error| pending.explain(error))
+        self.settle(&mut self.record(journal, request)?, pending, waited)
     }
 
     /// Downloads the video to the target.
@@ -130,16 +131,14 @@ impl DurableRun<'_> {
     }
 
     fn download(&self, run: &mut FileRun, video: &Video) -> Result<SavedVideo> {
-        let FileRun { target, state, journal, request, pending } = run;
+        let FileRun { target, replace, journal, request, pending } = run;
         let mut record = self.record(journal, request)?;
         let id = &pending.id;
-        let recorded = replaceable_file(record.entries(), pending.replaces.as_ref(), state);
-        let replace = Replace::Recorded(recorded);
         let mut before_publish = |length: u64, hash: &str| {
             let hash = hash.to_owned();
             record.append(JournalEntry::Publishing { id: id.clone(), length, hash })
         };
-        let length = download(self.context, video, target, &replace, Some(&mut before_publish))?;
+        let length = download(&self.context, video, target, replace, Some(&mut before_publish))?;
         let usage = video.usage.or_else(|| record.usage(id));
         record.append(JournalEntry::Saved { id: id.clone(), length, usage })?;
         self.context.emit(id, EventKind::Saved { bytes: length });
