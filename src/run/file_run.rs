@@ -70,12 +70,10 @@ impl DurableRun<'_> {
     pub(crate) fn open(&self, path: &Path) -> Result<Started<FileRun>> {
         let target = Target::resolve(path, OPERATION)?;
         let journal_path = journal_path(&target);
-        let is_new = match journal_path.symlink_metadata() {
-            Ok(_) => false,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
-            // What cannot be known is an error, never "no".
-            Err(e) => return Err(Error::io(OPERATION, Some(journal_path), "failed to read", e)),
-        };
+        // What cannot be known is an error, never "no".
+        let is_new = !journal_path
+            .try_exists()
+            .map_err(|e| Error::io(OPERATION, Some(journal_path.clone()), "failed to read", e))?;
         if is_new {
             self.may_create()?;
             if target.file_len()?.is_some() {
