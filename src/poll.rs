@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::error::{Error, ErrorKind, ErrorResponse, Result};
+use crate::error::{Error, ErrorResponse, Result};
 use crate::event::EventKind;
 use crate::model::generation::{Generation, GenerationId, Video};
 use crate::operation::Operation;
@@ -244,11 +244,7 @@ impl<'a> PollQueue<'a> {
         }
         let result = self.poller.retrieve(&entry.id);
         let now = self.poller.now();
-        let throttled = matches!(&result, Err(error) if error.status() == Some(429));
         let outcome = self.on_result(entry, result, now);
-        if throttled {
-            self.lock().throttle(entry.next_poll_at);
-        }
         outcome.or_else(|| (now >= entry.deadline).then(|| Err(entry.timed_out(now))))
     }
 
@@ -261,7 +257,6 @@ impl<'a> PollQueue<'a> {
         entry.poll_count = entry.poll_count.saturating_add(1);
         match result {
             Ok(generation) => self.on_generation(entry, generation, now),
-            Err(error) if error.kind() == ErrorKind::Cancelled => Some(Err(entry.cancelled())),
             Err(error) if entry.is_permanent(&error, now) => {
                 let error = match error.status() {
                     Some(404) if entry.may_be_charged => {
@@ -282,6 +277,9 @@ impl<'a> PollQueue<'a> {
                 let kind = EventKind::Retrying { operation, attempt, delay, error: &error };
                 self.poller.emit(entry.index, &entry.id, kind);
                 entry.next_poll_at = now.saturating_add(delay);
+                if error.status() == Some(429) {
+                    self.lock().throttle(entry.next_poll_at);
+                }
                 entry.last_error = Some(error);
                 None
             }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::error::ErrorResponse;
+use crate::error::ErrorKind;
 
 /// Polls in virtual time, which advances only when the wait sleeps and when a poll takes time.
 struct VirtualPoller<P> {

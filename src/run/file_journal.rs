@@ -104,7 +104,7 @@ impl FileJournal {
     }
 
     /// Opens the journal, creating it if necessary. Calls `wait` with how long to sleep while
-    /// another process has it; an error ends the wait.
+    /// another process has it, with growing delays; an error ends the wait.
     pub(crate) fn open_or_wait(
         path: PathBuf,
         mut wait: impl FnMut(Duration) -> Result<()>,
@@ -112,6 +112,7 @@ impl FileJournal {
         let name = || journal_name(&path);
         let io_error =
             |message: &str, e: io::Error| Error::journal_with_source(&name(), message, e);
+        let mut delay = Duration::from_millis(5);
         let (file, read_only) = loop {
             match path.metadata() {
                 Ok(metadata) if !metadata.is_file() => {
@@ -134,10 +135,19 @@ impl FileJournal {
             if OPEN_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner).contains(&canonical) {
                 return Err(Error::journal(&name(), "already open in this process"));
             }
-            lock(&file, &path, &mut wait)?;
-            // The file may have been deleted or replaced while this call waited.
-            if is_same_file(&file, &path) {
-                break (file, read_only);
+            // The system releases the lock when its process ends in any way.
+            match file.try_lock() {
+                Ok(()) if is_same_file(&file, &path) => break (file, read_only),
+                // It was deleted or replaced since it was opened.
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    wait(delay)?;
+                    delay = (delay * 2).min(Duration::from_millis(500));
+                }
+                Err(TryLockError::Error(e)) => {
+                    let message = "failed to lock; unlocked, two runs could pay for the same video";
+                    return Err(io_error(message, e));
+                }
             }
         };
         let text = read(&file).map_err(|e| io_error("failed to read", e))?;
@@ -211,22 +221,6 @@ impl Drop for FileJournal {
 /// The path by which one file is recognized, however it is spelled.
 fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
-}
-
-/// Waits for the lock with growing delays. The system releases it when its process ends in any way.
-fn lock(file: &File, path: &Path, wait: &mut impl FnMut(Duration) -> Result<()>) -> Result<()> {
-    let mut delay = Duration::from_millis(5);
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) => wait(delay)?,
-            Err(TryLockError::Error(e)) => {
-                let message = "failed to lock; unlocked, two runs could pay for the same video";
-                return Err(Error::journal_with_source(&journal_name(path), message, e));
-            }
-        }
-        delay = (delay * 2).min(Duration::from_millis(500));
-    }
 }
 
 fn read(mut file: &File) -> io::Result<Vec<u8>> {
