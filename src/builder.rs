@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::client::{Client, ClientInner};
+use crate::client::Client;
+use crate::context::Shared;
 use crate::create::CreateQuota;
 use crate::endpoint::Route;
 use crate::error::{Error, Result};
@@ -211,7 +212,7 @@ impl ClientBuilder {
     /// `https`, or for which no TLS feature is enabled; an environment variable that is not UTF-8; an
     /// unsupported proxy; invalid certificates; a timeout of zero.
     pub fn build(self) -> Result<Client> {
-        let inner = Arc::new(ClientInner {
+        let shared = Arc::new(Shared {
             transport: Transport::new(self.transport)?,
             route: self.route,
             retry_policy: self.retry_policy,
@@ -219,7 +220,7 @@ impl ClientBuilder {
             replace_videos: self.replace_videos,
         });
         let Self { wait_options, event_handler, .. } = self;
-        Ok(Client { inner, wait_options, cancel_token: None, event_handler })
+        Ok(Client { shared, wait_options, cancel_token: None, event_handler })
     }
 }
 

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::model::body::{RequestBody, UploadState};
 use crate::model::generation::{Generation, GenerationId};
-use crate::model::request::attempt_id;
+use crate::model::request::{ImageToVideo, attempt_id};
 use crate::operation::Operation;
 use crate::random::random;
 
@@ -65,17 +65,29 @@ impl Drop for Reservation<'_> {
     }
 }
 
+/// Creates a generation. The first attempt has the caller's id, if there is one.
+pub(crate) fn create(context: &RequestContext<'_>, request: &ImageToVideo) -> Result<Generation> {
+    let body = request.body()?;
+    let id = request.client_request_id.clone();
+    let id = id.unwrap_or_else(|| generate_client_request_id(None));
+    // Only retries append to it.
+    let id_of = |attempt| if attempt == 1 { id.clone() } else { attempt_id(&id) };
+    let (generation, sent) = submit(context, body, &id_of, &mut |_| Ok(()))?;
+    let kind = EventKind::Created { generation: &generation };
+    context.emit_with(Some(&generation.id), Some(&sent), kind);
+    Ok(generation)
+}
+
 /// Sends a create until it is accepted, rejected for good, or its outcome is unknown. `id_of` makes
 /// the client request id of the attempt with this number, from 1. Returns the generation, and that
 /// id of the attempt that created it.
 pub(crate) fn submit(
     context: &RequestContext<'_>,
     body: RequestBody,
-    quota: &CreateQuota,
     id_of: &dyn Fn(u32) -> String,
     on_step: &mut dyn FnMut(CreateStep<'_>) -> Result<()>,
 ) -> Result<(Generation, String)> {
-    let reservation = quota.acquire()?;
+    let reservation = context.shared.quota.acquire()?;
     let mut named = None;
     let submitted = submit_attempts(context, body, reservation, id_of, on_step, &mut named);
     submitted.map_err(|error| match named {
@@ -96,7 +108,7 @@ fn submit_attempts(
     on_step: &mut dyn FnMut(CreateStep<'_>) -> Result<()>,
     named: &mut Option<GenerationId>,
 ) -> Result<(Generation, String)> {
-    let retry_policy = context.retry_policy.for_create();
+    let retry_policy = context.shared.retry_policy.for_create();
     let mut attempts = 0;
     // Whether to send `Expect: 100-continue`, once an upload has been interrupted.
     let mut expectation = None;
@@ -205,7 +217,7 @@ fn attempt(
         on_step(CreateStep::Commit(request_id))
     };
     let mut reader = body.reader(&mut on_progress)?;
-    let path = context.route.path();
+    let path = context.shared.route.path();
     let response = context.session.post(&agent, path, request_id, &mut reader, expect_continue);
     match reader.error.take() {
         Some(error) => Err(error),

@@ -4,7 +4,7 @@
 mod entry;
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -155,7 +155,8 @@ impl<'a> PollQueue<'a> {
         for (index, id) in ids.iter().enumerate() {
             self.push(index, Cow::Borrowed(id), &Known::Nothing);
         }
-        let results = Mutex::new(ids.iter().map(|_| None).collect::<Vec<_>>());
+        // By index, and so in input order.
+        let results = Mutex::new(BTreeMap::new());
         let threads = self.options.threads;
         // A single worker has nobody to watch.
         let max_sleep = if threads > 1 { MAX_SLEEP } else { Duration::MAX };
@@ -167,14 +168,12 @@ impl<'a> PollQueue<'a> {
                 Step::Idle(delay) => self.sleep(delay.min(max_sleep)),
                 Step::Done(index, result) => {
                     let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Some(slot) = results.get_mut(index) {
-                        *slot = Some(result);
-                    }
+                    results.insert(index, result);
                 }
             }
             true
         });
-        results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect()
+        results.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
     }
 
     /// Adds a generation. Its timeout starts now.

@@ -17,7 +17,7 @@ mod record;
 mod recover;
 
 use crate::context::RequestContext;
-use crate::create::{CreateQuota, CreateStep, generate_client_request_id, submit};
+use crate::create::{CreateStep, generate_client_request_id, submit};
 use crate::download::{Target, probe_partial_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
@@ -27,7 +27,6 @@ use crate::model::generation::{GenerationId, Video};
 use crate::model::request::ImageToVideo;
 use crate::operation::Operation;
 use crate::poll::Known;
-use crate::wait_options::WaitOptions;
 
 pub use self::batch::BatchOptions;
 pub(crate) use self::batch::generate_all_to;
@@ -43,15 +42,11 @@ use self::record::Record;
 
 const OPERATION: Operation = Operation::GenerateTo;
 
-/// What a run works with. In a batch, all runs share all but the request and the context's path.
+/// What a run works with.
 pub(crate) struct DurableRun<'a> {
     pub(crate) context: RequestContext<'a>,
     pub(crate) request: &'a ImageToVideo,
-    pub(crate) options: &'a WaitOptions,
-    pub(crate) quota: &'a CreateQuota,
-    /// Whether a finished video may be replaced by one of another request.
-    pub(crate) replace_videos: bool,
-    /// Why a batch creates no more generations.
+    /// In a batch, why it creates no more generations.
     pub(crate) stops: Option<&'a Stops>,
 }
 
@@ -93,7 +88,7 @@ impl DurableRun<'_> {
         let started = self.start(&mut record, body, None, &TargetState::Absent);
         match started.map_err(|error| record.explain(error))? {
             Started::Pending(mut pending) => {
-                let waited = self.context.wait(&pending.id, &pending.known, self.options);
+                let waited = self.context.wait(&pending.id, &pending.known);
                 self.settle(&mut record, &mut pending, waited)
             }
             Started::Saved(_) => Err(Error::journal(&record.name(), "has no target")),
@@ -113,7 +108,7 @@ impl DurableRun<'_> {
             Err(error) => (None, Err(error)),
         };
         let (base_url, route) =
-            (self.context.session.recorded_base_url(), self.context.route.path());
+            (self.context.session.recorded_base_url(), self.context.shared.route.path());
         Ok((RequestFingerprint::new(self.request, image, &base_url, route)?, body))
     }
 
@@ -134,9 +129,8 @@ impl DurableRun<'_> {
         state: &TargetState,
     ) -> Result<Started<Pending>> {
         loop {
-            let action =
-                next_action(record.entries(), record.request(), state, self.replace_videos);
-            match action {
+            let replace_videos = self.context.shared.replace_videos;
+            match next_action(record.entries(), record.request(), state, replace_videos) {
                 Action::Reuse { id, length: bytes } => {
                     self.context.emit(&id, EventKind::Reused);
                     let path = target.map(|target| target.path.clone()).unwrap_or_default();
@@ -211,7 +205,7 @@ impl DurableRun<'_> {
                 }
             })
         };
-        let (generation, sent) = submit(&self.context, body, self.quota, &id_of, &mut on_step)?;
+        let (generation, sent) = submit(&self.context, body, &id_of, &mut on_step)?;
         let id = generation.id.clone();
         // Not an error of the run: a generation that is paid for must be fetched.
         let unrecorded = record.append(JournalEntry::Created { id: id.clone() }).err();

@@ -74,9 +74,9 @@ impl Default for BatchOptions {
     }
 }
 
-/// Runs all jobs; the results are in input order. `run` has what they have in common.
+/// Runs all jobs; the results are in input order.
 pub(crate) fn generate_all_to(
-    run: &DurableRun<'_>,
+    context: &RequestContext<'_>,
     jobs: &[(ImageToVideo, PathBuf)],
     options: &BatchOptions,
 ) -> Vec<Result<SavedVideo>> {
@@ -90,17 +90,18 @@ pub(crate) fn generate_all_to(
     let jobs: Vec<_> = jobs
         .map(|(index, (request, path))| {
             // Events have the path as it was given.
-            let context = RequestContext { path: Some(path), ..run.context.clone() };
-            let run = DurableRun { context, request, stops: Some(&stops), ..*run };
+            let context = RequestContext { path: Some(path), ..context.clone() };
+            let run = DurableRun { context, request, stops: Some(&stops) };
             let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
             Job { index, run, path }
         })
         .collect();
-    let context_of = |index: usize| jobs.get(index).map_or(&run.context, |job| &job.run.context);
-    let poller = run.context.poller(&context_of);
-    let queue = PollQueue::new(run.options, run.context.retry_policy, &poller);
+    let context_of = |index: usize| jobs.get(index).map_or(context, |job| &job.run.context);
+    let poller = context.poller(&context_of);
+    let queue = context.poll_queue(&poller);
     let batch = Batch { jobs: &jobs, options, queue, state: Mutex::default() };
-    let threads = [run.options.threads, options.concurrent_creates, options.concurrent_downloads];
+    let threads =
+        [context.wait_options.threads, options.concurrent_creates, options.concurrent_downloads];
     let threads = threads.iter().fold(0_usize, |sum, count| sum.saturating_add(*count));
     run_workers(threads.min(jobs.len()), &|| batch.work());
     mem::take(&mut batch.lock().results).into_values().collect()

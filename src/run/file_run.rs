@@ -58,7 +58,7 @@ impl DurableRun<'_> {
         match self.open(path)? {
             Started::Saved(saved) => Ok(saved),
             Started::Pending(mut run) => {
-                let waited = self.context.wait(&run.pending.id, &run.pending.known, self.options);
+                let waited = self.context.wait(&run.pending.id, &run.pending.known);
                 let video = self.settle_file(&mut run, waited)?;
                 self.save(*run, &video)
             }
@@ -101,7 +101,7 @@ impl DurableRun<'_> {
 
     /// Waits for another process with the same target, as long as for a generation.
     fn open_journal(&self, path: PathBuf) -> Result<FileJournal> {
-        let limit = TimeLimit::new(self.options.timeout);
+        let limit = TimeLimit::new(self.context.wait_options.timeout);
         let name = journal_name(&path);
         FileJournal::open_or_wait(path, |delay| {
             let remaining = limit.remaining();
