@@ -38,7 +38,7 @@ pub use self::journal::{BoxError, Journal, JournalEntry};
 use self::batch::Stops;
 use self::journal::now;
 use self::next::{Action, Blocker, TargetState, next_action};
-use self::record::Record;
+use self::record::{Record, RecordedRequest};
 
 const OPERATION: Operation = Operation::GenerateTo;
 
@@ -84,7 +84,7 @@ impl DurableRun<'_> {
     /// Runs until the generation is completed, on any journal.
     pub(crate) fn generate_recorded(&self, journal: &mut dyn Journal) -> Result<Video> {
         let (request, body) = self.prepare()?;
-        let mut record = self.record(journal, &request)?;
+        let mut record = Record::open(journal, &request)?;
         let started = self.start(&mut record, body, None, &TargetState::Absent);
         match started.map_err(|error| record.explain(error))? {
             Started::Pending(mut pending) => {
@@ -98,7 +98,7 @@ impl DurableRun<'_> {
     /// What tells the request from others, and its body, opened once: what is hashed is what is
     /// sent. The image may be missing when a run only has to fetch its video, so an error of the
     /// body matters only to a create.
-    fn prepare(&self) -> Result<(RequestFingerprint, Result<RequestBody>)> {
+    fn prepare(&self) -> Result<(RecordedRequest, Result<RequestBody>)> {
         let mut body = self.request.body();
         let image = body.as_mut().ok().and_then(|body| body.image.as_mut()).map(|image| {
             hash_reader(image).map_err(|e| image.read_error(e).with_operation(OPERATION))
@@ -109,15 +109,9 @@ impl DurableRun<'_> {
         };
         let (base_url, route) =
             (self.context.session.recorded_base_url(), self.context.shared.route.path());
-        Ok((RequestFingerprint::new(self.request, image, &base_url, route)?, body))
-    }
-
-    fn record<'r>(
-        &self,
-        journal: &'r mut dyn Journal,
-        request: &'r RequestFingerprint,
-    ) -> Result<Record<'r>> {
-        Record::open(journal, request, self.request.image.journal_name())
+        let fingerprint = RequestFingerprint::new(self.request, image, &base_url, route)?;
+        let source = self.request.image.journal_name();
+        Ok((RecordedRequest { fingerprint, source }, body))
     }
 
     /// Carries out one action after the other, up to a generation to wait for.

@@ -9,9 +9,9 @@ use crate::event::EventKind;
 use crate::model::generation::{GenerationId, Usage, Video};
 
 use super::file_journal::{FileJournal, journal_name, journal_path};
-use super::fingerprint::RequestFingerprint;
 use super::journal::JournalEntry;
 use super::next::{Blocker, TargetState};
+use super::record::{Record, RecordedRequest};
 use super::{DurableRun, OPERATION, Pending, Started, blocked_error};
 
 /// A video in a file, the result of [`Client::generate_to`](crate::Client::generate_to).
@@ -48,7 +48,7 @@ pub(crate) struct FileRun {
     /// The file that the video may replace.
     replace: Replace,
     journal: FileJournal,
-    request: RequestFingerprint,
+    request: RecordedRequest,
     pub(crate) pending: Box<Pending>,
 }
 
@@ -85,15 +85,13 @@ impl DurableRun<'_> {
         let (request, body) = self.prepare()?;
         let body = if is_new { Ok(body?) } else { body };
         let mut journal = self.open_journal(journal_path)?;
-        let mut record = self.record(&mut journal, &request)?;
+        let mut record = Record::open(&mut journal, &request)?;
         let state = target_state(&target, record.entries())?;
         let started = self.start(&mut record, body, Some(&target), &state);
         Ok(match started.map_err(|error| record.explain(error))? {
             Started::Saved(saved) => Started::Saved(saved),
             Started::Pending(pending) => {
-                let replaces = pending.replaces.as_ref();
-                let replace =
-                    Replace::Recorded(replaceable_file(record.entries(), replaces, &state));
+                let replace = replaced(record.entries(), pending.replaces.as_ref(), &state);
                 Started::Pending(Box::new(FileRun { target, replace, journal, request, pending }))
             }
         })
@@ -119,7 +117,7 @@ impl DurableRun<'_> {
     /// Records how the wait ended.
     pub(crate) fn settle_file(&self, run: &mut FileRun, waited: Result<Video>) -> Result<Video> {
         let FileRun { journal, request, pending, .. } = run;
-        self.settle(&mut self.record(journal, request)?, pending, waited)
+        self.settle(&mut Record::open(journal, request)?, pending, waited)
     }
 
     /// Downloads the video to the target.
@@ -130,7 +128,7 @@ impl DurableRun<'_> {
 
     fn download(&self, run: &mut FileRun, video: &Video) -> Result<SavedVideo> {
         let FileRun { target, replace, journal, request, pending } = run;
-        let mut record = self.record(journal, request)?;
+        let mut record = Record::open(journal, request)?;
         let id = &pending.id;
         let mut before_publish = |length: u64, hash: &str| {
             let hash = hash.to_owned();
@@ -162,19 +160,19 @@ fn target_state(target: &Target, entries: &[JournalEntry]) -> Result<TargetState
     Ok(TargetState::Other)
 }
 
-/// The file that the run may replace: its length and hash.
-fn replaceable_file(
+/// The file that the run may replace, by its length and hash.
+fn replaced(
     entries: &[JournalEntry],
     replaces: Option<&GenerationId>,
     state: &TargetState,
-) -> Option<(u64, Option<String>)> {
+) -> Replace {
     if *state == TargetState::Empty {
-        return Some((0, None));
+        return Replace::Recorded(Some((0, None)));
     }
-    entries.iter().rev().find_map(|entry| match entry {
+    Replace::Recorded(entries.iter().rev().find_map(|entry| match entry {
         JournalEntry::Publishing { id, length, hash } if Some(id) == replaces => {
             Some((*length, Some(hash.clone())))
         }
         _ => None,
-    })
+    }))
 }
