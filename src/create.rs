@@ -87,9 +87,8 @@ pub(crate) fn submit(
     id_of: &dyn Fn(u32) -> String,
     on_step: &mut dyn FnMut(CreateStep<'_>) -> Result<()>,
 ) -> Result<(Generation, String)> {
-    let reservation = context.shared.quota.acquire()?;
     let mut named = None;
-    let submitted = submit_attempts(context, body, reservation, id_of, on_step, &mut named);
+    let submitted = submit_attempts(context, body, id_of, on_step, &mut named);
     submitted.map_err(|error| match named {
         // An unknown outcome is that of an attempt of its own, which an earlier id would hide.
         Some(id) if error.generation_id().is_none() && error.kind() != ErrorKind::CreateUnknown => {
@@ -103,11 +102,11 @@ pub(crate) fn submit(
 fn submit_attempts(
     context: &RequestContext<'_>,
     mut body: RequestBody,
-    reservation: Reservation<'_>,
     id_of: &dyn Fn(u32) -> String,
     on_step: &mut dyn FnMut(CreateStep<'_>) -> Result<()>,
     named: &mut Option<GenerationId>,
 ) -> Result<(Generation, String)> {
+    let reservation = context.shared.quota.acquire()?;
     let retry_policy = context.shared.retry_policy.for_create();
     let mut attempts = 0;
     // Whether to send `Expect: 100-continue`, once an upload has been interrupted.

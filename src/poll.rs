@@ -291,7 +291,6 @@ impl<'a> PollQueue<'a> {
         mut generation: Generation,
         now: Duration,
     ) -> Option<Result<Video>> {
-        let Self { options, poller, .. } = self;
         entry.consecutive_failures = 0;
         entry.not_found_since = None;
         // Not an error yet, but if there is no other end, it says why.
@@ -301,13 +300,13 @@ impl<'a> PollQueue<'a> {
             let response = ErrorResponse { message: Some(reason), ..ErrorResponse::default() };
             Error::invalid_response(Operation::Retrieve, message, response).with_id(&entry.id)
         });
-        entry.next_poll_at = entry.next_poll_at.saturating_add(options.interval).max(now);
+        entry.next_poll_at = entry.next_poll_at.saturating_add(self.options.interval).max(now);
         let verdict = entry.evaluate(&generation, now, self.confirm_delay);
         let is_last = verdict.is_some() || now >= entry.deadline;
         let next_poll = (!is_last).then(|| entry.due_at().saturating_sub(now));
         let elapsed = now.saturating_sub(entry.started_at);
         let kind = EventKind::Polled { generation: &generation, elapsed, next_poll };
-        poller.emit(entry.index, &entry.id, kind);
+        self.poller.emit(entry.index, &entry.id, kind);
         if let Some(Ok(())) = verdict {
             return generation.video.take().map(Ok);
         }

@@ -209,20 +209,15 @@ impl<'a> Batch<'a> {
     /// Records how the wait of a job ended.
     fn settle(&self, index: usize, waited: Result<Video>) {
         let waiting = self.lock().waiting.remove(&index);
-        let Some((job, mut file_run)) = waiting else { return };
-        match job.run.settle_file(&mut file_run, waited) {
-            Ok(video) => {
-                self.lock().downloads.push_back((job, Box::new((*file_run, video))));
-            }
-            Err(error) => {
-                drop(file_run);
-                self.finish(job, Err(error));
-            }
+        let Some((job, file_run)) = waiting else { return };
+        match job.run.settle_file(*file_run, waited) {
+            Ok(completed) => self.lock().downloads.push_back((job, Box::new(completed))),
+            Err(error) => self.finish(job, Err(error)),
         }
     }
 
-    fn save(&self, job: &Job<'_>, (file_run, video): (FileRun, Video)) {
-        self.finish(job, job.run.save(file_run, &video));
+    fn save(&self, job: &Job<'_>, completed: (FileRun, Video)) {
+        self.finish(job, job.run.save(completed));
         self.lock().downloading -= 1;
     }
 

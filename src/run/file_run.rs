@@ -57,10 +57,9 @@ impl DurableRun<'_> {
     pub(crate) fn generate_to(&self, path: &Path) -> Result<SavedVideo> {
         match self.open(path)? {
             Started::Saved(saved) => Ok(saved),
-            Started::Pending(mut run) => {
+            Started::Pending(run) => {
                 let waited = self.context.wait(&run.pending.id, &run.pending.known);
-                let video = self.settle_file(&mut run, waited)?;
-                self.save(*run, &video)
+                self.save(self.settle_file(*run, waited)?)
             }
         }
     }
@@ -115,14 +114,19 @@ impl DurableRun<'_> {
     }
 
     /// Records how the wait ended.
-    pub(crate) fn settle_file(&self, run: &mut FileRun, waited: Result<Video>) -> Result<Video> {
-        let FileRun { journal, request, pending, .. } = run;
-        self.settle(&mut Record::open(journal, request)?, pending, waited)
+    pub(crate) fn settle_file(
+        &self,
+        mut run: FileRun,
+        waited: Result<Video>,
+    ) -> Result<(FileRun, Video)> {
+        let mut record = Record::open(&mut run.journal, &run.request)?;
+        let video = self.settle(&mut record, &mut run.pending, waited)?;
+        Ok((run, video))
     }
 
     /// Downloads the video to the target.
-    pub(crate) fn save(&self, mut run: FileRun, video: &Video) -> Result<SavedVideo> {
-        let saved = self.download(&mut run, video);
+    pub(crate) fn save(&self, (mut run, video): (FileRun, Video)) -> Result<SavedVideo> {
+        let saved = self.download(&mut run, &video);
         saved.map_err(|error| run.pending.explain(error))
     }
 
