@@ -1,9 +1,10 @@
 //! The context of one client call, and reads of the API with retries.
 
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cancel;
+use crate::cancel::is_cancelled;
 use crate::create::CreateQuota;
 use crate::endpoint::logs::{FoundRequest, LoggedRequest, Match};
 use crate::endpoint::{Route, logs, retrieve};
@@ -58,11 +59,17 @@ impl RequestContext<'_> {
 
     /// Returns false if the call was cancelled before the time was up.
     pub(crate) fn sleep(&self, duration: Duration) -> bool {
-        cancel::sleep(self.session.token(), duration)
+        match self.session.token() {
+            Some(token) => token.sleep(duration),
+            None => {
+                thread::sleep(duration);
+                true
+            }
+        }
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        cancel::is_cancelled(self.session.token())
+        is_cancelled(self.session.token())
     }
 
     pub(crate) fn retrieve_once(&self, id: &GenerationId) -> Result<Generation> {
@@ -187,10 +194,8 @@ impl RequestContext<'_> {
                 Ok(value) => return Ok(value),
                 Err(error) => error.with_attempts(attempt),
             };
-            let delay = error
-                .is_transient()
-                .then(|| self.shared.retry_policy.next_delay(attempt, &error, random()));
-            let Some(delay) = delay.flatten() else { return Err(error) };
+            let delay = self.shared.retry_policy.next_delay(attempt, &error, random());
+            let Some(delay) = delay.filter(|_| error.is_transient()) else { return Err(error) };
             if let Some(limit) = limit.filter(|limit| limit.remaining() <= delay) {
                 return Err(limit.error(operation, Some(error)));
             }

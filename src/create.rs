@@ -17,11 +17,10 @@ use crate::random::random;
 /// A step of an attempt that the caller may record. An error ends the create.
 pub(crate) enum CreateStep<'a> {
     /// The attempt with this client request id is about to be committed, which an error prevents.
-    Commit(&'a str),
+    /// Or, with an id: it was committed, and its unusable response named this generation.
+    Sending(&'a str, Option<&'a GenerationId>),
     /// It was committed and certainly not accepted. Its response may name a generation.
     Rejected(&'a Error),
-    /// It was committed, and may have been accepted. Its response may name a generation.
-    Unknown(&'a Error),
 }
 
 /// Generates a client request id for one attempt, starting with the caller's id if there is one.
@@ -131,18 +130,18 @@ fn submit_attempts(
             }
             Outcome::Indeterminate(error) => {
                 reservation.spend();
-                let error = with_context(error);
-                // If this fails, an id that was named is still in the error.
-                let _ = on_step(CreateStep::Unknown(&error));
-                return Err(error);
+                if let Some(id) = error.generation_id() {
+                    // If this fails, the id is still in the error.
+                    let _ = on_step(CreateStep::Sending(&request_id, Some(id)));
+                }
+                return Err(with_context(error));
             }
             Outcome::Rejected { error, retryable } => {
                 (with_context(error).not_created(), retryable)
             }
         };
-        let id = error.generation_id().cloned();
-        if id.is_some() {
-            named.clone_from(&id);
+        if let Some(id) = error.generation_id() {
+            *named = Some(id.clone());
         }
         if matches!(state, UploadState::Committed | UploadState::Cut) {
             ever_committed = true;
@@ -155,8 +154,8 @@ fn submit_attempts(
             // The server may not support `Expect`.
             let may_help = error.kind() != ErrorKind::Timeout || state != UploadState::NotStarted;
             expectation = expectation.map(|expects| expects && may_help);
-            let delay = retryable.then(|| retry_policy.next_delay(attempts, &error, random()));
-            let Some(delay) = delay.flatten() else { return Err(error) };
+            let delay = retry_policy.next_delay(attempts, &error, random());
+            let Some(delay) = delay.filter(|_| retryable) else { return Err(error) };
             let operation = Operation::Create;
             let kind = EventKind::Retrying { operation, attempt: attempts, delay, error: &error };
             context.emit_with(None, Some(&request_id), kind);
@@ -165,7 +164,7 @@ fn submit_attempts(
             }
         }
         // Retrieved once before the next attempt. Any other response changes nothing.
-        let generation = id.as_ref().and_then(|id| context.retrieve_once(id).ok());
+        let generation = error.generation_id().and_then(|id| context.retrieve_once(id).ok());
         if let Some(generation) = generation.filter(adopts) {
             reservation.spend();
             return Ok((generation, request_id));
@@ -213,7 +212,7 @@ fn attempt(
         if !cancel_registration.as_ref().is_none_or(CancelRegistration::unregister) {
             return Err(Error::cancelled(Operation::Create));
         }
-        on_step(CreateStep::Commit(request_id))
+        on_step(CreateStep::Sending(request_id, None))
     };
     let mut reader = body.reader(&mut on_progress)?;
     let path = context.shared.route.path();

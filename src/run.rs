@@ -184,19 +184,17 @@ impl DurableRun<'_> {
         let id_of = |_| generate_client_request_id(self.request.client_request_id.as_deref());
         let mut on_step = |step: CreateStep<'_>| {
             record.append(match step {
-                CreateStep::Commit(client_request_id) => sending(client_request_id, None),
+                CreateStep::Sending(client_request_id, id) => JournalEntry::Sending {
+                    client_request_id: client_request_id.to_owned(),
+                    id: id.cloned(),
+                    time: now(),
+                },
                 CreateStep::Rejected(error) => JournalEntry::Rejected {
                     status: error.status(),
                     marked: error.has_vendor_marks(),
                     id: error.generation_id().cloned(),
                     time: now(),
                 },
-                CreateStep::Unknown(error) => {
-                    match (error.client_request_id(), error.generation_id()) {
-                        (Some(sent), Some(id)) => sending(sent, Some(id)),
-                        _ => return Ok(()),
-                    }
-                }
             })
         };
         let (generation, sent) = submit(&self.context, body, &id_of, &mut on_step)?;
@@ -244,12 +242,6 @@ impl DurableRun<'_> {
         };
         Err(pending.explain(error))
     }
-}
-
-/// A create that is about to be sent or, with an id, whose unusable response named it.
-fn sending(client_request_id: &str, id: Option<&GenerationId>) -> JournalEntry {
-    let client_request_id = client_request_id.to_owned();
-    JournalEntry::Sending { client_request_id, id: id.cloned(), time: now() }
 }
 
 /// `difference` is the part of the request that differs from the other one's.
