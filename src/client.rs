@@ -549,8 +549,7 @@ impl Client {
         journal: &mut dyn Journal,
     ) -> Result<Video> {
         let run = DurableRun { context: self.context(None), request, stops: None };
-        let video = run.generate_recorded(journal);
-        video.map_err(|error| error.resumable(Operation::GenerateRecorded))
+        run.generate_recorded(journal).map_err(|error| error.resumable(Operation::GenerateRecorded))
     }
 
     /// Searches the API's log for a generation by the `X-Client-Request-Id` of its create

@@ -116,13 +116,14 @@ fn submit_attempts(
         let request_id = id_of(attempts);
         let with_context =
             |error: Error| error.with_client_request_id(&request_id).with_attempts(attempts);
-        let cancelled = || with_context(Error::cancelled(Operation::Create)).not_created();
+        let not_created = |error| with_context(error).not_created();
+        let cancelled = || not_created(Error::cancelled(Operation::Create));
         if context.is_cancelled() {
             return Err(cancelled());
         }
         let expects = expectation == Some(true);
-        let (outcome, state) = attempt(context, &mut body, &request_id, expects, on_step)
-            .map_err(|error| with_context(error).not_created())?;
+        let (outcome, state) =
+            attempt(context, &mut body, &request_id, expects, on_step).map_err(not_created)?;
         let (error, retryable) = match outcome {
             Outcome::Accepted(generation) => {
                 reservation.spend();
@@ -136,9 +137,7 @@ fn submit_attempts(
                 }
                 return Err(with_context(error));
             }
-            Outcome::Rejected { error, retryable } => {
-                (with_context(error).not_created(), retryable)
-            }
+            Outcome::Rejected { error, retryable } => (not_created(error), retryable),
         };
         if let Some(id) = error.generation_id() {
             *named = Some(id.clone());

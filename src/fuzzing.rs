@@ -16,7 +16,7 @@ use crate::model::request::ImageToVideo;
 use crate::model::response::{Headers, RESPONSE_HEADERS, Response};
 use crate::model::retry_after::parse_retry_after;
 use crate::operation::Operation;
-use crate::run::parse_journal;
+use crate::run::file_journal;
 use crate::{Error, ErrorKind};
 
 /// Statuses that this crate handles specially, and some that it does not.
@@ -128,7 +128,7 @@ pub fn retry_after(data: &[u8]) {
 
 /// Parses a journal file.
 pub fn journal(data: &[u8]) {
-    match parse_journal(data) {
+    match file_journal::parse(data) {
         Ok(journal) => {
             let len = data.len() as u64;
             assert!(journal.valid_len <= len);
@@ -137,7 +137,7 @@ pub fn journal(data: &[u8]) {
             let valid_len = usize::try_from(journal.valid_len).unwrap_or(data.len());
             let (valid, torn) = data.split_at(valid_len);
             assert!(!torn.contains(&b'\n'));
-            assert!(parse_journal(valid).is_ok_and(|again| {
+            assert!(file_journal::parse(valid).is_ok_and(|again| {
                 again.entries == journal.entries && again.missing_newline == journal.missing_newline
             }));
         }

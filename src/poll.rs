@@ -3,7 +3,6 @@
 
 mod entry;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -89,20 +88,20 @@ pub(crate) struct PollQueue<'a> {
     poller: &'a dyn Poller,
     /// The delay before a failure is confirmed.
     confirm_delay: Duration,
-    state: Mutex<QueueState<'a>>,
+    state: Mutex<QueueState>,
 }
 
 #[derive(Default)]
-struct QueueState<'a> {
+struct QueueState {
     /// In the order in which they are due; those that are being polled are taken out.
-    waiting: VecDeque<Box<Entry<'a>>>,
+    waiting: VecDeque<Box<Entry>>,
     /// No polls before this time: a 429 slows down all generations.
     throttled_until: Duration,
     cancelled: bool,
 }
 
-impl<'a> QueueState<'a> {
-    fn put(&mut self, mut entry: Box<Entry<'a>>) {
+impl QueueState {
+    fn put(&mut self, mut entry: Box<Entry>) {
         entry.next_poll_at = entry.next_poll_at.max(self.throttled_until);
         let due = (entry.due_at(), entry.index);
         let at = self.waiting.partition_point(|other| (other.due_at(), other.index) < due);
@@ -138,8 +137,8 @@ impl<'a> PollQueue<'a> {
     }
 
     /// Waits for one generation, on this thread.
-    pub(crate) fn wait(&self, id: &'a GenerationId, known: &Known) -> Result<Video> {
-        self.push(0, Cow::Borrowed(id), known);
+    pub(crate) fn wait(&self, id: &GenerationId, known: &Known) -> Result<Video> {
+        self.push(0, id, known);
         loop {
             match self.step() {
                 Step::Done(_, result) => return result,
@@ -151,9 +150,9 @@ impl<'a> PollQueue<'a> {
     }
 
     /// Waits for all generations; the results are in input order.
-    pub(crate) fn wait_all(&self, ids: &'a [GenerationId]) -> Vec<Result<Video>> {
+    pub(crate) fn wait_all(&self, ids: &[GenerationId]) -> Vec<Result<Video>> {
         for (index, id) in ids.iter().enumerate() {
-            self.push(index, Cow::Borrowed(id), &Known::Nothing);
+            self.push(index, id, &Known::Nothing);
         }
         // By index, and so in input order.
         let results = Mutex::new(BTreeMap::new());
@@ -177,7 +176,7 @@ impl<'a> PollQueue<'a> {
     }
 
     /// Adds a generation. Its timeout starts now.
-    pub(crate) fn push(&self, index: usize, id: Cow<'a, GenerationId>, known: &Known) {
+    pub(crate) fn push(&self, index: usize, id: &GenerationId, known: &Known) {
         let now = self.poller.now();
         let initial_delay = match known {
             Known::Nothing | Known::Response(_) => self.options.initial_delay,
@@ -185,7 +184,7 @@ impl<'a> PollQueue<'a> {
         };
         let mut entry = Box::new(Entry {
             index,
-            id,
+            id: id.clone(),
             started_at: now,
             next_poll_at: now.saturating_add(initial_delay),
             deadline: now.saturating_add(self.options.timeout),
@@ -234,7 +233,7 @@ impl<'a> PollQueue<'a> {
     }
 
     /// The outcome of the entry's wait, or `None` to go on.
-    fn poll(&self, entry: &mut Entry<'a>) -> Option<Result<Video>> {
+    fn poll(&self, entry: &mut Entry) -> Option<Result<Video>> {
         // Each generation is polled once at the deadline, but a long queue of slow polls must not
         // delay the return for much longer.
         let now = self.poller.now();
@@ -249,7 +248,7 @@ impl<'a> PollQueue<'a> {
 
     fn on_result(
         &self,
-        entry: &mut Entry<'a>,
+        entry: &mut Entry,
         result: Result<Generation>,
         now: Duration,
     ) -> Option<Result<Video>> {
@@ -287,7 +286,7 @@ impl<'a> PollQueue<'a> {
 
     fn on_generation(
         &self,
-        entry: &mut Entry<'a>,
+        entry: &mut Entry,
         mut generation: Generation,
         now: Duration,
     ) -> Option<Result<Video>> {
@@ -314,7 +313,7 @@ impl<'a> PollQueue<'a> {
         Some(Err(entry.with_context(verdict?.err()?)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, QueueState<'a>> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,7 +7,7 @@
 //! downloads its video.
 
 mod batch;
-mod file_journal;
+pub(crate) mod file_journal;
 mod file_run;
 mod fingerprint;
 mod journal;
@@ -55,7 +55,7 @@ pub(crate) enum Started<P> {
     /// The video is at the target.
     Saved(SavedVideo),
     /// The generation exists: what waits for it.
-    Pending(Box<P>),
+    Pending(P),
 }
 
 /// A generation to wait for.
@@ -144,7 +144,7 @@ impl DurableRun<'_> {
                         false => Known::Created,
                     };
                     let pending = Pending { id, known, replaces, unrecorded: None };
-                    return Ok(Started::Pending(Box::new(pending)));
+                    return Ok(Started::Pending(pending));
                 }
                 Action::Recover { client_request_id, id, time } => {
                     self.recover(record, &client_request_id, id, time)?;
@@ -154,8 +154,7 @@ impl DurableRun<'_> {
                         self.may_create()?;
                         let body = body?;
                         target.map_or(Ok(()), probe_partial_file)?;
-                        let pending = self.create(record, body, replaces)?;
-                        return Ok(Started::Pending(Box::new(pending)));
+                        return self.create(record, body, replaces).map(Started::Pending);
                     };
                     record.append(JournalEntry::Created { id: id.clone() })?;
                     self.context.emit(&id, EventKind::Recovered);
@@ -291,9 +290,6 @@ fn blocked_error(
     };
     id.iter().fold(error, Error::with_id)
 }
-
-#[cfg(any(fuzzing, test))]
-pub(crate) use self::file_journal::parse as parse_journal;
 
 #[cfg(test)]
 mod model_test;

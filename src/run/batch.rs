@@ -1,6 +1,5 @@
 //! Many durable runs in one call, with a handful of threads.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::iter;
@@ -197,8 +196,7 @@ impl<'a> Batch<'a> {
             Ok(Started::Saved(saved)) => self.finish(job, Ok(saved)),
             Ok(Started::Pending(file_run)) => {
                 let mut state = self.lock();
-                let id = Cow::Owned(file_run.pending.id.clone());
-                self.queue.push(job.index, id, &file_run.pending.known);
+                self.queue.push(job.index, &file_run.pending.id, &file_run.pending.known);
                 state.waiting.insert(job.index, (job, file_run));
             }
             Err(error) => self.finish(job, Err(error)),

@@ -225,7 +225,6 @@ fn canonical(path: &Path) -> PathBuf {
 
 fn read(mut file: &File) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    file.seek(SeekFrom::Start(0))?;
     read_up_to(&mut file, MAX_LEN + 1, &mut text)?;
     if text.len() as u64 > MAX_LEN {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "file exceeds the 16 MiB limit"));

@@ -49,7 +49,7 @@ pub(crate) struct FileRun {
     replace: Replace,
     journal: FileJournal,
     request: RecordedRequest,
-    pub(crate) pending: Box<Pending>,
+    pub(crate) pending: Pending,
 }
 
 impl DurableRun<'_> {
@@ -66,7 +66,7 @@ impl DurableRun<'_> {
 
     /// Opens the target and its journal, and runs up to a generation to wait for. An invalid call
     /// leaves no new file behind.
-    pub(crate) fn open(&self, path: &Path) -> Result<Started<FileRun>> {
+    pub(crate) fn open(&self, path: &Path) -> Result<Started<Box<FileRun>>> {
         let target = Target::resolve(path, OPERATION)?;
         let journal_path = journal_path(&target);
         // What cannot be known is an error, never "no".
