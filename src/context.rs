@@ -91,6 +91,7 @@ impl RequestContext<'_> {
         self.poll_queue(&self.poller(&|_| self)).wait_all(ids)
     }
 
+    /// A queue of polls with the settings of this call.
     pub(crate) fn poll_queue<'q>(&'q self, poller: &'q ApiPoller<'q>) -> PollQueue<'q> {
         PollQueue::new(self.wait_options, &self.shared.retry_policy, poller)
     }

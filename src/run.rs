@@ -160,8 +160,12 @@ impl DurableRun<'_> {
                     self.context.emit(&id, EventKind::Recovered);
                 }
                 Action::Block(blocker) => {
-                    let (name, difference) = (record.name(), record.difference());
-                    return Err(blocked_error(&name, target, blocker, difference));
+                    return Err(blocked_error(
+                        &record.name(),
+                        target,
+                        blocker,
+                        record.difference(),
+                    ));
                 }
             }
         }

@@ -85,8 +85,8 @@ pub(crate) fn generate_all_to(
         return iter::once(Err(error)).chain(others).collect();
     }
     let stops = Stops::default();
-    let jobs = jobs.iter().enumerate();
-    let jobs: Vec<_> = jobs
+    let numbered = jobs.iter().enumerate();
+    let jobs: Vec<_> = numbered
         .map(|(index, (request, path))| {
             // Events have the path as it was given.
             let context = RequestContext { path: Some(path), ..context.clone() };
