@@ -160,12 +160,8 @@ impl DurableRun<'_> {
                     self.context.emit(&id, EventKind::Recovered);
                 }
                 Action::Block(blocker) => {
-                    return Err(blocked_error(
-                        &record.name(),
-                        target,
-                        blocker,
-                        record.difference(),
-                    ));
+                    let (name, difference) = (record.name(), record.difference());
+                    return Err(blocked_error(&name, target, blocker, difference));
                 }
             }
         }

@@ -186,10 +186,9 @@ impl<'a> Batch<'a> {
     }
 
     fn start(&self, job: &'a Job<'a>) {
+        let cancelled = "the batch was cancelled; call generate_all_to again";
         let started = match job.run.context.is_cancelled() {
-            true => {
-                Err(Error::not_attempted("the batch was cancelled; call generate_all_to again"))
-            }
+            true => Err(Error::not_attempted(cancelled)),
             false => job.run.open(&job.path),
         };
         match started {
