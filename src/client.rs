@@ -159,7 +159,7 @@ impl Client {
     /// |---|---|---|
     /// | 2xx with an id, in the body or in `x-inference-id` | of a generation | the generation |
     /// | no connection; connection lost, or 5xx, before the last byte was sent | not accepted | repeated, then `Connect`, `Transport`, `Timeout` or `Api` |
-    /// | 429 | not accepted | repeated after `Retry-After`, unless that is longer than [`RetryPolicy::max_delay`]; then `Api` |
+    /// | 429 | not accepted | repeated after `Retry-After`, unless that is longer than [`RetryPolicy::max_delay`](crate::RetryPolicy::max_delay); then `Api` |
     /// | the other registered 4xx, but not those below; 301, 307, 308; 500 and 503 with the vendor's marks | not accepted | `Api`, never repeated |
     /// | 408, 409, 423, 424, 425; every other 3xx, 4xx and 5xx; 1xx, 600 and above | none | `CreateUnknown`, never repeated |
     /// | connection lost, timeout or an invalid response after the last byte was sent | none | `CreateUnknown`, never repeated |
@@ -206,7 +206,7 @@ impl Client {
 
     /// Retrieves the current state of a generation, without waiting for it to end.
     ///
-    /// Transient failures are retried as the [`RetryPolicy`] says.
+    /// Transient failures are retried as the [`RetryPolicy`](crate::RetryPolicy) says.
     ///
     /// # Errors
     /// [`Api`](crate::ErrorKind::Api) (404: unknown, or not visible yet right after its create),
