@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::client::{Client, ClientInner};
+use crate::client::Client;
+use crate::context::Shared;
 use crate::create::CreateQuota;
 use crate::endpoint::Route;
 use crate::error::{Error, Result};
@@ -211,14 +212,15 @@ impl ClientBuilder {
     /// `https`, or for which no TLS feature is enabled; an environment variable that is not UTF-8; an
     /// unsupported proxy; invalid certificates; a timeout of zero.
     pub fn build(self) -> Result<Client> {
-        let inner = ClientInner {
+        let shared = Arc::new(Shared {
             transport: Transport::new(self.transport)?,
             route: self.route,
             retry_policy: self.retry_policy,
             quota: CreateQuota::new(self.max_generations),
             replace_videos: self.replace_videos,
-        };
-        Ok(Client::from_parts(inner, self.wait_options, self.event_handler))
+        });
+        let Self { wait_options, event_handler, .. } = self;
+        Ok(Client { shared, wait_options, cancel_token: None, event_handler })
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Cancels calls from another thread: their sleeps end at once and their connections are closed.
 ///
@@ -79,22 +78,12 @@ impl CancelToken {
         CancelRegistration { token: self.clone(), key }
     }
 
-    fn sleep(&self, duration: Duration) -> bool {
-        // `Instant + Duration::MAX` would overflow, so there is no deadline to compute.
-        const MAX_WAIT: Duration = Duration::from_secs(3600);
-        let started = Instant::now();
-        let mut state = self.lock();
-        loop {
-            if state.cancelled {
-                return false;
-            }
-            let remaining = duration.saturating_sub(started.elapsed());
-            if remaining.is_zero() {
-                return true;
-            }
-            let woken = self.0.cancelled.wait_timeout(state, remaining.min(MAX_WAIT));
-            state = woken.unwrap_or_else(PoisonError::into_inner).0;
-        }
+    /// Returns false if the token was cancelled before the time was up.
+    pub(crate) fn sleep(&self, duration: Duration) -> bool {
+        let is_not_cancelled = |state: &mut State| !state.cancelled;
+        let woken = self.0.cancelled.wait_timeout_while(self.lock(), duration, is_not_cancelled);
+        let (state, _) = woken.unwrap_or_else(PoisonError::into_inner);
+        !state.cancelled
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -133,20 +122,10 @@ pub(crate) fn is_cancelled(token: Option<&CancelToken>) -> bool {
     token.is_some_and(CancelToken::is_cancelled)
 }
 
-/// Returns false if the token was cancelled before the time was up.
-pub(crate) fn sleep(token: Option<&CancelToken>, duration: Duration) -> bool {
-    match token {
-        Some(token) => token.sleep(duration),
-        None => {
-            thread::sleep(duration);
-            true
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::thread;
 
     #[test]
     fn sleep_ends_when_another_thread_cancels() {

@@ -7,23 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cancel::CancelToken;
-use crate::context::RequestContext;
-use crate::create::{CreateQuota, generate_client_request_id, submit};
+use crate::context::{RequestContext, Shared};
+use crate::create::create;
 use crate::download::{Replace, Target, download};
 use crate::endpoint::logs::{LoggedRequest, MAX_DAYS};
-use crate::endpoint::{Route, billing, models};
+use crate::endpoint::{billing, models};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler, EventKind};
 use crate::model::generation::{Balance, Generation, GenerationId, Video};
 use crate::model::pricing::Pricing;
-use crate::model::request::{
-    ImageToVideo, MAX_CLIENT_REQUEST_ID_LEN, attempt_id, validate_client_request_id,
-};
+use crate::model::request::{ImageToVideo, MAX_CLIENT_REQUEST_ID_LEN, validate_client_request_id};
 use crate::operation::Operation;
 use crate::poll::Known;
-use crate::retry::RetryPolicy;
 use crate::run::{BatchOptions, DurableRun, Journal, SavedVideo, generate_all_to};
-use crate::transport::Transport;
 use crate::wait_options::WaitOptions;
 
 /// A client of the API, cheap to clone and to use from several threads.
@@ -45,19 +41,10 @@ use crate::wait_options::WaitOptions;
 /// ```
 #[derive(Clone)]
 pub struct Client {
-    inner: Arc<ClientInner>,
-    wait_options: WaitOptions,
-    cancel_token: Option<CancelToken>,
-    event_handler: Option<Arc<EventHandler>>,
-}
-
-/// What a client shares with its clones and views.
-pub(crate) struct ClientInner {
-    pub(crate) transport: Transport,
-    pub(crate) route: Route,
-    pub(crate) retry_policy: RetryPolicy,
-    pub(crate) quota: CreateQuota,
-    pub(crate) replace_videos: bool,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) wait_options: WaitOptions,
+    pub(crate) cancel_token: Option<CancelToken>,
+    pub(crate) event_handler: Option<Arc<EventHandler>>,
 }
 
 impl Client {
@@ -89,14 +76,6 @@ impl Client {
     /// ```
     pub fn from_env() -> Result<Client> {
         Self::builder_from_env()?.build()
-    }
-
-    pub(crate) fn from_parts(
-        inner: ClientInner,
-        wait_options: WaitOptions,
-        event_handler: Option<Arc<EventHandler>>,
-    ) -> Self {
-        Self { inner: Arc::new(inner), wait_options, cancel_token: None, event_handler }
     }
 
     /// Returns a view of this client that polls as `options` say.
@@ -180,7 +159,7 @@ impl Client {
     /// |---|---|---|
     /// | 2xx with an id, in the body or in `x-inference-id` | of a generation | the generation |
     /// | no connection; connection lost, or 5xx, before the last byte was sent | not accepted | repeated, then `Connect`, `Transport`, `Timeout` or `Api` |
-    /// | 429 | not accepted | repeated after `Retry-After`, unless that is longer than [`RetryPolicy::max_delay`]; then `Api` |
+    /// | 429 | not accepted | repeated after `Retry-After`, unless that is longer than [`RetryPolicy::max_delay`](crate::RetryPolicy::max_delay); then `Api` |
     /// | the other registered 4xx, but not those below; 301, 307, 308; 500 and 503 with the vendor's marks | not accepted | `Api`, never repeated |
     /// | 408, 409, 423, 424, 425; every other 3xx, 4xx and 5xx; 1xx, 600 and above | none | `CreateUnknown`, never repeated |
     /// | connection lost, timeout or an invalid response after the last byte was sent | none | `CreateUnknown`, never repeated |
@@ -222,12 +201,12 @@ impl Client {
     /// # }
     /// ```
     pub fn create(&self, request: &ImageToVideo) -> Result<Generation> {
-        self.create_with_context(&self.context(None), request)
+        create(&self.context(None), request)
     }
 
     /// Retrieves the current state of a generation, without waiting for it to end.
     ///
-    /// Transient failures are retried as the [`RetryPolicy`] says.
+    /// Transient failures are retried as the [`RetryPolicy`](crate::RetryPolicy) says.
     ///
     /// # Errors
     /// [`Api`](crate::ErrorKind::Api) (404: unknown, or not visible yet right after its create),
@@ -289,7 +268,7 @@ impl Client {
     /// # }
     /// ```
     pub fn wait(&self, id: &GenerationId) -> Result<Video> {
-        self.context(None).wait(id, Known::Nothing, &self.wait_options)
+        self.context(None).wait(id, &Known::Nothing)
     }
 
     /// Waits for any number of generations at once and returns their videos.
@@ -315,7 +294,7 @@ impl Client {
     /// ```
     #[must_use = "each result may be an error"]
     pub fn wait_all(&self, ids: &[GenerationId]) -> Vec<Result<Video>> {
-        self.context(None).wait_all(ids, &self.wait_options)
+        self.context(None).wait_all(ids)
     }
 
     /// Creates a generation and waits for its video.
@@ -339,10 +318,11 @@ impl Client {
     /// ```
     pub fn generate(&self, request: &ImageToVideo) -> Result<Video> {
         let context = self.context(None);
-        let generation = self.create_with_context(&context, request)?;
+        let generation = create(&context, request)?;
         // Repeating the call after an error of the wait would pay again.
-        let known = Known::Response(&generation);
-        context.wait(&generation.id, known, &self.wait_options).map_err(Error::not_idempotent)
+        let id = generation.id.clone();
+        let known = Known::Response(Box::new(generation));
+        context.wait(&id, &known).map_err(Error::not_idempotent)
     }
 
     /// Downloads a video to a file and returns its size in bytes.
@@ -461,8 +441,8 @@ impl Client {
         path: impl AsRef<Path>,
     ) -> Result<SavedVideo> {
         let path = path.as_ref();
-        let saved = self.durable_run(&self.context(Some(path)), request).generate_to(path);
-        saved.map_err(|error| error.resumable(Operation::GenerateTo))
+        let run = DurableRun { context: self.context(Some(path)), request, stops: None };
+        run.generate_to(path).map_err(|error| error.resumable(Operation::GenerateTo))
     }
 
     /// Runs [`generate_to`](Self::generate_to) for many jobs at once, with a handful of threads.
@@ -515,9 +495,7 @@ impl Client {
         jobs: &[(ImageToVideo, PathBuf)],
         options: &BatchOptions,
     ) -> Vec<Result<SavedVideo>> {
-        let Some((first, _)) = jobs.first() else { return Vec::new() };
-        let context = self.context(None);
-        let results = generate_all_to(&self.durable_run(&context, first), jobs, options);
+        let results = generate_all_to(&self.context(None), jobs, options);
         let resumable = |error: Error| error.resumable(Operation::GenerateAllTo);
         results.into_iter().map(|result| result.map_err(resumable)).collect()
     }
@@ -570,8 +548,8 @@ impl Client {
         request: &ImageToVideo,
         journal: &mut dyn Journal,
     ) -> Result<Video> {
-        let video = self.durable_run(&self.context(None), request).generate_recorded(journal);
-        video.map_err(|error| error.resumable(Operation::GenerateRecorded))
+        let run = DurableRun { context: self.context(None), request, stops: None };
+        run.generate_recorded(journal).map_err(|error| error.resumable(Operation::GenerateRecorded))
     }
 
     /// Searches the API's log for a generation by the `X-Client-Request-Id` of its create
@@ -685,44 +663,12 @@ impl Client {
     /// The context of one call; `path` is its output file, for events.
     fn context<'a>(&'a self, path: Option<&'a Path>) -> RequestContext<'a> {
         RequestContext {
-            session: self.inner.transport.session(self.cancel_token.as_ref()),
-            route: self.inner.route,
-            retry_policy: &self.inner.retry_policy,
+            shared: &self.shared,
+            session: self.shared.transport.session(self.cancel_token.as_ref()),
+            wait_options: &self.wait_options,
             event_handler: self.event_handler.as_deref(),
             path,
         }
-    }
-
-    fn durable_run<'a>(
-        &'a self,
-        context: &'a RequestContext<'a>,
-        request: &'a ImageToVideo,
-    ) -> DurableRun<'a> {
-        DurableRun {
-            context,
-            request,
-            options: &self.wait_options,
-            quota: &self.inner.quota,
-            replace_videos: self.inner.replace_videos,
-            stops: None,
-        }
-    }
-
-    fn create_with_context(
-        &self,
-        context: &RequestContext<'_>,
-        request: &ImageToVideo,
-    ) -> Result<Generation> {
-        let body = request.body()?;
-        let id = request.client_request_id.clone();
-        let id = id.unwrap_or_else(|| generate_client_request_id(None));
-        // Only retries append to it.
-        let id_of = |attempt| if attempt == 1 { id.clone() } else { attempt_id(&id) };
-        let submitted = submit(context, body, &self.inner.quota, &id_of, &mut |_| Ok(()));
-        let (generation, sent) = submitted?;
-        let kind = EventKind::Created { generation: &generation };
-        context.emit_with(Some(&generation.id), Some(&sent), kind);
-        Ok(generation)
     }
 }
 
@@ -730,9 +676,9 @@ impl fmt::Debug for Client {
     /// Omits the API key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("base_url", &self.inner.transport.base_url())
-            .field("route", &self.inner.route)
-            .field("retry_policy", &self.inner.retry_policy)
+            .field("base_url", &self.shared.transport.base_url())
+            .field("route", &self.shared.route)
+            .field("retry_policy", &self.shared.retry_policy)
             .field("wait_options", &self.wait_options)
             .field("cancel_token", &self.cancel_token)
             .finish_non_exhaustive()

@@ -1,9 +1,11 @@
 //! The context of one client call, and reads of the API with retries.
 
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cancel;
+use crate::cancel::is_cancelled;
+use crate::create::CreateQuota;
 use crate::endpoint::logs::{FoundRequest, LoggedRequest, Match};
 use crate::endpoint::{Route, logs, retrieve};
 use crate::error::{Error, Result};
@@ -14,15 +16,24 @@ use crate::operation::Operation;
 use crate::poll::{Known, PollQueue, Poller};
 use crate::random::random;
 use crate::retry::RetryPolicy;
-use crate::transport::Session;
+use crate::transport::{Session, Transport};
 use crate::wait_options::WaitOptions;
+
+/// What a client shares with its clones and views.
+pub(crate) struct Shared {
+    pub(crate) transport: Transport,
+    pub(crate) route: Route,
+    pub(crate) retry_policy: RetryPolicy,
+    pub(crate) quota: CreateQuota,
+    pub(crate) replace_videos: bool,
+}
 
 /// The connections, the settings and the event handler of one call.
 #[derive(Clone)]
 pub(crate) struct RequestContext<'a> {
+    pub(crate) shared: &'a Shared,
     pub(crate) session: Session<'a>,
-    pub(crate) route: Route,
-    pub(crate) retry_policy: &'a RetryPolicy,
+    pub(crate) wait_options: &'a WaitOptions,
     pub(crate) event_handler: Option<&'a EventHandler>,
     /// The output file, for events.
     pub(crate) path: Option<&'a Path>,
@@ -48,15 +59,21 @@ impl RequestContext<'_> {
 
     /// Returns false if the call was cancelled before the time was up.
     pub(crate) fn sleep(&self, duration: Duration) -> bool {
-        cancel::sleep(self.session.token(), duration)
+        match self.session.token() {
+            Some(token) => token.sleep(duration),
+            None => {
+                thread::sleep(duration);
+                true
+            }
+        }
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        cancel::is_cancelled(self.session.token())
+        is_cancelled(self.session.token())
     }
 
     pub(crate) fn retrieve_once(&self, id: &GenerationId) -> Result<Generation> {
-        let target = retrieve::target(self.route, id);
+        let target = retrieve::target(self.shared.route, id);
         let response = self.session.get(Operation::Retrieve, &target);
         let generation = response.and_then(|response| retrieve::parse_response(response, id));
         generation.map_err(|error| error.with_id(id))
@@ -66,21 +83,17 @@ impl RequestContext<'_> {
         self.with_retries(Operation::Retrieve, Some(id), None, || self.retrieve_once(id))
     }
 
-    pub(crate) fn wait(
-        &self,
-        id: &GenerationId,
-        known: Known<'_>,
-        options: &WaitOptions,
-    ) -> Result<Video> {
-        PollQueue::new(options, self.retry_policy, &self.poller(&|_| self)).wait(id, known)
+    pub(crate) fn wait(&self, id: &GenerationId, known: &Known) -> Result<Video> {
+        self.poll_queue(&self.poller(&|_| self)).wait(id, known)
     }
 
-    pub(crate) fn wait_all(
-        &self,
-        ids: &[GenerationId],
-        options: &WaitOptions,
-    ) -> Vec<Result<Video>> {
-        PollQueue::new(options, self.retry_policy, &self.poller(&|_| self)).wait_all(ids)
+    pub(crate) fn wait_all(&self, ids: &[GenerationId]) -> Vec<Result<Video>> {
+        self.poll_queue(&self.poller(&|_| self)).wait_all(ids)
+    }
+
+    /// A queue of polls with the settings of this call.
+    pub(crate) fn poll_queue<'q>(&'q self, poller: &'q ApiPoller<'q>) -> PollQueue<'q> {
+        PollQueue::new(self.wait_options, &self.shared.retry_policy, poller)
     }
 
     /// Polls the API in real time. `context_of` is the context of the generation with this index, for
@@ -182,10 +195,8 @@ impl RequestContext<'_> {
                 Ok(value) => return Ok(value),
                 Err(error) => error.with_attempts(attempt),
             };
-            let delay = error
-                .is_transient()
-                .then(|| self.retry_policy.next_delay(attempt, &error, random()));
-            let Some(delay) = delay.flatten() else { return Err(error) };
+            let delay = self.shared.retry_policy.next_delay(attempt, &error, random());
+            let Some(delay) = delay.filter(|_| error.is_transient()) else { return Err(error) };
             if let Some(limit) = limit.filter(|limit| limit.remaining() <= delay) {
                 return Err(limit.error(operation, Some(error)));
             }

@@ -10,18 +10,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::model::body::{RequestBody, UploadState};
 use crate::model::generation::{Generation, GenerationId};
-use crate::model::request::attempt_id;
+use crate::model::request::{ImageToVideo, attempt_id};
 use crate::operation::Operation;
 use crate::random::random;
 
 /// A step of an attempt that the caller may record. An error ends the create.
 pub(crate) enum CreateStep<'a> {
     /// The attempt with this client request id is about to be committed, which an error prevents.
-    Commit(&'a str),
+    /// Or, with an id: it was committed, and its unusable response named this generation.
+    Sending(&'a str, Option<&'a GenerationId>),
     /// It was committed and certainly not accepted. Its response may name a generation.
     Rejected(&'a Error),
-    /// It was committed, and may have been accepted. Its response may name a generation.
-    Unknown(&'a Error),
 }
 
 /// Generates a client request id for one attempt, starting with the caller's id if there is one.
@@ -65,19 +64,30 @@ impl Drop for Reservation<'_> {
     }
 }
 
+/// Creates a generation. The first attempt has the caller's id, if there is one.
+pub(crate) fn create(context: &RequestContext<'_>, request: &ImageToVideo) -> Result<Generation> {
+    let body = request.body()?;
+    let id = request.client_request_id.clone();
+    let id = id.unwrap_or_else(|| generate_client_request_id(None));
+    // Only retries append to it.
+    let id_of = |attempt| if attempt == 1 { id.clone() } else { attempt_id(&id) };
+    let (generation, sent) = submit(context, body, &id_of, &mut |_| Ok(()))?;
+    let kind = EventKind::Created { generation: &generation };
+    context.emit_with(Some(&generation.id), Some(&sent), kind);
+    Ok(generation)
+}
+
 /// Sends a create until it is accepted, rejected for good, or its outcome is unknown. `id_of` makes
 /// the client request id of the attempt with this number, from 1. Returns the generation, and that
 /// id of the attempt that created it.
 pub(crate) fn submit(
     context: &RequestContext<'_>,
     body: RequestBody,
-    quota: &CreateQuota,
     id_of: &dyn Fn(u32) -> String,
     on_step: &mut dyn FnMut(CreateStep<'_>) -> Result<()>,
 ) -> Result<(Generation, String)> {
-    let reservation = quota.acquire()?;
     let mut named = None;
-    let submitted = submit_attempts(context, body, reservation, id_of, on_step, &mut named);
+    let submitted = submit_attempts(context, body, id_of, on_step, &mut named);
     submitted.map_err(|error| match named {
         // An unknown outcome is that of an attempt of its own, which an earlier id would hide.
         Some(id) if error.generation_id().is_none() && error.kind() != ErrorKind::CreateUnknown => {
@@ -91,12 +101,12 @@ pub(crate) fn submit(
 fn submit_attempts(
     context: &RequestContext<'_>,
     mut body: RequestBody,
-    reservation: Reservation<'_>,
     id_of: &dyn Fn(u32) -> String,
     on_step: &mut dyn FnMut(CreateStep<'_>) -> Result<()>,
     named: &mut Option<GenerationId>,
 ) -> Result<(Generation, String)> {
-    let retry_policy = context.retry_policy.for_create();
+    let reservation = context.shared.quota.acquire()?;
+    let retry_policy = context.shared.retry_policy.for_create();
     let mut attempts = 0;
     // Whether to send `Expect: 100-continue`, once an upload has been interrupted.
     let mut expectation = None;
@@ -106,13 +116,14 @@ fn submit_attempts(
         let request_id = id_of(attempts);
         let with_context =
             |error: Error| error.with_client_request_id(&request_id).with_attempts(attempts);
-        let cancelled = || with_context(Error::cancelled(Operation::Create)).not_created();
+        let not_created = |error| with_context(error).not_created();
+        let cancelled = || not_created(Error::cancelled(Operation::Create));
         if context.is_cancelled() {
             return Err(cancelled());
         }
         let expects = expectation == Some(true);
-        let (outcome, state) = attempt(context, &mut body, &request_id, expects, on_step)
-            .map_err(|error| with_context(error).not_created())?;
+        let (outcome, state) =
+            attempt(context, &mut body, &request_id, expects, on_step).map_err(not_created)?;
         let (error, retryable) = match outcome {
             Outcome::Accepted(generation) => {
                 reservation.spend();
@@ -120,18 +131,16 @@ fn submit_attempts(
             }
             Outcome::Indeterminate(error) => {
                 reservation.spend();
-                let error = with_context(error);
-                // If this fails, an id that was named is still in the error.
-                let _ = on_step(CreateStep::Unknown(&error));
-                return Err(error);
+                if let Some(id) = error.generation_id() {
+                    // If this fails, the id is still in the error.
+                    let _ = on_step(CreateStep::Sending(&request_id, Some(id)));
+                }
+                return Err(with_context(error));
             }
-            Outcome::Rejected { error, retryable } => {
-                (with_context(error).not_created(), retryable)
-            }
+            Outcome::Rejected { error, retryable } => (not_created(error), retryable),
         };
-        let id = error.generation_id().cloned();
-        if id.is_some() {
-            named.clone_from(&id);
+        if let Some(id) = error.generation_id() {
+            *named = Some(id.clone());
         }
         if matches!(state, UploadState::Committed | UploadState::Cut) {
             ever_committed = true;
@@ -144,8 +153,8 @@ fn submit_attempts(
             // The server may not support `Expect`.
             let may_help = error.kind() != ErrorKind::Timeout || state != UploadState::NotStarted;
             expectation = expectation.map(|expects| expects && may_help);
-            let delay = retryable.then(|| retry_policy.next_delay(attempts, &error, random()));
-            let Some(delay) = delay.flatten() else { return Err(error) };
+            let delay = retry_policy.next_delay(attempts, &error, random());
+            let Some(delay) = delay.filter(|_| retryable) else { return Err(error) };
             let operation = Operation::Create;
             let kind = EventKind::Retrying { operation, attempt: attempts, delay, error: &error };
             context.emit_with(None, Some(&request_id), kind);
@@ -154,7 +163,7 @@ fn submit_attempts(
             }
         }
         // Retrieved once before the next attempt. Any other response changes nothing.
-        let generation = id.as_ref().and_then(|id| context.retrieve_once(id).ok());
+        let generation = error.generation_id().and_then(|id| context.retrieve_once(id).ok());
         if let Some(generation) = generation.filter(adopts) {
             reservation.spend();
             return Ok((generation, request_id));
@@ -202,10 +211,10 @@ fn attempt(
         if !cancel_registration.as_ref().is_none_or(CancelRegistration::unregister) {
             return Err(Error::cancelled(Operation::Create));
         }
-        on_step(CreateStep::Commit(request_id))
+        on_step(CreateStep::Sending(request_id, None))
     };
     let mut reader = body.reader(&mut on_progress)?;
-    let path = context.route.path();
+    let path = context.shared.route.path();
     let response = context.session.post(&agent, path, request_id, &mut reader, expect_continue);
     match reader.error.take() {
         Some(error) => Err(error),

@@ -112,7 +112,7 @@ impl From<Error> for AttemptError {
 
 impl Download<'_> {
     fn run(&mut self) -> Result<()> {
-        let policy = self.context.retry_policy;
+        let policy = &self.context.shared.retry_policy;
         loop {
             let previous_max = self.max_received;
             let AttemptError { error, is_retryable } = match self.attempt() {

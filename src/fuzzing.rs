@@ -16,7 +16,7 @@ use crate::model::request::ImageToVideo;
 use crate::model::response::{Headers, RESPONSE_HEADERS, Response};
 use crate::model::retry_after::parse_retry_after;
 use crate::operation::Operation;
-use crate::run::check_parse;
+use crate::run::file_journal;
 use crate::{Error, ErrorKind};
 
 /// Statuses that this crate handles specially, and some that it does not.
@@ -128,7 +128,24 @@ pub fn retry_after(data: &[u8]) {
 
 /// Parses a journal file.
 pub fn journal(data: &[u8]) {
-    check_parse(data);
+    match file_journal::parse(data) {
+        Ok(journal) => {
+            let len = data.len() as u64;
+            assert!(journal.valid_len <= len);
+            assert!(!journal.missing_newline || journal.valid_len == len);
+            // Only a torn line follows the valid part, which parses the same without it.
+            let valid_len = usize::try_from(journal.valid_len).unwrap_or(data.len());
+            let (valid, torn) = data.split_at(valid_len);
+            assert!(!torn.contains(&b'\n'));
+            assert!(file_journal::parse(valid).is_ok_and(|again| {
+                again.entries == journal.entries && again.missing_newline == journal.missing_newline
+            }));
+        }
+        Err(error) => {
+            let lines = data.iter().filter(|&&byte| byte == b'\n').count();
+            assert!((1..=lines).contains(&error.line));
+        }
+    }
 }
 
 fn is_success(status: u16) -> bool {

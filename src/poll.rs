@@ -3,8 +3,7 @@
 
 mod entry;
 
-use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::error::{Error, ErrorKind, ErrorResponse, Result};
+use crate::error::{Error, ErrorResponse, Result};
 use crate::event::EventKind;
 use crate::model::generation::{Generation, GenerationId, Video};
 use crate::operation::Operation;
@@ -46,15 +45,16 @@ pub(crate) trait Poller: Sync {
 }
 
 /// What is known of a generation before it is polled.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Known<'a> {
+#[derive(Debug)]
+pub(crate) enum Known {
     /// Nothing: the API may not know its id.
     Nothing,
-    /// This call or its record created it.
+    /// This call has just created it, with this response.
+    Response(Box<Generation>),
+    /// It was created earlier, so it is polled at once.
     Created,
-    /// This call created it, with this response.
-    Response(&'a Generation),
-    /// It was completed, and so it may have been charged, whatever the API says of it now.
+    /// It was completed earlier, and so it may have been charged, whatever the API says of it now.
+    /// It is polled at once, too.
     Completed,
 }
 
@@ -88,20 +88,20 @@ pub(crate) struct PollQueue<'a> {
     poller: &'a dyn Poller,
     /// The delay before a failure is confirmed.
     confirm_delay: Duration,
-    state: Mutex<QueueState<'a>>,
+    state: Mutex<QueueState>,
 }
 
 #[derive(Default)]
-struct QueueState<'a> {
+struct QueueState {
     /// In the order in which they are due; those that are being polled are taken out.
-    waiting: VecDeque<Box<Entry<'a>>>,
+    waiting: VecDeque<Box<Entry>>,
     /// No polls before this time: a 429 slows down all generations.
     throttled_until: Duration,
     cancelled: bool,
 }
 
-impl<'a> QueueState<'a> {
-    fn put(&mut self, mut entry: Box<Entry<'a>>) {
+impl QueueState {
+    fn put(&mut self, mut entry: Box<Entry>) {
         entry.next_poll_at = entry.next_poll_at.max(self.throttled_until);
         let due = (entry.due_at(), entry.index);
         let at = self.waiting.partition_point(|other| (other.due_at(), other.index) < due);
@@ -137,8 +137,8 @@ impl<'a> PollQueue<'a> {
     }
 
     /// Waits for one generation, on this thread.
-    pub(crate) fn wait(&self, id: &'a GenerationId, known: Known<'_>) -> Result<Video> {
-        self.push(0, Cow::Borrowed(id), known, self.options.initial_delay);
+    pub(crate) fn wait(&self, id: &GenerationId, known: &Known) -> Result<Video> {
+        self.push(0, id, known);
         loop {
             match self.step() {
                 Step::Done(_, result) => return result,
@@ -150,12 +150,13 @@ impl<'a> PollQueue<'a> {
     }
 
     /// Waits for all generations; the results are in input order.
-    pub(crate) fn wait_all(&self, ids: &'a [GenerationId]) -> Vec<Result<Video>> {
-        let WaitOptions { initial_delay, threads, .. } = *self.options;
+    pub(crate) fn wait_all(&self, ids: &[GenerationId]) -> Vec<Result<Video>> {
         for (index, id) in ids.iter().enumerate() {
-            self.push(index, Cow::Borrowed(id), Known::Nothing, initial_delay);
+            self.push(index, id, &Known::Nothing);
         }
-        let results = Mutex::new(ids.iter().map(|_| None).collect::<Vec<_>>());
+        // By index, and so in input order.
+        let results = Mutex::new(BTreeMap::new());
+        let threads = self.options.threads;
         // A single worker has nobody to watch.
         let max_sleep = if threads > 1 { MAX_SLEEP } else { Duration::MAX };
         run_workers(threads.min(ids.len()), &|| {
@@ -166,28 +167,24 @@ impl<'a> PollQueue<'a> {
                 Step::Idle(delay) => self.sleep(delay.min(max_sleep)),
                 Step::Done(index, result) => {
                     let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Some(slot) = results.get_mut(index) {
-                        *slot = Some(result);
-                    }
+                    results.insert(index, result);
                 }
             }
             true
         });
-        results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect()
+        results.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
     }
 
     /// Adds a generation. Its timeout starts now.
-    pub(crate) fn push(
-        &self,
-        index: usize,
-        id: Cow<'a, GenerationId>,
-        known: Known<'_>,
-        initial_delay: Duration,
-    ) {
+    pub(crate) fn push(&self, index: usize, id: &GenerationId, known: &Known) {
         let now = self.poller.now();
+        let initial_delay = match known {
+            Known::Nothing | Known::Response(_) => self.options.initial_delay,
+            Known::Created | Known::Completed => Duration::ZERO,
+        };
         let mut entry = Box::new(Entry {
             index,
-            id,
+            id: id.clone(),
             started_at: now,
             next_poll_at: now.saturating_add(initial_delay),
             deadline: now.saturating_add(self.options.timeout),
@@ -236,7 +233,7 @@ impl<'a> PollQueue<'a> {
     }
 
     /// The outcome of the entry's wait, or `None` to go on.
-    fn poll(&self, entry: &mut Entry<'a>) -> Option<Result<Video>> {
+    fn poll(&self, entry: &mut Entry) -> Option<Result<Video>> {
         // Each generation is polled once at the deadline, but a long queue of slow polls must not
         // delay the return for much longer.
         let now = self.poller.now();
@@ -245,24 +242,19 @@ impl<'a> PollQueue<'a> {
         }
         let result = self.poller.retrieve(&entry.id);
         let now = self.poller.now();
-        let throttled = matches!(&result, Err(error) if error.status() == Some(429));
         let outcome = self.on_result(entry, result, now);
-        if throttled {
-            self.lock().throttle(entry.next_poll_at);
-        }
         outcome.or_else(|| (now >= entry.deadline).then(|| Err(entry.timed_out(now))))
     }
 
     fn on_result(
         &self,
-        entry: &mut Entry<'a>,
+        entry: &mut Entry,
         result: Result<Generation>,
         now: Duration,
     ) -> Option<Result<Video>> {
         entry.poll_count = entry.poll_count.saturating_add(1);
         match result {
             Ok(generation) => self.on_generation(entry, generation, now),
-            Err(error) if error.kind() == ErrorKind::Cancelled => Some(Err(entry.cancelled())),
             Err(error) if entry.is_permanent(&error, now) => {
                 let error = match error.status() {
                     Some(404) if entry.may_be_charged => {
@@ -283,6 +275,9 @@ impl<'a> PollQueue<'a> {
                 let kind = EventKind::Retrying { operation, attempt, delay, error: &error };
                 self.poller.emit(entry.index, &entry.id, kind);
                 entry.next_poll_at = now.saturating_add(delay);
+                if error.status() == Some(429) {
+                    self.lock().throttle(entry.next_poll_at);
+                }
                 entry.last_error = Some(error);
                 None
             }
@@ -291,11 +286,10 @@ impl<'a> PollQueue<'a> {
 
     fn on_generation(
         &self,
-        entry: &mut Entry<'a>,
+        entry: &mut Entry,
         mut generation: Generation,
         now: Duration,
     ) -> Option<Result<Video>> {
-        let Self { options, poller, .. } = self;
         entry.consecutive_failures = 0;
         entry.not_found_since = None;
         // Not an error yet, but if there is no other end, it says why.
@@ -305,13 +299,13 @@ impl<'a> PollQueue<'a> {
             let response = ErrorResponse { message: Some(reason), ..ErrorResponse::default() };
             Error::invalid_response(Operation::Retrieve, message, response).with_id(&entry.id)
         });
-        entry.next_poll_at = entry.next_poll_at.saturating_add(options.interval).max(now);
+        entry.next_poll_at = entry.next_poll_at.saturating_add(self.options.interval).max(now);
         let verdict = entry.evaluate(&generation, now, self.confirm_delay);
         let is_last = verdict.is_some() || now >= entry.deadline;
         let next_poll = (!is_last).then(|| entry.due_at().saturating_sub(now));
         let elapsed = now.saturating_sub(entry.started_at);
         let kind = EventKind::Polled { generation: &generation, elapsed, next_poll };
-        poller.emit(entry.index, &entry.id, kind);
+        self.poller.emit(entry.index, &entry.id, kind);
         if let Some(Ok(())) = verdict {
             return generation.video.take().map(Ok);
         }
@@ -319,7 +313,7 @@ impl<'a> PollQueue<'a> {
         Some(Err(entry.with_context(verdict?.err()?)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, QueueState<'a>> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,7 +7,7 @@
 //! downloads its video.
 
 mod batch;
-mod file_journal;
+pub(crate) mod file_journal;
 mod file_run;
 mod fingerprint;
 mod journal;
@@ -16,20 +16,17 @@ mod proof;
 mod record;
 mod recover;
 
-use std::time::Duration;
-
 use crate::context::RequestContext;
-use crate::create::{CreateQuota, CreateStep, generate_client_request_id, submit};
+use crate::create::{CreateStep, generate_client_request_id, submit};
 use crate::download::{Target, probe_partial_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::hash::hash_reader;
 use crate::model::body::RequestBody;
-use crate::model::generation::{Generation, GenerationId, Video};
+use crate::model::generation::{GenerationId, Video};
 use crate::model::request::ImageToVideo;
 use crate::operation::Operation;
 use crate::poll::Known;
-use crate::wait_options::WaitOptions;
 
 pub use self::batch::BatchOptions;
 pub(crate) use self::batch::generate_all_to;
@@ -41,19 +38,15 @@ pub use self::journal::{BoxError, Journal, JournalEntry};
 use self::batch::Stops;
 use self::journal::now;
 use self::next::{Action, Blocker, TargetState, next_action};
-use self::record::Record;
+use self::record::{Record, RecordedRequest};
 
 const OPERATION: Operation = Operation::GenerateTo;
 
-/// What a run works with. In a batch, all runs share all but the context and the request.
+/// What a run works with.
 pub(crate) struct DurableRun<'a> {
-    pub(crate) context: &'a RequestContext<'a>,
+    pub(crate) context: RequestContext<'a>,
     pub(crate) request: &'a ImageToVideo,
-    pub(crate) options: &'a WaitOptions,
-    pub(crate) quota: &'a CreateQuota,
-    /// Whether a finished video may be replaced by one of another request.
-    pub(crate) replace_videos: bool,
-    /// Why a batch creates no more generations.
+    /// In a batch, why it creates no more generations.
     pub(crate) stops: Option<&'a Stops>,
 }
 
@@ -62,30 +55,19 @@ pub(crate) enum Started<P> {
     /// The video is at the target.
     Saved(SavedVideo),
     /// The generation exists: what waits for it.
-    Pending(Box<P>),
+    Pending(P),
 }
 
 /// A generation to wait for.
 pub(crate) struct Pending {
     id: GenerationId,
-    /// The response of this run's create.
-    created: Option<Generation>,
-    /// Whether it is recorded as completed.
-    completed: bool,
+    known: Known,
     replaces: Option<GenerationId>,
     /// Why the id of an accepted create could not be recorded.
     unrecorded: Option<Error>,
 }
 
 impl Pending {
-    fn known(&self) -> Known<'_> {
-        match &self.created {
-            _ if self.completed => Known::Completed,
-            Some(generation) => Known::Response(generation),
-            None => Known::Created,
-        }
-    }
-
     /// If its id could not be recorded, the caller must learn first why the next run will not know
     /// it.
     fn explain(&mut self, error: Error) -> Error {
@@ -102,12 +84,12 @@ impl DurableRun<'_> {
     /// Runs until the generation is completed, on any journal.
     pub(crate) fn generate_recorded(&self, journal: &mut dyn Journal) -> Result<Video> {
         let (request, body) = self.prepare()?;
-        let mut record = self.record(journal, &request)?;
+        let mut record = Record::open(journal, &request)?;
         let started = self.start(&mut record, body, None, &TargetState::Absent);
         match started.map_err(|error| record.explain(error))? {
             Started::Pending(mut pending) => {
-                let waited = self.wait(&pending);
-                self.settle(&mut record, &pending, waited).map_err(|e| pending.explain(e))
+                let waited = self.context.wait(&pending.id, &pending.known);
+                self.settle(&mut record, &mut pending, waited)
             }
             Started::Saved(_) => Err(Error::journal(&record.name(), "has no target")),
         }
@@ -116,28 +98,20 @@ impl DurableRun<'_> {
     /// What tells the request from others, and its body, opened once: what is hashed is what is
     /// sent. The image may be missing when a run only has to fetch its video, so an error of the
     /// body matters only to a create.
-    fn prepare(&self) -> Result<(RequestFingerprint, Result<RequestBody>)> {
+    fn prepare(&self) -> Result<(RecordedRequest, Result<RequestBody>)> {
         let mut body = self.request.body();
         let image = body.as_mut().ok().and_then(|body| body.image.as_mut()).map(|image| {
-            let name = image.name.as_str().into();
-            hash_reader(image)
-                .map_err(|e| Error::io(OPERATION, Some(name), "failed to read the image", e))
+            hash_reader(image).map_err(|e| image.read_error(e).with_operation(OPERATION))
         });
         let (image, body) = match image.transpose() {
             Ok(hash) => (hash, body),
             Err(error) => (None, Err(error)),
         };
         let (base_url, route) =
-            (self.context.session.recorded_base_url(), self.context.route.path());
-        Ok((RequestFingerprint::new(self.request, image, &base_url, route)?, body))
-    }
-
-    fn record<'r>(
-        &self,
-        journal: &'r mut dyn Journal,
-        request: &'r RequestFingerprint,
-    ) -> Result<Record<'r>> {
-        Record::open(journal, request, self.request.image.journal_name())
+            (self.context.session.recorded_base_url(), self.context.shared.route.path());
+        let fingerprint = RequestFingerprint::new(self.request, image, &base_url, route)?;
+        let source = self.request.image.journal_name();
+        Ok((RecordedRequest { fingerprint, source }, body))
     }
 
     /// Carries out one action after the other, up to a generation to wait for.
@@ -149,9 +123,8 @@ impl DurableRun<'_> {
         state: &TargetState,
     ) -> Result<Started<Pending>> {
         loop {
-            let action =
-                next_action(record.entries(), record.request(), state, self.replace_videos);
-            match action {
+            let replace_videos = self.context.shared.replace_videos;
+            match next_action(record.entries(), record.request(), state, replace_videos) {
                 Action::Reuse { id, length: bytes } => {
                     self.context.emit(&id, EventKind::Reused);
                     let path = target.map(|target| target.path.clone()).unwrap_or_default();
@@ -166,10 +139,12 @@ impl DurableRun<'_> {
                     record.append(JournalEntry::Saved { id, length, usage })?;
                 }
                 Action::Fetch { id, replaces } => {
-                    let completed = record.is_completed(&id);
-                    let pending =
-                        Pending { id, created: None, completed, replaces, unrecorded: None };
-                    return Ok(Started::Pending(Box::new(pending)));
+                    let known = match record.is_completed(&id) {
+                        true => Known::Completed,
+                        false => Known::Created,
+                    };
+                    let pending = Pending { id, known, replaces, unrecorded: None };
+                    return Ok(Started::Pending(pending));
                 }
                 Action::Recover { client_request_id, id, time } => {
                     self.recover(record, &client_request_id, id, time)?;
@@ -179,8 +154,7 @@ impl DurableRun<'_> {
                         self.may_create()?;
                         let body = body?;
                         target.map_or(Ok(()), probe_partial_file)?;
-                        let pending = self.create(record, body, replaces)?;
-                        return Ok(Started::Pending(Box::new(pending)));
+                        return self.create(record, body, replaces).map(Started::Pending);
                     };
                     record.append(JournalEntry::Created { id: id.clone() })?;
                     self.context.emit(&id, EventKind::Recovered);
@@ -209,81 +183,64 @@ impl DurableRun<'_> {
         let id_of = |_| generate_client_request_id(self.request.client_request_id.as_deref());
         let mut on_step = |step: CreateStep<'_>| {
             record.append(match step {
-                CreateStep::Commit(client_request_id) => sending(client_request_id, None),
+                CreateStep::Sending(client_request_id, id) => JournalEntry::Sending {
+                    client_request_id: client_request_id.to_owned(),
+                    id: id.cloned(),
+                    time: now(),
+                },
                 CreateStep::Rejected(error) => JournalEntry::Rejected {
                     status: error.status(),
                     marked: error.has_vendor_marks(),
                     id: error.generation_id().cloned(),
                     time: now(),
                 },
-                CreateStep::Unknown(error) => {
-                    match (error.client_request_id(), error.generation_id()) {
-                        (Some(sent), Some(id)) => sending(sent, Some(id)),
-                        _ => return Ok(()),
-                    }
-                }
             })
         };
-        let (generation, sent) = submit(self.context, body, self.quota, &id_of, &mut on_step)?;
+        let (generation, sent) = submit(&self.context, body, &id_of, &mut on_step)?;
         let id = generation.id.clone();
         // Not an error of the run: a generation that is paid for must be fetched.
         let unrecorded = record.append(JournalEntry::Created { id: id.clone() }).err();
         let kind = EventKind::Created { generation: &generation };
         self.context.emit_with(Some(&id), Some(&sent), kind);
-        Ok(Pending { id, created: Some(generation), completed: false, replaces, unrecorded })
-    }
-
-    fn wait(&self, pending: &Pending) -> Result<Video> {
-        let options = self.options.clone().initial_delay(self.initial_delay(pending));
-        self.context.wait(&pending.id, pending.known(), &options)
-    }
-
-    /// Only a generation that has just been created is not polled at once.
-    fn initial_delay(&self, pending: &Pending) -> Duration {
-        match pending.created {
-            Some(_) => self.options.initial_delay,
-            None => Duration::ZERO,
-        }
+        let known = Known::Response(Box::new(generation));
+        Ok(Pending { id, known, replaces, unrecorded })
     }
 
     /// Records how the wait ended.
     fn settle(
         &self,
         record: &mut Record<'_>,
-        pending: &Pending,
+        pending: &mut Pending,
         waited: Result<Video>,
     ) -> Result<Video> {
         let id = pending.id.clone();
-        match &waited {
-            Ok(video) if !pending.completed => {
+        let was_completed = matches!(pending.known, Known::Completed);
+        let error = match waited {
+            Ok(video) if was_completed => return Ok(video),
+            Ok(video) => {
                 // The video counts, not the note that it is there.
                 let _ = record.append(JournalEntry::Completed { id, usage: video.usage });
+                return Ok(video);
             }
-            Err(error) if error.kind() == ErrorKind::GenerationFailed => {
+            Err(error) => error,
+        };
+        let error = match error.kind() {
+            ErrorKind::GenerationFailed => {
                 let reason = error.server_message().unwrap_or_default().to_owned();
-                record.append(match error.may_have_been_billed() {
+                let recorded = record.append(match error.may_have_been_billed() {
                     true => JournalEntry::Ended { id, reason },
                     false => JournalEntry::Failed { id, reason },
-                })?;
+                });
+                recorded.err().unwrap_or(error)
             }
-            // A generation that was completed before is not running: its URL was needed to download
-            // it.
-            Err(error)
-                if pending.completed
-                    && matches!(error.kind(), ErrorKind::WaitTimeout | ErrorKind::Cancelled) =>
-            {
-                return waited.map_err(|error| error.with_operation(Operation::Download));
+            // It is not running: its URL was needed to download it.
+            ErrorKind::WaitTimeout | ErrorKind::Cancelled if was_completed => {
+                error.with_operation(Operation::Download)
             }
-            _ => {}
-        }
-        waited
+            _ => error,
+        };
+        Err(pending.explain(error))
     }
-}
-
-/// A create that is about to be sent or, with an id, whose unusable response named it.
-fn sending(client_request_id: &str, id: Option<&GenerationId>) -> JournalEntry {
-    let client_request_id = client_request_id.to_owned();
-    JournalEntry::Sending { client_request_id, id: id.cloned(), time: now() }
 }
 
 /// `difference` is the part of the request that differs from the other one's.
@@ -333,9 +290,6 @@ fn blocked_error(
     };
     id.iter().fold(error, Error::with_id)
 }
-
-#[cfg(any(fuzzing, test))]
-pub(crate) use self::file_journal::check_parse;
 
 #[cfg(test)]
 mod model_test;

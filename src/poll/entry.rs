@@ -1,6 +1,5 @@
 //! What the responses about one generation prove, poll by poll.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -15,9 +14,9 @@ const NOT_FOUND_GRACE: Duration = Duration::from_secs(60);
 const MISSING_URL_GRACE: Duration = Duration::from_secs(60);
 
 /// A generation that is being waited for: what is known of it, and when to poll it next.
-pub(super) struct Entry<'a> {
+pub(super) struct Entry {
     pub(super) index: usize,
-    pub(super) id: Cow<'a, GenerationId>,
+    pub(super) id: GenerationId,
     pub(super) started_at: Duration,
     pub(super) next_poll_at: Duration,
     /// The timeout, or later, if a failure is to be confirmed then.
@@ -35,7 +34,7 @@ pub(super) struct Entry<'a> {
     pub(super) last_error: Option<Error>,
 }
 
-impl Entry<'_> {
+impl Entry {
     pub(super) fn due_at(&self) -> Duration {
         self.next_poll_at.min(self.deadline)
     }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::error::ErrorResponse;
+use crate::error::ErrorKind;
 
 /// Polls in virtual time, which advances only when the wait sleeps and when a poll takes time.
 struct VirtualPoller<P> {
@@ -40,10 +40,10 @@ impl<P: Fn(&GenerationId, Duration) -> Result<Generation> + Sync> VirtualPoller<
     }
 
     fn wait(&self, options: &WaitOptions) -> Result<Video> {
-        self.wait_for(Known::Nothing, options)
+        self.wait_for(&Known::Nothing, options)
     }
 
-    fn wait_for(&self, known: Known<'_>, options: &WaitOptions) -> Result<Video> {
+    fn wait_for(&self, known: &Known, options: &WaitOptions) -> Result<Video> {
         let retry_policy = RetryPolicy::new().base_delay(Duration::ZERO);
         PollQueue::new(options, &retry_policy, self).wait(&id("a"), known)
     }

@@ -1,9 +1,9 @@
 //! Many durable runs in one call, with a handful of threads.
 
-use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::iter;
+use std::mem;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -49,24 +49,21 @@ impl BatchOptions {
     /// How many jobs are started at once: their images hashed and their creates sent. Defaults to 3,
     /// and is at least 1.
     #[must_use]
-    pub fn concurrent_creates(mut self, count: usize) -> Self {
-        self.concurrent_creates = count.max(1);
-        self
+    pub fn concurrent_creates(self, count: usize) -> Self {
+        Self { concurrent_creates: count.max(1), ..self }
     }
 
     /// How many videos are downloaded at once. Defaults to 3, and is at least 1.
     #[must_use]
-    pub fn concurrent_downloads(mut self, count: usize) -> Self {
-        self.concurrent_downloads = count.max(1);
-        self
+    pub fn concurrent_downloads(self, count: usize) -> Self {
+        Self { concurrent_downloads: count.max(1), ..self }
     }
 
     /// How many generations are unfinished at once. Defaults to 64, and is at least 1. The journal
     /// of each is open until its video is saved.
     #[must_use]
-    pub fn max_in_flight(mut self, count: usize) -> Self {
-        self.max_in_flight = count.max(1);
-        self
+    pub fn max_in_flight(self, count: usize) -> Self {
+        Self { max_in_flight: count.max(1), ..self }
     }
 }
 
@@ -76,9 +73,9 @@ impl Default for BatchOptions {
     }
 }
 
-/// Runs all jobs; the results are in input order. `run` has what they have in common.
+/// Runs all jobs; the results are in input order.
 pub(crate) fn generate_all_to(
-    run: &DurableRun<'_>,
+    context: &RequestContext<'_>,
     jobs: &[(ImageToVideo, PathBuf)],
     options: &BatchOptions,
 ) -> Vec<Result<SavedVideo>> {
@@ -87,29 +84,26 @@ pub(crate) fn generate_all_to(
         let others = jobs.iter().skip(1).map(|_| Err(Error::not_attempted(&reason)));
         return iter::once(Err(error)).chain(others).collect();
     }
-    // Events have the paths as they were given.
-    let context = |path| RequestContext { path: Some(path), ..run.context.clone() };
-    let contexts: Vec<_> = jobs.iter().map(|(_, path)| context(path.as_path())).collect();
     let stops = Stops::default();
-    let inputs = jobs.iter().zip(&contexts).enumerate();
-    let runs: Vec<_> = inputs
-        .map(|(index, ((request, path), context))| Job {
-            index,
-            run: DurableRun { context, request, stops: Some(&stops), ..*run },
-            path: std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+    let numbered = jobs.iter().enumerate();
+    let jobs: Vec<_> = numbered
+        .map(|(index, (request, path))| {
+            // Events have the path as it was given.
+            let context = RequestContext { path: Some(path), ..context.clone() };
+            let run = DurableRun { context, request, stops: Some(&stops) };
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            Job { index, run, path }
         })
         .collect();
-    let context_of = |index: usize| contexts.get(index).unwrap_or(run.context);
-    let poller = run.context.poller(&context_of);
-    let queue = PollQueue::new(run.options, run.context.retry_policy, &poller);
-    let batch = Batch { jobs: &runs, options, queue, state: Mutex::default() };
-    let threads = [run.options.threads, options.concurrent_creates, options.concurrent_downloads];
+    let context_of = |index: usize| jobs.get(index).map_or(context, |job| &job.run.context);
+    let poller = context.poller(&context_of);
+    let queue = context.poll_queue(&poller);
+    let batch = Batch { jobs: &jobs, options, queue, state: Mutex::default() };
+    let threads =
+        [context.wait_options.threads, options.concurrent_creates, options.concurrent_downloads];
     let threads = threads.iter().fold(0_usize, |sum, count| sum.saturating_add(*count));
     run_workers(threads.min(jobs.len()), &|| batch.work());
-    let mut state = batch.lock();
-    let missing = || Err(Error::not_attempted("the batch was interrupted"));
-    let result = |job: &Job<'_>| state.results.remove(&job.index).unwrap_or_else(missing);
-    runs.iter().map(result).collect()
+    mem::take(&mut batch.lock().results).into_values().collect()
 }
 
 struct Batch<'a> {
@@ -131,14 +125,12 @@ struct State<'a> {
     /// The next job to start.
     next: usize,
     starting: usize,
-    /// The jobs that are started but have no result yet.
-    in_flight: usize,
     downloading: usize,
     /// The jobs whose generations are in the queue, by index.
     waiting: HashMap<usize, (&'a Job<'a>, Box<FileRun>)>,
     downloads: VecDeque<(&'a Job<'a>, Box<(FileRun, Video)>)>,
-    /// By index.
-    results: HashMap<usize, Result<SavedVideo>>,
+    /// By index, and so in input order.
+    results: BTreeMap<usize, Result<SavedVideo>>,
 }
 
 enum Task<'a> {
@@ -172,8 +164,7 @@ impl<'a> Batch<'a> {
     /// that polls are not late.
     fn next_task(&self) -> Task<'a> {
         let mut state = self.lock();
-        let next = self.jobs.get(state.next);
-        if next.is_none() && state.in_flight == 0 {
+        if state.results.len() == self.jobs.len() {
             return Task::Exit;
         }
         if state.downloading < self.options.concurrent_downloads
@@ -182,32 +173,29 @@ impl<'a> Batch<'a> {
             state.downloading += 1;
             return Task::Download(job, completed);
         }
-        if let Some(job) = next
+        let in_flight = state.next - state.results.len();
+        if let Some(job) = self.jobs.get(state.next)
             && state.starting < self.options.concurrent_creates
-            && state.in_flight < self.options.max_in_flight
+            && in_flight < self.options.max_in_flight
         {
             state.next += 1;
             state.starting += 1;
-            state.in_flight += 1;
             return Task::Start(job);
         }
         Task::Poll
     }
 
     fn start(&self, job: &'a Job<'a>) {
+        let cancelled = "the batch was cancelled; call generate_all_to again";
         let started = match job.run.context.is_cancelled() {
-            true => {
-                Err(Error::not_attempted("the batch was cancelled; call generate_all_to again"))
-            }
+            true => Err(Error::not_attempted(cancelled)),
             false => job.run.open(&job.path),
         };
         match started {
             Ok(Started::Saved(saved)) => self.finish(job, Ok(saved)),
             Ok(Started::Pending(file_run)) => {
                 let mut state = self.lock();
-                let id = Cow::Owned(file_run.pending.id.clone());
-                let initial_delay = job.run.initial_delay(&file_run.pending);
-                self.queue.push(job.index, id, file_run.pending.known(), initial_delay);
+                self.queue.push(job.index, &file_run.pending.id, &file_run.pending.known);
                 state.waiting.insert(job.index, (job, file_run));
             }
             Err(error) => self.finish(job, Err(error)),
@@ -218,20 +206,15 @@ impl<'a> Batch<'a> {
     /// Records how the wait of a job ended.
     fn settle(&self, index: usize, waited: Result<Video>) {
         let waiting = self.lock().waiting.remove(&index);
-        let Some((job, mut file_run)) = waiting else { return };
-        match job.run.settle_file(&mut file_run, waited) {
-            Ok(video) => {
-                self.lock().downloads.push_back((job, Box::new((*file_run, video))));
-            }
-            Err(error) => {
-                drop(file_run);
-                self.finish(job, Err(error));
-            }
+        let Some((job, file_run)) = waiting else { return };
+        match job.run.settle_file(*file_run, waited) {
+            Ok(completed) => self.lock().downloads.push_back((job, Box::new(completed))),
+            Err(error) => self.finish(job, Err(error)),
         }
     }
 
-    fn save(&self, job: &Job<'_>, (file_run, video): (FileRun, Video)) {
-        self.finish(job, job.run.save(file_run, &video));
+    fn save(&self, job: &Job<'_>, completed: (FileRun, Video)) {
+        self.finish(job, job.run.save(completed));
         self.lock().downloading -= 1;
     }
 
@@ -239,9 +222,7 @@ impl<'a> Batch<'a> {
         if let (Err(error), Some(stops)) = (&result, job.run.stops) {
             stops.add(job.run.request, error);
         }
-        let mut state = self.lock();
-        state.results.insert(job.index, result);
-        state.in_flight -= 1;
+        self.lock().results.insert(job.index, result);
     }
 
     fn lock(&self) -> MutexGuard<'_, State<'a>> {

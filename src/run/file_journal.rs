@@ -104,7 +104,7 @@ impl FileJournal {
     }
 
     /// Opens the journal, creating it if necessary. Calls `wait` with how long to sleep while
-    /// another process has it; an error ends the wait.
+    /// another process has it, with growing delays; an error ends the wait.
     pub(crate) fn open_or_wait(
         path: PathBuf,
         mut wait: impl FnMut(Duration) -> Result<()>,
@@ -112,6 +112,7 @@ impl FileJournal {
         let name = || journal_name(&path);
         let io_error =
             |message: &str, e: io::Error| Error::journal_with_source(&name(), message, e);
+        let mut delay = Duration::from_millis(5);
         let (file, read_only) = loop {
             match path.metadata() {
                 Ok(metadata) if !metadata.is_file() => {
@@ -134,10 +135,19 @@ impl FileJournal {
             if OPEN_JOURNALS.lock().unwrap_or_else(PoisonError::into_inner).contains(&canonical) {
                 return Err(Error::journal(&name(), "already open in this process"));
             }
-            lock(&file, &path, &mut wait)?;
-            // The file may have been deleted or replaced while this call waited.
-            if is_same_file(&file, &path) {
-                break (file, read_only);
+            // The system releases the lock when its process ends in any way.
+            match file.try_lock() {
+                Ok(()) if is_same_file(&file, &path) => break (file, read_only),
+                // It was deleted or replaced since it was opened.
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    wait(delay)?;
+                    delay = (delay * 2).min(Duration::from_millis(500));
+                }
+                Err(TryLockError::Error(e)) => {
+                    let message = "failed to lock; unlocked, two runs could pay for the same video";
+                    return Err(io_error(message, e));
+                }
             }
         };
         let text = read(&file).map_err(|e| io_error("failed to read", e))?;
@@ -213,25 +223,8 @@ fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
-/// Waits for the lock with growing delays. The system releases it when its process ends in any way.
-fn lock(file: &File, path: &Path, wait: &mut impl FnMut(Duration) -> Result<()>) -> Result<()> {
-    let mut delay = Duration::from_millis(5);
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) => wait(delay)?,
-            Err(TryLockError::Error(e)) => {
-                let message = "failed to lock; unlocked, two runs could pay for the same video";
-                return Err(Error::journal_with_source(&journal_name(path), message, e));
-            }
-        }
-        delay = (delay * 2).min(Duration::from_millis(500));
-    }
-}
-
 fn read(mut file: &File) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    file.seek(SeekFrom::Start(0))?;
     read_up_to(&mut file, MAX_LEN + 1, &mut text)?;
     if text.len() as u64 > MAX_LEN {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "file exceeds the 16 MiB limit"));
@@ -241,18 +234,18 @@ fn read(mut file: &File) -> io::Result<Vec<u8>> {
 
 /// The content of a journal's file.
 #[derive(Debug)]
-struct Parsed {
-    entries: Vec<JournalEntry>,
+pub(crate) struct Parsed {
+    pub(crate) entries: Vec<JournalEntry>,
     /// The end of the last complete line. What follows is torn.
-    valid_len: u64,
+    pub(crate) valid_len: u64,
     /// The last line is complete except for its newline.
-    missing_newline: bool,
+    pub(crate) missing_newline: bool,
 }
 
 /// A line that cannot be parsed, and the entries of the other lines.
 #[derive(Debug)]
-struct ParseError {
-    line: usize,
+pub(crate) struct ParseError {
+    pub(crate) line: usize,
     error: InvalidEntry,
     entries: Vec<JournalEntry>,
 }
@@ -283,7 +276,7 @@ impl ParseError {
 ///
 /// A last line without a newline was torn when its process was killed. If what is there is complete,
 /// some entries count: see [`counts_unterminated`].
-fn parse(text: &[u8]) -> Result<Parsed, ParseError> {
+pub(crate) fn parse(text: &[u8]) -> Result<Parsed, ParseError> {
     let mut parsed = Parsed { entries: Vec::new(), valid_len: 0, missing_newline: false };
     let mut failed = None;
     for (index, line) in text.split_inclusive(|&byte| byte == b'\n').enumerate() {
@@ -321,28 +314,6 @@ fn counts_unterminated(entry: &JournalEntry) -> bool {
             | JournalEntry::Publishing { .. }
             | JournalEntry::Saved { .. }
     )
-}
-
-/// Parses arbitrary bytes, and panics if the result is inconsistent.
-#[cfg(any(fuzzing, test))]
-pub(crate) fn check_parse(text: &[u8]) {
-    let len = text.len() as u64;
-    match parse(text) {
-        Ok(Parsed { entries, valid_len, missing_newline }) => {
-            assert!(valid_len <= len && (!missing_newline || valid_len == len));
-            // Only a torn line follows the valid part, which parses the same without it.
-            let (valid, torn) = text.split_at(usize::try_from(valid_len).unwrap_or(text.len()));
-            assert!(!torn.contains(&b'\n'));
-            let again = parse(valid).ok();
-            assert!(again.is_some_and(
-                |again| (again.entries, again.missing_newline) == (entries, missing_newline)
-            ));
-        }
-        Err(error) => {
-            let lines = text.iter().filter(|&&byte| byte == b'\n').count();
-            assert!((1..=lines).contains(&error.line));
-        }
-    }
 }
 
 #[cfg(test)]
@@ -480,7 +451,7 @@ mod tests {
             let at = at.index(text.len() + 1);
             let until = if overwrite { text.len().min(at + garbage.len()) } else { at };
             text.splice(at..until, garbage);
-            check_parse(&text);
+            crate::fuzzing::journal(&text);
         }
 
         #[test]

@@ -9,9 +9,9 @@ use crate::event::EventKind;
 use crate::model::generation::{GenerationId, Usage, Video};
 
 use super::file_journal::{FileJournal, journal_name, journal_path};
-use super::fingerprint::RequestFingerprint;
 use super::journal::JournalEntry;
 use super::next::{Blocker, TargetState};
+use super::record::{Record, RecordedRequest};
 use super::{DurableRun, OPERATION, Pending, Started, blocked_error};
 
 /// A video in a file, the result of [`Client::generate_to`](crate::Client::generate_to).
@@ -45,10 +45,11 @@ pub struct SavedVideo {
 /// A run that has to wait for its generation.
 pub(crate) struct FileRun {
     target: Target,
-    state: TargetState,
+    /// The file that the video may replace.
+    replace: Replace,
     journal: FileJournal,
-    request: RequestFingerprint,
-    pub(crate) pending: Box<Pending>,
+    request: RecordedRequest,
+    pub(crate) pending: Pending,
 }
 
 impl DurableRun<'_> {
@@ -56,25 +57,22 @@ impl DurableRun<'_> {
     pub(crate) fn generate_to(&self, path: &Path) -> Result<SavedVideo> {
         match self.open(path)? {
             Started::Saved(saved) => Ok(saved),
-            Started::Pending(mut run) => {
-                let waited = self.wait(&run.pending);
-                let video = self.settle_file(&mut run, waited)?;
-                self.save(*run, &video)
+            Started::Pending(run) => {
+                let waited = self.context.wait(&run.pending.id, &run.pending.known);
+                self.save(self.settle_file(*run, waited)?)
             }
         }
     }
 
     /// Opens the target and its journal, and runs up to a generation to wait for. An invalid call
     /// leaves no new file behind.
-    pub(crate) fn open(&self, path: &Path) -> Result<Started<FileRun>> {
+    pub(crate) fn open(&self, path: &Path) -> Result<Started<Box<FileRun>>> {
         let target = Target::resolve(path, OPERATION)?;
         let journal_path = journal_path(&target);
-        let is_new = match journal_path.symlink_metadata() {
-            Ok(_) => false,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
-            // What cannot be known is an error, never "no".
-            Err(e) => return Err(Error::io(OPERATION, Some(journal_path), "failed to read", e)),
-        };
+        // What cannot be known is an error, never "no".
+        let is_new = !journal_path
+            .try_exists()
+            .map_err(|e| Error::io(OPERATION, Some(journal_path.clone()), "failed to read", e))?;
         if is_new {
             self.may_create()?;
             if target.file_len()?.is_some() {
@@ -86,20 +84,21 @@ impl DurableRun<'_> {
         let (request, body) = self.prepare()?;
         let body = if is_new { Ok(body?) } else { body };
         let mut journal = self.open_journal(journal_path)?;
-        let mut record = self.record(&mut journal, &request)?;
+        let mut record = Record::open(&mut journal, &request)?;
         let state = target_state(&target, record.entries())?;
         let started = self.start(&mut record, body, Some(&target), &state);
         Ok(match started.map_err(|error| record.explain(error))? {
             Started::Saved(saved) => Started::Saved(saved),
             Started::Pending(pending) => {
-                Started::Pending(Box::new(FileRun { target, state, journal, request, pending }))
+                let replace = replaced(record.entries(), pending.replaces.as_ref(), &state);
+                Started::Pending(Box::new(FileRun { target, replace, journal, request, pending }))
             }
         })
     }
 
     /// Waits for another process with the same target, as long as for a generation.
     fn open_journal(&self, path: PathBuf) -> Result<FileJournal> {
-        let limit = TimeLimit::new(self.options.timeout);
+        let limit = TimeLimit::new(self.context.wait_options.timeout);
         let name = journal_name(&path);
         FileJournal::open_or_wait(path, |delay| {
             let remaining = limit.remaining();
@@ -115,31 +114,31 @@ impl DurableRun<'_> {
     }
 
     /// Records how the wait ended.
-    pub(crate) fn settle_file(&self, run: &mut FileRun, waited: Result<Video>) -> Result<Video> {
-        let FileRun { journal, request, pending, .. } = run;
-        let settled = self
-            .record(journal, request)
-            .and_then(|mut record| self.settle(&mut record, pending, waited));
-        settled.map_err(|error| pending.explain(error))
+    pub(crate) fn settle_file(
+        &self,
+        mut run: FileRun,
+        waited: Result<Video>,
+    ) -> Result<(FileRun, Video)> {
+        let mut record = Record::open(&mut run.journal, &run.request)?;
+        let video = self.settle(&mut record, &mut run.pending, waited)?;
+        Ok((run, video))
     }
 
     /// Downloads the video to the target.
-    pub(crate) fn save(&self, mut run: FileRun, video: &Video) -> Result<SavedVideo> {
-        let saved = self.download(&mut run, video);
+    pub(crate) fn save(&self, (mut run, video): (FileRun, Video)) -> Result<SavedVideo> {
+        let saved = self.download(&mut run, &video);
         saved.map_err(|error| run.pending.explain(error))
     }
 
     fn download(&self, run: &mut FileRun, video: &Video) -> Result<SavedVideo> {
-        let FileRun { target, state, journal, request, pending } = run;
-        let mut record = self.record(journal, request)?;
+        let FileRun { target, replace, journal, request, pending } = run;
+        let mut record = Record::open(journal, request)?;
         let id = &pending.id;
-        let recorded = replaceable_file(record.entries(), pending.replaces.as_ref(), state);
-        let replace = Replace::Recorded(recorded);
         let mut before_publish = |length: u64, hash: &str| {
             let hash = hash.to_owned();
             record.append(JournalEntry::Publishing { id: id.clone(), length, hash })
         };
-        let length = download(self.context, video, target, &replace, Some(&mut before_publish))?;
+        let length = download(&self.context, video, target, replace, Some(&mut before_publish))?;
         let usage = video.usage.or_else(|| record.usage(id));
         record.append(JournalEntry::Saved { id: id.clone(), length, usage })?;
         self.context.emit(id, EventKind::Saved { bytes: length });
@@ -165,19 +164,19 @@ fn target_state(target: &Target, entries: &[JournalEntry]) -> Result<TargetState
     Ok(TargetState::Other)
 }
 
-/// The file that the run may replace: its length and hash.
-fn replaceable_file(
+/// The file that the run may replace, by its length and hash.
+fn replaced(
     entries: &[JournalEntry],
     replaces: Option<&GenerationId>,
     state: &TargetState,
-) -> Option<(u64, Option<String>)> {
+) -> Replace {
     if *state == TargetState::Empty {
-        return Some((0, None));
+        return Replace::Recorded(Some((0, None)));
     }
-    entries.iter().rev().find_map(|entry| match entry {
+    Replace::Recorded(entries.iter().rev().find_map(|entry| match entry {
         JournalEntry::Publishing { id, length, hash } if Some(id) == replaces => {
             Some((*length, Some(hash.clone())))
         }
         _ => None,
-    })
+    }))
 }

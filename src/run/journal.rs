@@ -1,7 +1,5 @@
 //! Where a durable run keeps its record: the trait, and the entries.
 
-use std::fmt;
-
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
@@ -241,21 +239,14 @@ pub enum JournalEntry {
 }
 
 /// Why a JSON object is not an entry.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub(crate) enum InvalidEntry {
     /// Not an entry at all, or a field is missing.
+    #[error("invalid journal entry")]
     Invalid,
     /// Of a version of this crate that writes other entries.
+    #[error("journal entry written by another version of kling-video")]
     OtherVersion,
-}
-
-impl fmt::Display for InvalidEntry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Invalid => "invalid journal entry",
-            Self::OtherVersion => "journal entry written by another version of kling-video",
-        })
-    }
 }
 
 impl JournalEntry {

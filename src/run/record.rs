@@ -7,25 +7,26 @@ use super::fingerprint::RequestFingerprint;
 use super::journal::{Journal, JournalEntry, now};
 use super::next::newest_of;
 
+/// A run's request, as its intent records it.
+pub(crate) struct RecordedRequest {
+    pub(crate) fingerprint: RequestFingerprint,
+    /// The image's path or URL, for people.
+    pub(crate) source: Option<String>,
+}
+
 /// The durable entries of a journal, for a run of one request.
 pub(crate) struct Record<'a> {
     journal: &'a mut dyn Journal,
     entries: Vec<JournalEntry>,
-    request: &'a RequestFingerprint,
-    /// The image's path or URL, for people.
-    source: Option<String>,
+    request: &'a RecordedRequest,
 }
 
 impl<'a> Record<'a> {
-    pub(crate) fn open(
-        journal: &'a mut dyn Journal,
-        request: &'a RequestFingerprint,
-        source: Option<String>,
-    ) -> Result<Self> {
+    pub(crate) fn open(journal: &'a mut dyn Journal, request: &'a RecordedRequest) -> Result<Self> {
         let entries = journal.entries();
         let entries = entries
             .map_err(|e| Error::journal_with_source(&journal.name(), "failed to read", e))?;
-        Ok(Self { journal, entries, request, source })
+        Ok(Self { journal, entries, request })
     }
 
     pub(crate) fn name(&self) -> String {
@@ -37,13 +38,13 @@ impl<'a> Record<'a> {
     }
 
     pub(crate) fn request(&self) -> &'a RequestFingerprint {
-        self.request
+        &self.request.fingerprint
     }
 
     /// The part of the request that differs from the last other one's in the record, if there is one.
     pub(crate) fn difference(&self) -> Option<&'static str> {
         self.entries.iter().rev().find_map(|entry| match entry {
-            JournalEntry::Intent { request, .. } => self.request.difference(request),
+            JournalEntry::Intent { request, .. } => self.request().difference(request),
             _ => None,
         })
     }
@@ -54,7 +55,7 @@ impl<'a> Record<'a> {
         request: RequestFingerprint,
         replaces: Option<GenerationId>,
     ) -> Result<()> {
-        let source = self.source.clone();
+        let source = self.request.source.clone();
         self.write(JournalEntry::Intent { request, source, time: now(), replaces })
     }
 
@@ -72,7 +73,7 @@ impl<'a> Record<'a> {
         }
         // A generation stays with the request that it is recorded for: that of a run whose image is
         // missing would match those with any other image.
-        let request = named.filter(|named| self.request.matches(named)).unwrap_or(self.request);
+        let request = named.filter(|named| self.request().matches(named)).unwrap_or(self.request());
         let started = match last.is_some_and(|last| request.matches(last)) {
             true => Ok(()),
             false => self.begin(request.clone(), None),
@@ -108,7 +109,7 @@ impl<'a> Record<'a> {
 
     /// Adds to an error what the record knows: the ids of a create that may have been accepted.
     pub(crate) fn explain(&self, error: Error) -> Error {
-        let Some(newest) = newest_of(&self.entries, self.request) else { return error };
+        let Some(newest) = newest_of(&self.entries, self.request()) else { return error };
         let id = newest.id().filter(|_| error.generation_id().is_none());
         let sent = newest.client_request_id().filter(|_| error.client_request_id().is_none());
         let error = id.into_iter().fold(error.may_be_billed(), Error::with_id);

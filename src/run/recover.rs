@@ -40,7 +40,7 @@ impl DurableRun<'_> {
         named: Option<GenerationId>,
         time: u64,
     ) -> Result<()> {
-        let limit = TimeLimit::new(self.options.timeout);
+        let limit = TimeLimit::new(self.context.wait_options.timeout);
         let id = match named {
             Some(id) if self.ask(&id)?.is_ok() => id,
             _ => self.find_in_log(record, client_request_id, time, &limit)?,

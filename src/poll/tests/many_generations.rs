@@ -83,7 +83,7 @@ mod tests {
         });
         let queue = PollQueue::new(&options, &retry_policy, &poller);
         for (index, name) in ["first", "throttled", "last"].into_iter().enumerate() {
-            queue.push(index, Cow::Owned(id(name)), Known::Created, secs(0));
+            queue.push(index, &id(name), &Known::Created);
             if index == 0 {
                 assert!(matches!(queue.step(), Step::Polled));
                 poller.advance(secs(5));
