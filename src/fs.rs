@@ -11,18 +11,12 @@ pub(crate) fn read_up_to(
     limit: u64,
     data: &mut Vec<u8>,
 ) -> io::Result<usize> {
-    ReadFn(&mut |buf| reader.read(buf)).read_up_to(limit, data)
+    ReadFn(&mut |buf| reader.read(buf)).take(limit).read_to_end(data)
 }
 
 /// A reader of any type, because `read_to_end` would be compiled anew for each of them. A
 /// `dyn Read` would not prevent that: its table of methods has this one, too.
 struct ReadFn<'a>(&'a mut dyn FnMut(&mut [u8]) -> io::Result<usize>);
-
-impl ReadFn<'_> {
-    fn read_up_to(self, limit: u64, data: &mut Vec<u8>) -> io::Result<usize> {
-        self.take(limit).read_to_end(data)
-    }
-}
 
 impl Read for ReadFn<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
