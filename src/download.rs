@@ -110,20 +110,24 @@ impl From<Error> for AttemptError {
     }
 }
 
+fn unusable(message: &'static str) -> AttemptError {
+    AttemptError { error: Error::decode(OPERATION, message), is_retryable: true }
+}
+
 impl Download<'_> {
     fn run(&mut self) -> Result<()> {
         let policy = self.context.retry_policy;
         loop {
-            let previous_max = self.max_received;
-            let AttemptError { error, is_retryable } = match self.attempt() {
+            let enough = self.max_received.saturating_add(MIN_PROGRESS);
+            let attempted = self.attempt();
+            let has_progressed = self.max_received >= enough;
+            let AttemptError { error, is_retryable } = match attempted {
                 Ok(true) => return Ok(()),
-                Ok(false) => continue,
+                Ok(false) if has_progressed => continue,
+                Ok(false) => unusable("the server sent less of the video than requested"),
                 Err(failure) => failure,
             };
-            self.failures = match self.has_progressed(previous_max) {
-                true => 1,
-                false => self.failures.saturating_add(1),
-            };
+            self.failures = if has_progressed { 1 } else { self.failures.saturating_add(1) };
             let attempt = self.failures;
             let error = error.with_attempts(attempt);
             let elapsed = self.started_at.elapsed();
@@ -149,14 +153,8 @@ impl Download<'_> {
         }
     }
 
-    fn has_progressed(&self, previous_max: u64) -> bool {
-        self.max_received >= previous_max.saturating_add(MIN_PROGRESS)
-    }
-
-    /// Requests and receives the missing bytes. Returns false if the server sent only some of them:
-    /// the next attempt requests the rest at once.
+    /// Requests and receives the missing bytes. Returns whether the server sent all of them.
     fn attempt(&mut self) -> Result<bool, AttemptError> {
-        let previous_max = self.max_received;
         let can_resume = self.received > 0 && (self.in_parts || self.validator.is_some());
         let range = can_resume
             .then(|| ResumeRange { from: self.received, validator: self.validator.clone() });
@@ -172,11 +170,7 @@ impl Download<'_> {
         }
         self.receive(&mut response)?;
         match self.total {
-            Some(total) if self.received < total && self.has_progressed(previous_max) => Ok(false),
-            Some(total) if self.received < total => {
-                let message = "the server sent less of the video than requested";
-                Err(AttemptError { error: Error::decode(OPERATION, message), is_retryable: true })
-            }
+            Some(total) if self.received < total => Ok(false),
             Some(total) if self.received > total => {
                 self.restart_with("video length does not match Content-Length")
             }
@@ -263,7 +257,7 @@ impl Download<'_> {
     /// Fails because the received bytes are unusable: the next attempt starts from the beginning.
     fn restart_with<T>(&mut self, message: &'static str) -> Result<T, AttemptError> {
         self.restart()?;
-        Err(AttemptError { error: Error::decode(OPERATION, message), is_retryable: true })
+        Err(unusable(message))
     }
 
     fn restart(&mut self) -> Result<()> {
