@@ -190,20 +190,19 @@ impl Download<'_> {
             200 => Some((0, response.length)),
             _ => response.headers.get("content-range").and_then(parse_content_range),
         };
-        let total = match range {
-            Some((0, total)) if from_start => total,
-            Some(range) if !from_start && range == (self.received, self.total) => self.total,
-            _ => return self.restart_with("Content-Range does not match the requested range"),
-        };
-        if total.is_some_and(|total| total > MAX_BYTES) {
-            return Err(Error::decode(OPERATION, TOO_LARGE).into());
+        match range {
+            Some(range) if !from_start && range == (self.received, self.total) => Ok(()),
+            Some((0, Some(total))) if from_start && total > MAX_BYTES => {
+                Err(Error::decode(OPERATION, TOO_LARGE).into())
+            }
+            Some((0, total)) if from_start => {
+                self.restart()?;
+                (self.total, self.validator) = (total, validator(response));
+                self.in_parts = response.status == 206;
+                Ok(())
+            }
+            _ => self.restart_with("Content-Range does not match the requested range"),
         }
-        if from_start {
-            self.restart()?;
-            (self.total, self.validator) = (total, validator(response));
-            self.in_parts = response.status == 206;
-        }
-        Ok(())
     }
 
     /// Checks that what was received is a video.

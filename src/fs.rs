@@ -28,11 +28,10 @@ impl Read for ReadFn<'_> {
 /// nothing where this is not supported: by systems other than Unix, by some network file systems,
 /// and for a directory without read permission.
 pub(crate) fn fsync_parent_dir(path: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        let synced = File::open(parent_dir(path)).and_then(|dir| dir.sync_all());
-        return synced.or_else(|e| if is_fsync_unsupported(&e) { Ok(()) } else { Err(e) });
+    match File::open(parent_dir(path)).and_then(|dir| dir.sync_all()) {
+        Err(e) if cfg!(unix) && !is_fsync_unsupported(&e) => Err(e),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Whether a directory cannot be synced at all, as opposed to a failure to sync it.

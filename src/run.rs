@@ -120,7 +120,7 @@ impl DurableRun<'_> {
         let mut body = self.request.body();
         let image = body.as_mut().ok().and_then(|body| body.image.as_mut()).map(|image| {
             let name = image.name.as_str().into();
-            hash_reader(image)
+            hash_reader(&mut image.data)
                 .map_err(|e| Error::io(OPERATION, Some(name), "failed to read the image", e))
         });
         let (image, body) = match image.transpose() {

@@ -53,9 +53,8 @@ impl PartialFile {
         if let Err(TryLockError::Error(e)) = locked {
             return Err(io_error(path, "failed to lock the partial file", e));
         }
-        require_regular_file(path)?;
         // Another download may have locked the file, or just renamed it.
-        if locked.is_err() || !is_same_file(file, path) {
+        if locked.is_err() || !partial_file.is_in_place() {
             let e = io::ErrorKind::WouldBlock;
             let error = io_error(path, "another download to this target is in progress", e);
             partial_file.disposable = false;
@@ -214,8 +213,7 @@ fn move_to_new(
 fn require_regular_file(path: &Path) -> Result<()> {
     match path.symlink_metadata() {
         Ok(file) if !file.is_file() => {
-            let e = io::ErrorKind::InvalidInput;
-            Err(io_error(path, "partial file is not a regular file", e))
+            Err(io_error(path, "partial file is not a regular file", io::ErrorKind::InvalidInput))
         }
         _ => Ok(()),
     }

@@ -145,9 +145,8 @@ impl fmt::Display for Error {
             _ => {}
         }
         let hint = match kind {
-            K::Connect => self.0.hint,
             K::Api => self.api_hint(),
-            _ => None,
+            _ => self.0.hint,
         };
         let delay = self.retry_after().filter(|_| kind == K::Api);
         let delay = delay.map(|delay| format!("try again in {}", display_duration(delay)));
