@@ -98,20 +98,13 @@ struct Download<'a> {
     failures: u32,
 }
 
-/// Why an attempt did not complete the video, and whether another one may.
-struct AttemptError {
-    error: Error,
-    is_retryable: bool,
-}
-
-impl From<Error> for AttemptError {
-    fn from(error: Error) -> Self {
-        Self { is_retryable: error.is_transient(), error }
-    }
-}
-
-fn unusable(message: &'static str) -> AttemptError {
-    AttemptError { error: Error::decode(OPERATION, message), is_retryable: true }
+/// How an attempt ended whose response was received.
+enum Attempt {
+    Complete,
+    /// The server sent less than was requested.
+    Partial,
+    /// What was received is not the video, but another attempt may receive it.
+    Unusable(Error),
 }
 
 impl Download<'_> {
@@ -121,11 +114,15 @@ impl Download<'_> {
             let enough = self.max_received.saturating_add(MIN_PROGRESS);
             let attempted = self.attempt();
             let has_progressed = self.max_received >= enough;
-            let AttemptError { error, is_retryable } = match attempted {
-                Ok(true) => return Ok(()),
-                Ok(false) if has_progressed => continue,
-                Ok(false) => unusable("the server sent less of the video than requested"),
-                Err(failure) => failure,
+            let (is_retryable, error) = match attempted {
+                Ok(Attempt::Complete) => return Ok(()),
+                Ok(Attempt::Partial) if has_progressed => continue,
+                Ok(Attempt::Partial) => {
+                    let message = "the server sent less of the video than requested";
+                    (true, Error::decode(OPERATION, message))
+                }
+                Ok(Attempt::Unusable(error)) => (true, error),
+                Err(error) => (error.is_transient(), error),
             };
             self.failures = if has_progressed { 1 } else { self.failures.saturating_add(1) };
             let attempt = self.failures;
@@ -153,62 +150,59 @@ impl Download<'_> {
         }
     }
 
-    /// Requests and receives the missing bytes. Returns whether the server sent all of them.
-    fn attempt(&mut self) -> Result<bool, AttemptError> {
+    /// Requests and receives the missing bytes.
+    fn attempt(&mut self) -> Result<Attempt> {
         let can_resume = self.received > 0 && (self.in_parts || self.validator.is_some());
         let range = can_resume
             .then(|| ResumeRange { from: self.received, validator: self.validator.clone() });
         let url = self.fresh_url.as_ref().unwrap_or(&self.video.url);
         let mut response = self.context.session.download(url, range.as_ref())?;
         match response.status {
-            200 | 206 => self.accept(&response, range.is_some())?,
+            200 | 206 if self.accept(&response, range.is_some())? => {}
+            200 | 206 => {
+                return self.restart_with("Content-Range does not match the requested range");
+            }
             // The file ends at or before the requested byte, although Content-Length went beyond it.
             416 if range.is_some() => {
                 return self.restart_with("range not satisfiable: file is shorter than announced");
             }
-            _ => return Err(response.into_response().api_error().into()),
+            _ => return Err(response.into_response().api_error()),
         }
         self.receive(&mut response)?;
         match self.total {
-            Some(total) if self.received < total => Ok(false),
+            Some(total) if self.received < total => Ok(Attempt::Partial),
             Some(total) if self.received > total => {
                 self.restart_with("video length does not match Content-Length")
             }
-            _ => self.validate(&response).map(|()| true),
+            _ => self.validate(&response),
         }
     }
 
-    /// Checks that the body of the response continues what was received. If it starts with the
+    /// Returns whether the body of the response continues what was received. If it starts with the
     /// first byte, what was received is discarded.
-    fn accept(
-        &mut self,
-        response: &UnreadResponse<'_>,
-        resuming: bool,
-    ) -> Result<(), AttemptError> {
+    fn accept(&mut self, response: &UnreadResponse<'_>, resuming: bool) -> Result<bool> {
         let from_start = response.status == 200 || !resuming;
         let range = match response.status {
             200 => Some((0, response.length)),
             _ => response.headers.get("content-range").and_then(parse_content_range),
         };
         match range {
-            Some(range) if !from_start && range == (self.received, self.total) => Ok(()),
-            Some((0, Some(total))) if from_start && total > MAX_BYTES => {
-                Err(Error::decode(OPERATION, TOO_LARGE).into())
-            }
-            Some((0, total)) if from_start => {
+            Some(range) if !from_start => Ok(range == (self.received, self.total)),
+            Some((0, Some(total))) if total > MAX_BYTES => Err(Error::decode(OPERATION, TOO_LARGE)),
+            Some((0, total)) => {
                 self.restart()?;
                 (self.total, self.validator) = (total, validator(response));
                 self.in_parts = response.status == 206;
-                Ok(())
+                Ok(true)
             }
-            _ => self.restart_with("Content-Range does not match the requested range"),
+            _ => Ok(false),
         }
     }
 
     /// Checks that what was received is a video.
-    fn validate(&mut self, response: &UnreadResponse<'_>) -> Result<(), AttemptError> {
+    fn validate(&mut self, response: &UnreadResponse<'_>) -> Result<Attempt> {
         let problem = self.partial_file.validate(self.received, self.total.is_some())?;
-        let Some(problem) = problem else { return Ok(()) };
+        let Some(problem) = problem else { return Ok(Attempt::Complete) };
         let start = self.partial_file.start()?;
         let problem = match problem {
             _ if start.is_empty() => "empty response body".to_owned(),
@@ -220,43 +214,42 @@ impl Download<'_> {
         // Otherwise, the response is complete, and the next one will hardly differ.
         let is_retryable = is_cut || !mem::replace(&mut self.is_repeated, true);
         self.restart()?;
-        Err(AttemptError { error: response.not_a_video(&problem, start), is_retryable })
+        let error = response.not_a_video(&problem, start);
+        if is_retryable { Ok(Attempt::Unusable(error)) } else { Err(error) }
     }
 
-    fn receive(&mut self, response: &mut UnreadResponse<'_>) -> Result<(), AttemptError> {
+    fn receive(&mut self, response: &mut UnreadResponse<'_>) -> Result<()> {
         let idle = self.context.session.idle_timeout();
         let mut buf = vec![0; CHUNK_SIZE];
-        let (mut window_start, mut window_bytes) = (Instant::now(), 0);
+        let (mut window_start, mut enough) = (Instant::now(), self.received + MIN_PROGRESS);
         loop {
             let read = response.read(&mut buf)?;
             let Some(data) = buf.get(..read).filter(|data| !data.is_empty()) else { return Ok(()) };
             if self.received + read as u64 > MAX_BYTES {
-                return Err(Error::decode(OPERATION, TOO_LARGE).into());
+                return Err(Error::decode(OPERATION, TOO_LARGE));
             }
             self.partial_file.append(data)?;
             self.received += read as u64;
             self.max_received = self.max_received.max(self.received);
             let kind = EventKind::Downloading { received: self.received, total: self.total };
             self.context.emit(&self.video.id, kind);
-            window_bytes += read as u64;
             if self.started_at.elapsed() > DOWNLOAD_TIMEOUT {
-                let message = "download took longer than an hour";
-                return Err(Error::timeout(OPERATION, message.into()).into());
+                return Err(Error::timeout(OPERATION, "download took longer than an hour".into()));
             }
             if window_start.elapsed() >= idle {
-                if window_bytes < MIN_PROGRESS {
+                if self.received < enough {
                     let message = "received less than 4 KiB within the idle timeout";
-                    return Err(Error::timeout(OPERATION, message.into()).into());
+                    return Err(Error::timeout(OPERATION, message.into()));
                 }
-                (window_start, window_bytes) = (Instant::now(), 0);
+                (window_start, enough) = (Instant::now(), self.received + MIN_PROGRESS);
             }
         }
     }
 
     /// Fails because the received bytes are unusable: the next attempt starts from the beginning.
-    fn restart_with<T>(&mut self, message: &'static str) -> Result<T, AttemptError> {
+    fn restart_with(&mut self, message: &'static str) -> Result<Attempt> {
         self.restart()?;
-        Err(unusable(message))
+        Ok(Attempt::Unusable(Error::decode(OPERATION, message)))
     }
 
     fn restart(&mut self) -> Result<()> {

@@ -1,7 +1,6 @@
 //! How errors are made: one constructor for each cause, and what callers add on the way up.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,8 +46,9 @@ impl Error {
         self.with(|error| error.source = Some(source))
     }
 
-    /// What the server says becomes part of the message.
-    fn with_response(self, response: ErrorResponse) -> Self {
+    /// Adds a response that is an error or cannot be used. What the server says in it becomes part
+    /// of the message.
+    pub(crate) fn with_response(self, response: ErrorResponse) -> Self {
         self.with(|error| {
             if let Some(words) = &response.message {
                 error.message.to_mut().push_str(&format!(": {words}"));
@@ -79,7 +79,7 @@ impl Error {
     /// `hint` says what to change if retrying is pointless.
     pub(crate) fn connect(
         operation: Operation,
-        peer: impl fmt::Display,
+        peer: &str,
         hint: Option<&'static str>,
         source: Source,
     ) -> Self {
@@ -115,15 +115,6 @@ impl Error {
 
     pub(crate) fn decode(operation: Operation, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Decode, operation, message.into())
-    }
-
-    /// A response that cannot be used, with what the server says in it and the start of its body.
-    pub(crate) fn invalid_response(
-        operation: Operation,
-        message: String,
-        response: ErrorResponse,
-    ) -> Self {
-        Self::decode(operation, message).with_response(response)
     }
 
     pub(crate) fn create_unknown(source: Error) -> Self {

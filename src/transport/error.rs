@@ -14,7 +14,7 @@ use crate::operation::Operation;
 #[cold]
 pub(super) fn send_error(e: ureq::Error, operation: Operation, peer: String) -> Error {
     match is_connect_error(&e) {
-        true => Error::connect(operation, peer, connect_hint(&e.to_string()), source(e)),
+        true => Error::connect(operation, &peer, connect_hint(&e.to_string()), source(e)),
         false => receive_error(e, operation),
     }
 }
