@@ -131,8 +131,8 @@ impl Download<'_> {
             // Only responses of the video's host have a status here.
             let delay = match error.status() {
                 // Hosts differ in what they return for a signature that is no longer valid.
-                Some(400 | 401 | 403 | 404 | 410) if self.fresh_url.is_none() => {
-                    self.refresh_url(&error)?;
+                Some(status @ (400 | 401 | 403 | 404 | 410)) if self.fresh_url.is_none() => {
+                    self.refresh_url(status)?;
                     continue;
                 }
                 // Some hosts have the video only a while after the generation is completed.
@@ -257,15 +257,14 @@ impl Download<'_> {
         self.partial_file.truncate()
     }
 
-    /// Retrieves the generation to get a fresh URL after this error response to the first one.
-    fn refresh_url(&mut self, error: &Error) -> Result<()> {
+    /// Retrieves the generation to get a fresh URL after a response of this status to the first one.
+    fn refresh_url(&mut self, status: u16) -> Result<()> {
         let retrieved = self.context.retrieve(&self.video.id).and_then(|mut generation| {
             generation.video.take().ok_or_else(|| {
                 let message = "the generation has no video URL anymore";
                 Error::decode(OPERATION, message).with_generation(Some(Box::new(generation)))
             })
         });
-        let status = error.status().unwrap_or_default();
         let reason = format!("the video's host returned HTTP {status}; retrieving a fresh URL");
         self.fresh_url = Some(retrieved.map_err(|error| error.with_reason(reason))?.url);
         self.failures = 0;

@@ -72,14 +72,11 @@ pub(crate) fn parent_dir(path: &Path) -> &Path {
 pub(crate) fn open_options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
+    // `FILE_SHARE_READ | FILE_SHARE_WRITE`, without `FILE_SHARE_DELETE`.
     #[cfg(windows)]
-    std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, SHARE_READ_AND_WRITE);
+    std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, 0x1 | 0x2);
     options
 }
-
-/// `FILE_SHARE_READ | FILE_SHARE_WRITE`, without `FILE_SHARE_DELETE`.
-#[cfg(windows)]
-const SHARE_READ_AND_WRITE: u32 = 0x1 | 0x2;
 
 /// Whether Windows has no file of this name: it is a device (`NUL`, `com1.mp4`), has a stream
 /// (`12:30.mp4`) or another character that it reserves, or loses its last character (`cat.mp4.`).

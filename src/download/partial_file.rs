@@ -55,10 +55,9 @@ impl PartialFile {
         }
         // Another download may have locked the file, or just renamed it.
         if locked.is_err() || !partial_file.is_in_place() {
-            let e = io::ErrorKind::WouldBlock;
-            let error = io_error(path, "another download to this target is in progress", e);
             partial_file.disposable = false;
-            return Err(error);
+            let e = io::ErrorKind::WouldBlock;
+            return Err(io_error(path, "another download to this target is in progress", e));
         }
         let metadata = partial_file.io("failed to read the metadata", file.metadata())?;
         #[cfg(unix)]

@@ -84,12 +84,10 @@ impl TransportConfig {
         let mut authorization = header("the API key", &key.authorization())?;
         authorization.set_sensitive(true);
         header("user_agent", &self.user_agent)?;
-        for (name, timeout) in
-            [("connect_timeout", self.connect_timeout), ("idle_timeout", self.idle_timeout)]
-        {
-            if timeout.is_zero() {
-                return Err(Error::config(format!("{name} must be greater than zero")));
-            }
+        let timeouts =
+            [("connect_timeout", self.connect_timeout), ("idle_timeout", self.idle_timeout)];
+        if let Some((name, _)) = timeouts.iter().find(|(_, timeout)| timeout.is_zero()) {
+            return Err(Error::config(format!("{name} must be greater than zero")));
         }
         let tls = self.root_certificates.map(|parse| parse()).transpose()?.unwrap_or_default();
         if base_uri.scheme() == Some(&Scheme::HTTPS) {
@@ -177,9 +175,8 @@ impl ValidConfig {
     /// The host of `uri` and the proxy that is used for it, without credentials, for error
     /// messages. The host may come from a server, so the text is redacted and sanitized.
     pub(super) fn peer(&self, uri: &Uri) -> String {
-        let host = uri.host().unwrap_or_default();
         let default_port = if uri.scheme() == Some(&Scheme::HTTP) { 80 } else { 443 };
-        let mut peer = host.to_owned();
+        let mut peer = uri.host().unwrap_or_default().to_owned();
         if let Some(port) = uri.port_u16().filter(|port| *port != default_port) {
             peer += &format!(":{port}");
         }

@@ -63,12 +63,10 @@ pub(super) fn resolve_proxy(choice: ProxyChoice) -> Result<Option<ProxyConfig>> 
     let (setting, url, no_proxy) = match choice {
         ProxyChoice::None => return Ok(None),
         ProxyChoice::Url(url) => ("proxy", url, None),
-        ProxyChoice::Environment => match first_variable(&PROXY_VARIABLES)? {
-            Some((name, url)) => {
-                (name, url.trim().to_owned(), first_variable(&["NO_PROXY", "no_proxy"])?)
-            }
-            None => return Ok(None),
-        },
+        ProxyChoice::Environment => {
+            let Some((name, url)) = first_variable(&PROXY_VARIABLES)? else { return Ok(None) };
+            (name, url.trim().to_owned(), first_variable(&["NO_PROXY", "no_proxy"])?)
+        }
     };
     let no_proxy = no_proxy.map(|(_, list)| list).unwrap_or_default();
     Ok(Some(ProxyConfig { proxy: parse_proxy(setting, &url)?, no_proxy }))
