@@ -119,9 +119,7 @@ impl DurableRun<'_> {
     fn prepare(&self) -> Result<(RequestFingerprint, Result<RequestBody>)> {
         let mut body = self.request.body();
         let image = body.as_mut().ok().and_then(|body| body.image.as_mut()).map(|image| {
-            let name = image.name.as_str().into();
-            hash_reader(&mut image.data)
-                .map_err(|e| Error::io(OPERATION, Some(name), "failed to read the image", e))
+            hash_reader(&mut image.data).map_err(|e| image.read_error(e).with_operation(OPERATION))
         });
         let (image, body) = match image.transpose() {
             Ok(hash) => (hash, body),

@@ -141,7 +141,7 @@ impl PartialFile {
         moved.map_err(|error| {
             let path = self.path.display();
             let message = format!("{error}; the complete video was kept as {path}");
-            Error::io(Operation::Download, None, message, io::Error::other(error))
+            Error::io(Operation::Download, message, io::Error::other(error))
         })?;
         fsync_parent_dir(&target.destination)
             .map_err(|e| target.error("saved, but failed to sync the directory", e))
@@ -219,7 +219,7 @@ fn require_regular_file(path: &Path) -> Result<()> {
 }
 
 fn io_error(path: &Path, message: &'static str, e: impl Into<io::Error>) -> Error {
-    Error::io(Operation::Download, Some(path.to_owned()), message, e.into())
+    Error::io(Operation::Download, format!("{}: {message}", path.display()), e.into())
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -168,18 +167,10 @@ impl Error {
         }
     }
 
-    /// `message` says what could not be done; the operating system's reason is the source.
-    pub(crate) fn io(
-        operation: Operation,
-        path: Option<PathBuf>,
-        message: impl Into<Cow<'static, str>>,
-        source: io::Error,
-    ) -> Self {
-        let mut message = message.into();
-        if let Some(path) = path {
-            message = format!("{}: {message}", path.display()).into();
-        }
-        Self::new(ErrorKind::Io, operation, message).with_source(source.into())
+    /// `message` says what could not be done with which file; the operating system's reason is the
+    /// source.
+    pub(crate) fn io(operation: Operation, message: String, source: io::Error) -> Self {
+        Self::new(ErrorKind::Io, operation, message.into()).with_source(source.into())
     }
 
     pub(crate) fn not_attempted(reason: &str) -> Self {

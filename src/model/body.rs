@@ -202,8 +202,8 @@ impl<'a> Base64Encoder<'a> {
 }
 
 fn upload_error(image: &ImageReader, e: io::Error) -> Error {
-    let message = "image file changed or could not be read during upload";
-    Error::io(Operation::Create, Some(image.name.as_str().into()), message, e)
+    let message = format!("{}: image file changed or could not be read during upload", image.name);
+    Error::io(Operation::Create, message, e)
 }
 
 #[cfg(test)]

@@ -214,8 +214,9 @@ pub(crate) enum ImageRules {
 }
 
 fn open_file(field: &str, path: &Path) -> Result<ImageReader> {
+    let name = path.display().to_string();
     let open_error =
-        |e| Error::io(Operation::Validate, Some(path.to_owned()), "failed to open the image", e);
+        |e| Error::io(Operation::Validate, format!("{name}: failed to open the image"), e);
     // Checked before opening, because opening a FIFO blocks until it has a writer.
     let metadata = fs::metadata(path).map_err(|e| {
         let url = path.to_str().unwrap_or_default();
@@ -229,13 +230,13 @@ fn open_file(field: &str, path: &Path) -> Result<ImageReader> {
     })?;
     if !metadata.is_file() {
         let kind = if metadata.is_dir() { "a directory" } else { "not a regular file" };
-        let message = format!("{} is {kind}; must be a JPEG or PNG file", path.display());
+        let message = format!("{name} is {kind}; must be a JPEG or PNG file");
         return Err(Error::invalid_request(field, message));
     }
     let file = Arc::new(File::open(path).map_err(open_error)?);
     Ok(ImageReader {
         len: metadata.len(),
-        name: path.display().to_string(),
+        name,
         data: Box::new(Arc::clone(&file)),
         file: Some((file, metadata.modified().ok())),
     })
@@ -257,8 +258,7 @@ impl<T: Read + Seek> ReadSeek for T {}
 
 impl ImageReader {
     pub(crate) fn read_error(&self, e: io::Error) -> Error {
-        let path = Some(self.name.as_str().into());
-        Error::io(Operation::Validate, path, "failed to read the image", e)
+        Error::io(Operation::Validate, format!("{}: failed to read the image", self.name), e)
     }
 
     /// Fails if the file's length or modification time is not that with which it was opened.

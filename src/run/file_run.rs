@@ -73,7 +73,10 @@ impl DurableRun<'_> {
             Ok(_) => false,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
             // What cannot be known is an error, never "no".
-            Err(e) => return Err(Error::io(OPERATION, Some(journal_path), "failed to read", e)),
+            Err(e) => {
+                let message = format!("{}: failed to read", journal_path.display());
+                return Err(Error::io(OPERATION, message, e));
+            }
         };
         if is_new {
             self.may_create()?;
