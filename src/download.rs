@@ -98,10 +98,10 @@ struct Download<'a> {
     failures: u32,
 }
 
-/// How an attempt ended whose response was received.
+/// How an attempt ended, if its response was received.
 enum Attempt {
     Complete,
-    /// The server sent less than was requested.
+    /// The server sent less than was requested. If that is progress, the rest is requested at once.
     Partial,
     /// What was received is not the video, but another attempt may receive it.
     Unusable(Error),

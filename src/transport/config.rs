@@ -142,7 +142,8 @@ impl ValidConfig {
         self.proxy.as_ref()?.for_uri(uri)
     }
 
-    /// None for hosts that need no lookup: ureq starts a thread for one with a timeout.
+    /// The time limit for looking up the host of `uri`. Without one ureq needs no thread, so there is
+    /// none for a host that needs no lookup.
     pub(super) fn dns_timeout(&self, uri: &Uri) -> Option<Duration> {
         let host = uri.host().unwrap_or_default();
         let needs_dns = !is_loopback(host) && strip_brackets(host).parse::<IpAddr>().is_err();
