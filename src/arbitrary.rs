@@ -333,7 +333,7 @@ const TRANSPORT_ERROR_KINDS: [ErrorKind; 5] = [
 pub(crate) fn transport_error(kind: ErrorKind) -> Error {
     let operation = Operation::Retrieve;
     match kind {
-        ErrorKind::Connect => Error::connect(operation, "localhost", "test".into()),
+        ErrorKind::Connect => Error::connect(operation, "localhost", None, "test".into()),
         ErrorKind::Transport => Error::transport(operation, "test".into()),
         ErrorKind::Timeout => Error::timeout(operation, "test".into()),
         ErrorKind::Decode => Error::decode(operation, "test"),

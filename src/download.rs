@@ -98,40 +98,41 @@ struct Download<'a> {
     failures: u32,
 }
 
-/// Why an attempt did not complete the video, and whether another one may.
-struct AttemptError {
-    error: Error,
-    is_retryable: bool,
-}
-
-impl From<Error> for AttemptError {
-    fn from(error: Error) -> Self {
-        Self { is_retryable: error.is_transient(), error }
-    }
+/// How an attempt ended, if its response was received.
+enum Attempt {
+    Complete,
+    /// The server sent less than was requested. If that is progress, the rest is requested at once.
+    Partial,
+    /// What was received is not the video, but another attempt may receive it.
+    Unusable(Error),
 }
 
 impl Download<'_> {
     fn run(&mut self) -> Result<()> {
         let policy = &self.context.shared.retry_policy;
         loop {
-            let previous_max = self.max_received;
-            let AttemptError { error, is_retryable } = match self.attempt() {
-                Ok(true) => return Ok(()),
-                Ok(false) => continue,
-                Err(failure) => failure,
+            let enough = self.max_received.saturating_add(MIN_PROGRESS);
+            let attempted = self.attempt();
+            let has_progressed = self.max_received >= enough;
+            let (is_retryable, error) = match attempted {
+                Ok(Attempt::Complete) => return Ok(()),
+                Ok(Attempt::Partial) if has_progressed => continue,
+                Ok(Attempt::Partial) => {
+                    let message = "the server sent less of the video than requested";
+                    (true, Error::decode(OPERATION, message))
+                }
+                Ok(Attempt::Unusable(error)) => (true, error),
+                Err(error) => (error.is_transient(), error),
             };
-            self.failures = match self.has_progressed(previous_max) {
-                true => 1,
-                false => self.failures.saturating_add(1),
-            };
+            self.failures = if has_progressed { 1 } else { self.failures.saturating_add(1) };
             let attempt = self.failures;
             let error = error.with_attempts(attempt);
             let elapsed = self.started_at.elapsed();
             // Only responses of the video's host have a status here.
             let delay = match error.status() {
                 // Hosts differ in what they return for a signature that is no longer valid.
-                Some(400 | 401 | 403 | 404 | 410) if self.fresh_url.is_none() => {
-                    self.refresh_url(&error)?;
+                Some(status @ (400 | 401 | 403 | 404 | 410)) if self.fresh_url.is_none() => {
+                    self.refresh_url(status)?;
                     continue;
                 }
                 // Some hosts have the video only a while after the generation is completed.
@@ -149,73 +150,59 @@ impl Download<'_> {
         }
     }
 
-    fn has_progressed(&self, previous_max: u64) -> bool {
-        self.max_received >= previous_max.saturating_add(MIN_PROGRESS)
-    }
-
-    /// Requests and receives the missing bytes. Returns false if the server sent only some of them:
-    /// the next attempt requests the rest at once.
-    fn attempt(&mut self) -> Result<bool, AttemptError> {
-        let previous_max = self.max_received;
+    /// Requests and receives the missing bytes.
+    fn attempt(&mut self) -> Result<Attempt> {
         let can_resume = self.received > 0 && (self.in_parts || self.validator.is_some());
         let range = can_resume
             .then(|| ResumeRange { from: self.received, validator: self.validator.clone() });
         let url = self.fresh_url.as_ref().unwrap_or(&self.video.url);
         let mut response = self.context.session.download(url, range.as_ref())?;
         match response.status {
-            200 | 206 => self.accept(&response, range.is_some())?,
+            200 | 206 if self.accept(&response, range.is_some())? => {}
+            200 | 206 => {
+                return self.restart_with("Content-Range does not match the requested range");
+            }
             // The file ends at or before the requested byte, although Content-Length went beyond it.
             416 if range.is_some() => {
                 return self.restart_with("range not satisfiable: file is shorter than announced");
             }
-            _ => return Err(response.into_response().api_error().into()),
+            _ => return Err(response.into_response().api_error()),
         }
         self.receive(&mut response)?;
         match self.total {
-            Some(total) if self.received < total && self.has_progressed(previous_max) => Ok(false),
-            Some(total) if self.received < total => {
-                let message = "the server sent less of the video than requested";
-                Err(AttemptError { error: Error::decode(OPERATION, message), is_retryable: true })
-            }
+            Some(total) if self.received < total => Ok(Attempt::Partial),
             Some(total) if self.received > total => {
                 self.restart_with("video length does not match Content-Length")
             }
-            _ => self.validate(&response).map(|()| true),
+            _ => self.validate(&response),
         }
     }
 
-    /// Checks that the body of the response continues what was received. If it starts with the
+    /// Returns whether the body of the response continues what was received. If it starts with the
     /// first byte, what was received is discarded.
-    fn accept(
-        &mut self,
-        response: &UnreadResponse<'_>,
-        resuming: bool,
-    ) -> Result<(), AttemptError> {
+    fn accept(&mut self, response: &UnreadResponse<'_>, resuming: bool) -> Result<bool> {
         let from_start = response.status == 200 || !resuming;
         let range = match response.status {
             200 => Some((0, response.length)),
             _ => response.headers.get("content-range").and_then(parse_content_range),
         };
-        let total = match range {
-            Some((0, total)) if from_start => total,
-            Some(range) if !from_start && range == (self.received, self.total) => self.total,
-            _ => return self.restart_with("Content-Range does not match the requested range"),
-        };
-        if total.is_some_and(|total| total > MAX_BYTES) {
-            return Err(Error::decode(OPERATION, TOO_LARGE).into());
+        match range {
+            Some(range) if !from_start => Ok(range == (self.received, self.total)),
+            Some((0, Some(total))) if total > MAX_BYTES => Err(Error::decode(OPERATION, TOO_LARGE)),
+            Some((0, total)) => {
+                self.restart()?;
+                (self.total, self.validator) = (total, validator(response));
+                self.in_parts = response.status == 206;
+                Ok(true)
+            }
+            _ => Ok(false),
         }
-        if from_start {
-            self.restart()?;
-            (self.total, self.validator) = (total, validator(response));
-            self.in_parts = response.status == 206;
-        }
-        Ok(())
     }
 
     /// Checks that what was received is a video.
-    fn validate(&mut self, response: &UnreadResponse<'_>) -> Result<(), AttemptError> {
+    fn validate(&mut self, response: &UnreadResponse<'_>) -> Result<Attempt> {
         let problem = self.partial_file.validate(self.received, self.total.is_some())?;
-        let Some(problem) = problem else { return Ok(()) };
+        let Some(problem) = problem else { return Ok(Attempt::Complete) };
         let start = self.partial_file.start()?;
         let problem = match problem {
             _ if start.is_empty() => "empty response body".to_owned(),
@@ -227,43 +214,42 @@ impl Download<'_> {
         // Otherwise, the response is complete, and the next one will hardly differ.
         let is_retryable = is_cut || !mem::replace(&mut self.is_repeated, true);
         self.restart()?;
-        Err(AttemptError { error: response.not_a_video(&problem, start), is_retryable })
+        let error = response.not_a_video(&problem, start);
+        if is_retryable { Ok(Attempt::Unusable(error)) } else { Err(error) }
     }
 
-    fn receive(&mut self, response: &mut UnreadResponse<'_>) -> Result<(), AttemptError> {
+    fn receive(&mut self, response: &mut UnreadResponse<'_>) -> Result<()> {
         let idle = self.context.session.idle_timeout();
         let mut buf = vec![0; CHUNK_SIZE];
-        let (mut window_start, mut window_bytes) = (Instant::now(), 0);
+        let (mut window_start, mut enough) = (Instant::now(), self.received + MIN_PROGRESS);
         loop {
             let read = response.read(&mut buf)?;
             let Some(data) = buf.get(..read).filter(|data| !data.is_empty()) else { return Ok(()) };
             if self.received + read as u64 > MAX_BYTES {
-                return Err(Error::decode(OPERATION, TOO_LARGE).into());
+                return Err(Error::decode(OPERATION, TOO_LARGE));
             }
             self.partial_file.append(data)?;
             self.received += read as u64;
             self.max_received = self.max_received.max(self.received);
             let kind = EventKind::Downloading { received: self.received, total: self.total };
             self.context.emit(&self.video.id, kind);
-            window_bytes += read as u64;
             if self.started_at.elapsed() > DOWNLOAD_TIMEOUT {
-                let message = "download took longer than an hour";
-                return Err(Error::timeout(OPERATION, message.into()).into());
+                return Err(Error::timeout(OPERATION, "download took longer than an hour".into()));
             }
             if window_start.elapsed() >= idle {
-                if window_bytes < MIN_PROGRESS {
+                if self.received < enough {
                     let message = "received less than 4 KiB within the idle timeout";
-                    return Err(Error::timeout(OPERATION, message.into()).into());
+                    return Err(Error::timeout(OPERATION, message.into()));
                 }
-                (window_start, window_bytes) = (Instant::now(), 0);
+                (window_start, enough) = (Instant::now(), self.received + MIN_PROGRESS);
             }
         }
     }
 
     /// Fails because the received bytes are unusable: the next attempt starts from the beginning.
-    fn restart_with<T>(&mut self, message: &'static str) -> Result<T, AttemptError> {
+    fn restart_with(&mut self, message: &'static str) -> Result<Attempt> {
         self.restart()?;
-        Err(AttemptError { error: Error::decode(OPERATION, message), is_retryable: true })
+        Ok(Attempt::Unusable(Error::decode(OPERATION, message)))
     }
 
     fn restart(&mut self) -> Result<()> {
@@ -271,15 +257,14 @@ impl Download<'_> {
         self.partial_file.truncate()
     }
 
-    /// Retrieves the generation to get a fresh URL after this error response to the first one.
-    fn refresh_url(&mut self, error: &Error) -> Result<()> {
+    /// Retrieves the generation to get a fresh URL after a response of this status to the first one.
+    fn refresh_url(&mut self, status: u16) -> Result<()> {
         let retrieved = self.context.retrieve(&self.video.id).and_then(|mut generation| {
             generation.video.take().ok_or_else(|| {
                 let message = "the generation has no video URL anymore";
                 Error::decode(OPERATION, message).with_generation(Some(Box::new(generation)))
             })
         });
-        let status = error.status().unwrap_or_default();
         let reason = format!("the video's host returned HTTP {status}; retrieving a fresh URL");
         self.fresh_url = Some(retrieved.map_err(|error| error.with_reason(reason))?.url);
         self.failures = 0;

@@ -11,18 +11,12 @@ pub(crate) fn read_up_to(
     limit: u64,
     data: &mut Vec<u8>,
 ) -> io::Result<usize> {
-    ReadFn(&mut |buf| reader.read(buf)).read_up_to(limit, data)
+    ReadFn(&mut |buf| reader.read(buf)).take(limit).read_to_end(data)
 }
 
 /// A reader of any type, because `read_to_end` would be compiled anew for each of them. A
 /// `dyn Read` would not prevent that: its table of methods has this one, too.
 struct ReadFn<'a>(&'a mut dyn FnMut(&mut [u8]) -> io::Result<usize>);
-
-impl ReadFn<'_> {
-    fn read_up_to(self, limit: u64, data: &mut Vec<u8>) -> io::Result<usize> {
-        self.take(limit).read_to_end(data)
-    }
-}
 
 impl Read for ReadFn<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -34,11 +28,10 @@ impl Read for ReadFn<'_> {
 /// nothing where this is not supported: by systems other than Unix, by some network file systems,
 /// and for a directory without read permission.
 pub(crate) fn fsync_parent_dir(path: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        let synced = File::open(parent_dir(path)).and_then(|dir| dir.sync_all());
-        return synced.or_else(|e| if is_fsync_unsupported(&e) { Ok(()) } else { Err(e) });
+    match File::open(parent_dir(path)).and_then(|dir| dir.sync_all()) {
+        Err(e) if cfg!(unix) && !is_fsync_unsupported(&e) => Err(e),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Whether a directory cannot be synced at all, as opposed to a failure to sync it.
@@ -79,14 +72,11 @@ pub(crate) fn parent_dir(path: &Path) -> &Path {
 pub(crate) fn open_options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
+    // `FILE_SHARE_READ | FILE_SHARE_WRITE`, without `FILE_SHARE_DELETE`.
     #[cfg(windows)]
-    std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, SHARE_READ_AND_WRITE);
+    std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, 0x1 | 0x2);
     options
 }
-
-/// `FILE_SHARE_READ | FILE_SHARE_WRITE`, without `FILE_SHARE_DELETE`.
-#[cfg(windows)]
-const SHARE_READ_AND_WRITE: u32 = 0x1 | 0x2;
 
 /// Whether Windows has no file of this name: it is a device (`NUL`, `com1.mp4`), has a stream
 /// (`12:30.mp4`) or another character that it reserves, or loses its last character (`cat.mp4.`).

@@ -297,7 +297,7 @@ impl<'a> PollQueue<'a> {
             let status = sanitize(generation.status.as_str());
             let message = format!("status `{status}` with an error");
             let response = ErrorResponse { message: Some(reason), ..ErrorResponse::default() };
-            Error::invalid_response(Operation::Retrieve, message, response).with_id(&entry.id)
+            Error::decode(Operation::Retrieve, message).with_response(response).with_id(&entry.id)
         });
         entry.next_poll_at = entry.next_poll_at.saturating_add(self.options.interval).max(now);
         let verdict = entry.evaluate(&generation, now, self.confirm_delay);

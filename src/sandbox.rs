@@ -133,7 +133,8 @@ impl Sandbox {
     /// As [`start`](Sandbox::start); also if the port is in use.
     pub fn start_on_port(port: u16) -> Result<Sandbox> {
         let server = Server::start(port).map_err(|source| {
-            Error::io(Operation::Build, None, "failed to start the sandbox on 127.0.0.1", source)
+            let message = "failed to start the sandbox on 127.0.0.1".to_owned();
+            Error::io(Operation::Build, message, source)
         })?;
         Ok(Sandbox { server })
     }

@@ -36,6 +36,7 @@ pub(crate) use self::tls::root_certificates;
 use self::config::{Agents, SMALL_BUFFER, UPLOAD_BUFFER, ValidConfig};
 use self::error::send_error;
 use self::response::{HttpResponse, location};
+use self::tls::ensure_enabled;
 use self::url::{encode_url, is_local, is_loopback, resolve_redirect};
 
 /// The body of a create that is larger takes a while to be sent.
@@ -234,7 +235,7 @@ impl Session<'_> {
             return Err("video URL must not have a loopback or link-local host".into());
         }
         match uri.scheme_str() {
-            Some("https") => self.config.tls.ensure_enabled().map_err(|e| e.to_string())?,
+            Some("https") => ensure_enabled().map_err(|e| e.to_string())?,
             Some("http") if is_loopback(host) && allow_http => {}
             _ => return Err("video URL must start with https://".into()),
         }
@@ -262,12 +263,12 @@ impl Session<'_> {
                 headers.insert(header::IF_RANGE, value(validator)?);
             }
         }
-        let agent: &Agent = &self.agents.downloads;
-        if is_loopback(uri.host().unwrap_or_default()) {
-            request = agent.configure_request(request).proxy(None).timeout_resolve(None).build();
-        } else if self.config.bypasses_proxy(request.uri()) {
-            request = agent.configure_request(request).proxy(None).build();
-        }
+        let agent = &self.agents.downloads;
+        let request = agent
+            .configure_request(request)
+            .proxy(self.config.proxy_for(uri).cloned())
+            .timeout_resolve(self.config.dns_timeout(uri))
+            .build();
         match agent.run(request) {
             _ if is_cancelled(self.token) => Err(Error::cancelled(operation)),
             result => result.map_err(|e| send_error(e, operation, self.config.peer(uri))),

@@ -53,13 +53,11 @@ impl PartialFile {
         if let Err(TryLockError::Error(e)) = locked {
             return Err(io_error(path, "failed to lock the partial file", e));
         }
-        require_regular_file(path)?;
         // Another download may have locked the file, or just renamed it.
-        if locked.is_err() || !is_same_file(file, path) {
-            let e = io::ErrorKind::WouldBlock;
-            let error = io_error(path, "another download to this target is in progress", e);
+        if locked.is_err() || !partial_file.is_in_place() {
             partial_file.disposable = false;
-            return Err(error);
+            let e = io::ErrorKind::WouldBlock;
+            return Err(io_error(path, "another download to this target is in progress", e));
         }
         let metadata = partial_file.io("failed to read the metadata", file.metadata())?;
         #[cfg(unix)]
@@ -143,7 +141,7 @@ impl PartialFile {
         moved.map_err(|error| {
             let path = self.path.display();
             let message = format!("{error}; the complete video was kept as {path}");
-            Error::io(Operation::Download, None, message, io::Error::other(error))
+            Error::io(Operation::Download, message, io::Error::other(error))
         })?;
         fsync_parent_dir(&target.destination)
             .map_err(|e| target.error("saved, but failed to sync the directory", e))
@@ -214,15 +212,14 @@ fn move_to_new(
 fn require_regular_file(path: &Path) -> Result<()> {
     match path.symlink_metadata() {
         Ok(file) if !file.is_file() => {
-            let e = io::ErrorKind::InvalidInput;
-            Err(io_error(path, "partial file is not a regular file", e))
+            Err(io_error(path, "partial file is not a regular file", io::ErrorKind::InvalidInput))
         }
         _ => Ok(()),
     }
 }
 
 fn io_error(path: &Path, message: &'static str, e: impl Into<io::Error>) -> Error {
-    Error::io(Operation::Download, Some(path.to_owned()), message, e.into())
+    Error::io(Operation::Download, format!("{}: {message}", path.display()), e.into())
 }
 
 #[cfg(test)]

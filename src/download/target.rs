@@ -36,7 +36,7 @@ impl Target {
         const MAX_SYMLINKS: u32 = 40;
         if path.as_os_str().is_empty() {
             let e = io::Error::from(io::ErrorKind::InvalidInput);
-            return Err(Error::io(operation, None, "the target path is empty", e));
+            return Err(Error::io(operation, "the target path is empty".to_owned(), e));
         }
         let mut target = Self { path: path.to_owned(), destination: path.to_owned(), operation };
         target.validate_name()?;
@@ -60,7 +60,7 @@ impl Target {
             let dir = parent_dir(&target.destination);
             dir.metadata().map_err(|e| {
                 let message = format!("directory {} does not exist", dir.display());
-                Error::io(operation, None, message, e)
+                Error::io(operation, message, e)
             })?;
         }
         Ok(target)
@@ -116,7 +116,7 @@ impl Target {
     }
 
     pub(super) fn error(&self, message: &'static str, e: impl Into<io::Error>) -> Error {
-        Error::io(self.operation, Some(self.path.clone()), message, e.into())
+        Error::io(self.operation, format!("{}: {message}", self.path.display()), e.into())
     }
 }
 

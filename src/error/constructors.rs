@@ -1,9 +1,7 @@
 //! How errors are made: one constructor for each cause, and what callers add on the way up.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,8 +45,18 @@ impl Error {
         self.with(|error| error.source = Some(source))
     }
 
-    fn with_response(self, response: ErrorResponse) -> Self {
-        self.with(|error| error.response = Some(Box::new(response)))
+    /// Adds a response that is an error or cannot be used. What the server says in it becomes part
+    /// of the message.
+    pub(crate) fn with_response(self, response: ErrorResponse) -> Self {
+        self.with(|error| {
+            if let Some(words) = &response.message {
+                error.message.to_mut().push_str(&format!(": {words}"));
+            }
+            if let Some(id) = &response.request_id {
+                error.message.to_mut().push_str(&format!(" (request id `{id}`)"));
+            }
+            error.response = Some(Box::new(response));
+        })
     }
 
     pub(crate) fn config(message: impl Into<Cow<'static, str>>) -> Self {
@@ -67,15 +75,17 @@ impl Error {
         Self::new(ErrorKind::GenerationLimit, Operation::Create, message.into())
     }
 
-    pub(crate) fn connect(operation: Operation, peer: impl fmt::Display, source: Source) -> Self {
+    /// `hint` says what to change if retrying is pointless.
+    pub(crate) fn connect(
+        operation: Operation,
+        peer: &str,
+        hint: Option<&'static str>,
+        source: Source,
+    ) -> Self {
         let message = format!("cannot connect to {peer}").into();
-        Self::new(ErrorKind::Connect, operation, message).with_source(source)
-    }
-
-    /// Says what to change about a connection that cannot be established otherwise, so that retrying
-    /// is pointless.
-    pub(crate) fn with_hint(self, hint: Option<&'static str>) -> Self {
-        self.with(|error| error.hint = hint)
+        Self::new(ErrorKind::Connect, operation, message)
+            .with_source(source)
+            .with(|error| error.hint = hint)
     }
 
     pub(crate) fn transport(operation: Operation, source: Source) -> Self {
@@ -98,31 +108,12 @@ impl Error {
     }
 
     pub(crate) fn api(operation: Operation, response: ErrorResponse) -> Self {
-        let status = response.status.unwrap_or_default();
-        let mut message = format!("server returned HTTP {status}");
-        if let Some(words) = &response.message {
-            message.push_str(&format!(": {words}"));
-        }
-        if let Some(id) = &response.request_id {
-            message.push_str(&format!(" (request id `{id}`)"));
-        }
+        let message = format!("server returned HTTP {}", response.status.unwrap_or_default());
         Self::new(ErrorKind::Api, operation, message.into()).with_response(response)
     }
 
     pub(crate) fn decode(operation: Operation, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Decode, operation, message.into())
-    }
-
-    /// A response that cannot be used, with what the server says in it and the start of its body.
-    pub(crate) fn invalid_response(
-        operation: Operation,
-        mut message: String,
-        response: ErrorResponse,
-    ) -> Self {
-        if let Some(words) = &response.message {
-            message.push_str(&format!(": {words}"));
-        }
-        Self::decode(operation, message).with_response(response)
     }
 
     pub(crate) fn create_unknown(source: Error) -> Self {
@@ -138,13 +129,12 @@ impl Error {
         reason: String,
         may_be_billed: bool,
     ) -> Self {
-        let end = match may_be_billed {
-            true => "ended without a video and may have been charged",
-            false => "failed and is not charged",
+        let message = match may_be_billed {
+            true => "the generation ended without a video and may have been charged",
+            false => "the generation failed and is not charged",
         };
-        let message = format!("the generation {end}: {reason}").into();
         let response = ErrorResponse { message: Some(reason), ..ErrorResponse::default() };
-        Self::new(ErrorKind::GenerationFailed, operation, message)
+        Self::new(ErrorKind::GenerationFailed, operation, message.into())
             .with_response(response)
             .with(|error| error.may_be_billed = may_be_billed)
     }
@@ -177,18 +167,10 @@ impl Error {
         }
     }
 
-    /// `message` says what could not be done; the operating system's reason is the source.
-    pub(crate) fn io(
-        operation: Operation,
-        path: Option<PathBuf>,
-        message: impl Into<Cow<'static, str>>,
-        source: io::Error,
-    ) -> Self {
-        let mut message = message.into();
-        if let Some(path) = path {
-            message = format!("{}: {message}", path.display()).into();
-        }
-        Self::new(ErrorKind::Io, operation, message).with_source(source.into())
+    /// `message` says what could not be done with which file; the operating system's reason is the
+    /// source.
+    pub(crate) fn io(operation: Operation, message: String, source: io::Error) -> Self {
+        Self::new(ErrorKind::Io, operation, message.into()).with_source(source.into())
     }
 
     pub(crate) fn not_attempted(reason: &str) -> Self {

@@ -18,27 +18,23 @@ impl Error {
     fn write_activity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use ErrorKind as K;
         use Operation as O;
-        match (self.0.kind, self.0.operation, &self.0.id) {
+        let Inner { kind, operation, ref id, not_created, .. } = *self.0;
+        // A generation that a rejection names is not the one that was to be created.
+        let id = id.as_ref().filter(|_| operation != O::Create || !not_created);
+        match (kind, operation, id) {
             (K::Config | K::InvalidRequest | K::GenerationLimit | K::NotAttempted, ..) => Ok(()),
             (K::Connect | K::Cancelled | K::Journal | K::Io, ..) => Ok(()),
             (_, O::Find, _) => f.write_str("searching the request log: "),
             (_, O::List, _) => f.write_str("reading the request log: "),
             (_, O::Pricing, _) => f.write_str("reading the price: "),
             (_, O::Balance, _) => f.write_str("reading the balance: "),
-            (_, O::Create, id) if id.is_none() || self.0.not_created => {
-                f.write_str("creating a generation: ")
-            }
-            (_, operation, Some(id)) => {
-                let activity = match operation {
-                    O::Create => "creating",
-                    O::Retrieve => "retrieving",
-                    O::Wait => "waiting for",
-                    O::Download => "downloading",
-                    other => &format!("{other},"),
-                };
-                write!(f, "{activity} generation `{id}`: ")
-            }
-            (_, operation, None) => write!(f, "{operation}: "),
+            (_, O::Create, None) => f.write_str("creating a generation: "),
+            (_, O::Create, Some(id)) => write!(f, "creating generation `{id}`: "),
+            (_, O::Retrieve, Some(id)) => write!(f, "retrieving generation `{id}`: "),
+            (_, O::Wait, Some(id)) => write!(f, "waiting for generation `{id}`: "),
+            (_, O::Download, Some(id)) => write!(f, "downloading generation `{id}`: "),
+            (_, other, Some(id)) => write!(f, "{other}, generation `{id}`: "),
+            (_, other, None) => write!(f, "{other}: "),
         }
     }
 
@@ -89,6 +85,7 @@ impl Error {
             Some(Operation::GenerateRecorded) => "Journal",
             _ => "FileJournal",
         };
+        let abandon = format!("abandon it with {journal}::abandon to pay for a new generation");
         Some(match (kind, id, resumable) {
             // Not about a response: what was downloaded is not the video, for example.
             (K::Decode, ..) if self.status().is_none() => return None,
@@ -103,13 +100,10 @@ impl Error {
                 let id = self.client_request_id()?;
                 format!("search for it with find(\"{id}\") before creating again")
             }
-            (K::CreateUnknown, None, Some(_)) => format!(
-                "{again} later to search for it, or abandon it with {journal}::abandon to pay for \
-                 a new generation"
-            ),
-            (K::GenerationFailed, _, Some(_)) if self.0.may_be_billed => {
-                format!("abandon it with {journal}::abandon to pay for a new generation")
+            (K::CreateUnknown, None, Some(_)) => {
+                format!("{again} later to search for it, or {abandon}")
             }
+            (K::GenerationFailed, _, Some(_)) if self.0.may_be_billed => abandon,
             (K::WaitTimeout, Some(_), _) => {
                 format!("it may still be running and be billed; {again}")
             }
@@ -151,9 +145,8 @@ impl fmt::Display for Error {
             _ => {}
         }
         let hint = match kind {
-            K::Connect => self.0.hint,
             K::Api => self.api_hint(),
-            _ => None,
+            _ => self.0.hint,
         };
         let delay = self.retry_after().filter(|_| kind == K::Api);
         let delay = delay.map(|delay| format!("try again in {}", display_duration(delay)));

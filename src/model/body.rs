@@ -164,7 +164,7 @@ struct Base64Encoder<'a> {
 
 impl<'a> Base64Encoder<'a> {
     fn new(image: &'a mut ImageReader) -> Result<Self> {
-        image.rewind().map_err(|e| image.read_error(e))?;
+        image.data.rewind().map_err(|e| image.read_error(e))?;
         let remaining = image.len;
         let chunk = usize::try_from(remaining).map_or(CHUNK_SIZE, |len| len.min(CHUNK_SIZE));
         Ok(Self { image, remaining, raw: vec![0; chunk], pending: io::Cursor::default() })
@@ -195,15 +195,15 @@ impl<'a> Base64Encoder<'a> {
         let max_len = max_len.min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
         let len = self.raw.len().min(max_len);
         let raw = self.raw.get_mut(..len).unwrap_or_default();
-        self.image.read_exact(raw).map_err(|e| upload_error(self.image, e))?;
+        self.image.data.read_exact(raw).map_err(|e| upload_error(self.image, e))?;
         self.remaining -= raw.len() as u64;
         Ok(raw)
     }
 }
 
 fn upload_error(image: &ImageReader, e: io::Error) -> Error {
-    let message = "image file changed or could not be read during upload";
-    Error::io(Operation::Create, Some(image.name.as_str().into()), message, e)
+    let message = format!("{}: image file changed or could not be read during upload", image.name);
+    Error::io(Operation::Create, message, e)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod url;
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -135,14 +135,15 @@ impl Image {
                 len: data.0.len() as u64,
                 // Bytes have no name of their own: the field says which image is meant.
                 name: format!("image data for `{field}`"),
-                data: ImageData::Bytes(Cursor::new(data.clone())),
+                data: Box::new(Cursor::new(data.clone())),
+                file: None,
             },
         };
         let media_type = image.validate(rules).map_err(|e| {
             let flaw = match e.kind() {
-                io::ErrorKind::InvalidData => e.to_string(),
+                io::ErrorKind::InvalidData => &e.to_string(),
                 io::ErrorKind::UnexpectedEof => {
-                    "is truncated within its header; must be a complete JPEG or PNG".to_owned()
+                    "is truncated within its header; must be a complete JPEG or PNG"
                 }
                 _ => return image.read_error(e),
             };
@@ -157,7 +158,7 @@ impl Image {
         let (mut url, image) = self.open(field, rules)?;
         if let Some(mut image) = image {
             let mut data = Vec::new();
-            read_up_to(&mut image, u64::MAX, &mut data).map_err(|e| image.read_error(e))?;
+            read_up_to(&mut image.data, u64::MAX, &mut data).map_err(|e| image.read_error(e))?;
             engine().encode_string(data, &mut url);
         }
         Ok(url)
@@ -213,8 +214,9 @@ pub(crate) enum ImageRules {
 }
 
 fn open_file(field: &str, path: &Path) -> Result<ImageReader> {
+    let name = path.display().to_string();
     let open_error =
-        |e| Error::io(Operation::Validate, Some(path.to_owned()), "failed to open the image", e);
+        |e| Error::io(Operation::Validate, format!("{name}: failed to open the image"), e);
     // Checked before opening, because opening a FIFO blocks until it has a writer.
     let metadata = fs::metadata(path).map_err(|e| {
         let url = path.to_str().unwrap_or_default();
@@ -228,14 +230,16 @@ fn open_file(field: &str, path: &Path) -> Result<ImageReader> {
     })?;
     if !metadata.is_file() {
         let kind = if metadata.is_dir() { "a directory" } else { "not a regular file" };
-        let message = format!("{} is {kind}; must be a JPEG or PNG file", path.display());
+        let message = format!("{name} is {kind}; must be a JPEG or PNG file");
         return Err(Error::invalid_request(field, message));
     }
-    let file = File::open(path).map_err(open_error)?;
-    let metadata = file.metadata().map_err(open_error)?;
-    let (len, modified) = (metadata.len(), metadata.modified().ok());
-    let name = path.display().to_string();
-    Ok(ImageReader { len, name, data: ImageData::File { file, modified } })
+    let file = Arc::new(File::open(path).map_err(open_error)?);
+    Ok(ImageReader {
+        len: metadata.len(),
+        name,
+        data: Box::new(Arc::clone(&file)),
+        file: Some((file, metadata.modified().ok())),
+    })
 }
 
 /// An open image, which can be read from its start any number of times.
@@ -243,23 +247,23 @@ pub(crate) struct ImageReader {
     pub(crate) len: u64,
     /// For messages.
     pub(crate) name: String,
-    data: ImageData,
+    pub(crate) data: Box<dyn ReadSeek>,
+    /// Unless the image is in memory: its file, and when that was last modified.
+    file: Option<(Arc<File>, Option<SystemTime>)>,
 }
 
-enum ImageData {
-    File { file: File, modified: Option<SystemTime> },
-    Bytes(Cursor<Bytes>),
-}
+pub(crate) trait ReadSeek: Read + Seek {}
+
+impl<T: Read + Seek> ReadSeek for T {}
 
 impl ImageReader {
     pub(crate) fn read_error(&self, e: io::Error) -> Error {
-        let path = Some(self.name.as_str().into());
-        Error::io(Operation::Validate, path, "failed to read the image", e)
+        Error::io(Operation::Validate, format!("{}: failed to read the image", self.name), e)
     }
 
     /// Fails if the file's length or modification time is not that with which it was opened.
     pub(crate) fn ensure_unchanged(&self) -> io::Result<()> {
-        let ImageData::File { file, modified } = &self.data else { return Ok(()) };
+        let Some((file, modified)) = &self.file else { return Ok(()) };
         let metadata = file.metadata()?;
         match metadata.len() == self.len && metadata.modified().ok() == *modified {
             true => Ok(()),
@@ -279,7 +283,7 @@ impl ImageReader {
             return Err(flaw(problem));
         }
         // What is buffered beyond the header is read again when it is sent.
-        let mut header = BufReader::with_capacity(1024, &mut *self);
+        let mut header = BufReader::with_capacity(1024, &mut self.data);
         let mut magic = Vec::with_capacity(MAGIC_LEN as usize);
         // Not `read`, which may return fewer bytes or be interrupted.
         read_up_to(&mut header, MAGIC_LEN, &mut magic)?;
@@ -303,26 +307,8 @@ impl ImageReader {
                 return wrong("its aspect ratio must be between 1:2.5 and 2.5:1");
             }
         }
-        self.rewind()?;
+        self.data.rewind()?;
         Ok(media_type)
-    }
-}
-
-impl Read for ImageReader {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match &mut self.data {
-            ImageData::File { file, .. } => file.read(buf),
-            ImageData::Bytes(data) => data.read(buf),
-        }
-    }
-}
-
-impl Seek for ImageReader {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        match &mut self.data {
-            ImageData::File { file, .. } => file.seek(to),
-            ImageData::Bytes(data) => data.seek(to),
-        }
     }
 }
 

@@ -123,15 +123,14 @@ impl Pricing {
             "variants" => &self.variants,
             _ => return None,
         };
-        let model = &request.model;
         let mut fields = request.fields().ok()?;
-        if model == MODEL {
+        if request.model == MODEL {
             let default = VideoDuration::FiveSeconds.as_secs();
             fields.entry("duration").or_insert_with(|| default.into());
         }
         // A rate with a condition that the request leaves open might apply as well.
         let is_certain = self.extra.is_empty()
-            && self.models.iter().any(|name| name == model)
+            && self.models.contains(&request.model)
             && rates.iter().flat_map(|rate| rate.when.keys()).all(|name| fields.contains_key(name));
         let holds = |(name, value)| fields.get(name).is_some_and(|field| is_equal(field, value));
         let mut rates = rates.iter().filter(|rate| rate.when.iter().all(holds));

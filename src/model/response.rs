@@ -126,7 +126,7 @@ impl Response {
             body: snippet(&self.body),
             ..ErrorResponse::default()
         };
-        Error::invalid_response(self.operation, message.to_owned(), response)
+        Error::decode(self.operation, message.to_owned()).with_response(response)
     }
 
     /// The error for a response with an error status.

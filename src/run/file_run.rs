@@ -70,9 +70,9 @@ impl DurableRun<'_> {
         let target = Target::resolve(path, OPERATION)?;
         let journal_path = journal_path(&target);
         // What cannot be known is an error, never "no".
-        let is_new = !journal_path
-            .try_exists()
-            .map_err(|e| Error::io(OPERATION, Some(journal_path.clone()), "failed to read", e))?;
+        let is_new = !journal_path.try_exists().map_err(|e| {
+            Error::io(OPERATION, format!("{}: failed to read", journal_path.display()), e)
+        })?;
         if is_new {
             self.may_create()?;
             if target.file_len()?.is_some() {

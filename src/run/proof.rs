@@ -147,7 +147,7 @@ mod tests {
                 }
                 Self::ConnectionLost => Err(Error::transport(operation, lost())),
                 Self::Timeout => Err(Error::timeout(operation, lost())),
-                Self::Connect => Err(Error::connect(operation, "api", lost())),
+                Self::Connect => Err(Error::connect(operation, "api", None, lost())),
                 Self::Cancelled => Err(Error::cancelled(operation)),
             }
         }

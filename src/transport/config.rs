@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::redact::sanitize;
 
 use super::proxy::{ProxyChoice, ProxyConfig, resolve_proxy};
-use super::tls::{RootCertificates, Tls};
-use super::url::{strip_brackets, validate_base_url};
+use super::tls::{RootCertificates, Tls, ensure_enabled};
+use super::url::{is_loopback, strip_brackets, validate_base_url};
 
 /// The smallest output buffer. Zeroing a large one would be most of the cost of a small request.
 pub(super) const SMALL_BUFFER: usize = 2 * 1024;
@@ -56,7 +56,7 @@ pub(super) struct ValidConfig {
     pub(super) base_uri: Uri,
     pub(super) authorization: HeaderValue,
     pub(super) key: ApiKey,
-    pub(super) tls: Tls,
+    tls: Tls,
     pub(super) idle_timeout: Duration,
     connect_timeout: Duration,
     user_agent: String,
@@ -68,7 +68,7 @@ pub(super) struct ValidConfig {
 pub(super) struct Agents {
     /// Pools its connections, so that all polls of a generation need one TLS handshake.
     pub(super) reads: Agent,
-    /// Never sends the API key.
+    /// Never sends the API key. Each request sets its proxy and its DNS timeout.
     pub(super) downloads: Agent,
 }
 
@@ -84,16 +84,14 @@ impl TransportConfig {
         let mut authorization = header("the API key", &key.authorization())?;
         authorization.set_sensitive(true);
         header("user_agent", &self.user_agent)?;
-        for (name, timeout) in
-            [("connect_timeout", self.connect_timeout), ("idle_timeout", self.idle_timeout)]
-        {
-            if timeout.is_zero() {
-                return Err(Error::config(format!("{name} must be greater than zero")));
-            }
+        let timeouts =
+            [("connect_timeout", self.connect_timeout), ("idle_timeout", self.idle_timeout)];
+        if let Some((name, _)) = timeouts.iter().find(|(_, timeout)| timeout.is_zero()) {
+            return Err(Error::config(format!("{name} must be greater than zero")));
         }
         let tls = self.root_certificates.map(|parse| parse()).transpose()?.unwrap_or_default();
         if base_uri.scheme() == Some(&Scheme::HTTPS) {
-            tls.ensure_enabled()?;
+            ensure_enabled()?;
         }
         Ok(ValidConfig {
             base_url,
@@ -104,7 +102,7 @@ impl TransportConfig {
             idle_timeout: self.idle_timeout.min(MAX_TIMEOUT),
             connect_timeout: self.connect_timeout.min(MAX_TIMEOUT),
             user_agent: self.user_agent,
-            proxy: resolve_proxy(&self.proxy)?,
+            proxy: resolve_proxy(self.proxy)?,
         })
     }
 }
@@ -113,8 +111,6 @@ impl ValidConfig {
     pub(super) fn agents(&self) -> Agents {
         let downloads = self
             .agent_config(DOWNLOAD_BUFFER, MAX_URL_LEN)
-            .proxy(self.proxy.as_ref().map(|config| config.proxy.clone()))
-            .timeout_resolve(Some(self.connect_timeout))
             .timeout_per_read(Some(self.idle_timeout))
             // Bounds data that only ureq sees because it is not part of the body, such as trailers.
             .timeout_recv_body(Some(DOWNLOAD_TIMEOUT));
@@ -133,16 +129,12 @@ impl ValidConfig {
     }
 
     fn api_config(&self, input_buffer_size: usize) -> AgentConfig {
-        let host = self.base_uri.host().unwrap_or_default();
-        // ureq starts a thread for a DNS lookup with a timeout, and an IP address needs no lookup.
-        let needs_dns = strip_brackets(host).parse::<IpAddr>().is_err();
-        let dns_timeout = needs_dns.then_some(self.connect_timeout);
         // The longest line is the `Authorization` or `User-Agent` header, or the request line of a
         // GET, which contains the path of the base URL and the generation id.
         let longest = self.authorization.len().max(self.base_url.len()).max(self.user_agent.len());
         self.agent_config(input_buffer_size, SMALL_BUFFER.max(1024 + longest))
             .proxy(self.proxy_for(&self.base_uri).cloned())
-            .timeout_resolve(dns_timeout)
+            .timeout_resolve(self.dns_timeout(&self.base_uri))
             .timeout_recv_body(Some(self.idle_timeout))
     }
 
@@ -150,8 +142,12 @@ impl ValidConfig {
         self.proxy.as_ref()?.for_uri(uri)
     }
 
-    pub(super) fn bypasses_proxy(&self, uri: &Uri) -> bool {
-        self.proxy.as_ref().is_some_and(|proxy| proxy.for_uri(uri).is_none())
+    /// The time limit for looking up the host of `uri`. Without one ureq needs no thread, so there is
+    /// none for a host that needs no lookup.
+    pub(super) fn dns_timeout(&self, uri: &Uri) -> Option<Duration> {
+        let host = uri.host().unwrap_or_default();
+        let needs_dns = !is_loopback(host) && strip_brackets(host).parse::<IpAddr>().is_err();
+        needs_dns.then_some(self.connect_timeout)
     }
 
     /// How long the response to a large create may take. When its last byte is written, megabytes
@@ -180,9 +176,8 @@ impl ValidConfig {
     /// The host of `uri` and the proxy that is used for it, without credentials, for error
     /// messages. The host may come from a server, so the text is redacted and sanitized.
     pub(super) fn peer(&self, uri: &Uri) -> String {
-        let host = uri.host().unwrap_or_default();
         let default_port = if uri.scheme() == Some(&Scheme::HTTP) { 80 } else { 443 };
-        let mut peer = host.to_owned();
+        let mut peer = uri.host().unwrap_or_default().to_owned();
         if let Some(port) = uri.port_u16().filter(|port| *port != default_port) {
             peer += &format!(":{port}");
         }

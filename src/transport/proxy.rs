@@ -24,14 +24,9 @@ const PROXY_VARIABLES: [&str; 6] =
 
 /// A proxy and the hosts that bypass it.
 pub(super) struct ProxyConfig {
-    pub(super) proxy: Proxy,
-    bypassed: Vec<Bypassed>,
-}
-
-/// A domain with its subdomains, and all of its ports or one. The empty domain is every host.
-struct Bypassed {
-    domain: String,
-    port: Option<u16>,
+    proxy: Proxy,
+    /// As in curl and other programs, entries are separated by commas or whitespace.
+    no_proxy: String,
 }
 
 impl ProxyConfig {
@@ -40,57 +35,41 @@ impl ProxyConfig {
         let host = strip_brackets(uri.host().unwrap_or_default()).to_ascii_lowercase();
         let default_port = if uri.scheme() == Some(&Scheme::HTTP) { 80 } else { 443 };
         let port = uri.port_u16().unwrap_or(default_port);
-        let is_in = |domain: &str| match host.strip_suffix(domain) {
-            Some(before) => domain.is_empty() || before.is_empty() || before.ends_with('.'),
-            None => false,
-        };
-        let bypasses = |entry: &Bypassed| {
-            is_in(&entry.domain) && entry.port.is_none_or(|bypassed| bypassed == port)
-        };
-        let direct = is_loopback(&host) || self.bypassed.iter().any(bypasses);
+        let mut entries = self.no_proxy.split(|c: char| c == ',' || c.is_whitespace());
+        let direct = is_loopback(&host) || entries.any(|entry| includes(entry, &host, port));
         (!direct).then_some(&self.proxy)
     }
 }
 
-impl Bypassed {
-    /// As in curl and other programs, entries are separated by commas or whitespace, and a domain
-    /// includes its subdomains.
-    fn parse_list(list: &str) -> Vec<Self> {
-        let entries = list.split(|c: char| c == ',' || c.is_whitespace());
-        entries.filter(|entry| !entry.is_empty()).map(Self::parse).collect()
-    }
-
-    fn parse(entry: &str) -> Self {
-        let (host, port) = match entry.rsplit_once(':') {
-            // In an IPv6 address without brackets, what follows the last colon is no port.
-            Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
-                (host, port.parse().ok())
-            }
-            _ => (entry, None),
-        };
-        let domain = host.trim_start_matches('*').trim_start_matches('.');
-        Self { domain: strip_brackets(domain).to_ascii_lowercase(), port }
-    }
+/// Whether an entry is for this host: a domain includes its subdomains, `*` every host, and an entry
+/// without a port all ports.
+fn includes(entry: &str, host: &str, port: u16) -> bool {
+    let (domain, own_port) = match entry.rsplit_once(':') {
+        // In an IPv6 address without brackets, what follows the last colon is no port.
+        Some((domain, port)) if !domain.contains(':') || domain.ends_with(']') => {
+            (domain, port.parse::<u16>().ok())
+        }
+        _ => (entry, None),
+    };
+    let domain = domain.trim_start_matches('*').trim_start_matches('.');
+    let domain = strip_brackets(domain).to_ascii_lowercase();
+    let is_in = host
+        .strip_suffix(&*domain)
+        .is_some_and(|before| domain.is_empty() || before.is_empty() || before.ends_with('.'));
+    is_in && !entry.is_empty() && own_port.is_none_or(|own_port| own_port == port)
 }
 
-pub(super) fn resolve_proxy(choice: &ProxyChoice) -> Result<Option<ProxyConfig>> {
-    let config = |name, url: &str, no_proxy: &str| {
-        Ok(Some(ProxyConfig {
-            proxy: parse_proxy(name, url)?,
-            bypassed: Bypassed::parse_list(no_proxy),
-        }))
+pub(super) fn resolve_proxy(choice: ProxyChoice) -> Result<Option<ProxyConfig>> {
+    let (setting, url, no_proxy) = match choice {
+        ProxyChoice::None => return Ok(None),
+        ProxyChoice::Url(url) => ("proxy", url, None),
+        ProxyChoice::Environment => {
+            let Some((name, url)) = first_variable(&PROXY_VARIABLES)? else { return Ok(None) };
+            (name, url.trim().to_owned(), first_variable(&["NO_PROXY", "no_proxy"])?)
+        }
     };
-    match choice {
-        ProxyChoice::None => Ok(None),
-        ProxyChoice::Url(url) => config("proxy", url, ""),
-        ProxyChoice::Environment => match first_variable(&PROXY_VARIABLES)? {
-            Some((name, url)) => {
-                let no_proxy = first_variable(&["NO_PROXY", "no_proxy"])?;
-                config(name, url.trim(), &no_proxy.map(|(_, list)| list).unwrap_or_default())
-            }
-            None => Ok(None),
-        },
-    }
+    let no_proxy = no_proxy.map(|(_, list)| list).unwrap_or_default();
+    Ok(Some(ProxyConfig { proxy: parse_proxy(setting, &url)?, no_proxy }))
 }
 
 /// The first of these environment variables that is set and not blank, with its value.
@@ -126,7 +105,7 @@ mod tests {
 
     fn bypasses_proxy(no_proxy: &str, authority: &str) -> bool {
         let proxy = parse_proxy("proxy", "http://proxy.example:8080").unwrap();
-        let config = ProxyConfig { proxy, bypassed: Bypassed::parse_list(no_proxy) };
+        let config = ProxyConfig { proxy, no_proxy: no_proxy.to_owned() };
         config.for_uri(&format!("https://{authority}/").parse().unwrap()).is_none()
     }
 

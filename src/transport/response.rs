@@ -92,7 +92,7 @@ impl<'a> UnreadResponse<'a> {
         let body = snippet(&self.key.redact_json(start));
         let response =
             ErrorResponse { status: Some(self.status), body, ..ErrorResponse::default() };
-        Error::invalid_response(self.operation, message, response)
+        Error::decode(self.operation, message).with_response(response)
     }
 }
 

@@ -10,35 +10,27 @@ use crate::error::{Error, Result};
 use crate::model::response::percent_encode;
 
 pub(super) fn validate_base_url(base_url: &str, key: &ApiKey) -> Result<Uri> {
-    let invalid = |message: &str| Error::config(format!("base_url {message}"));
     let uri = base_url
         .parse::<Uri>()
         .map_err(|e| Error::config("base_url is not a valid URL").with_source(e.into()))?;
     let host = uri.host().unwrap_or_default();
-    if host.is_empty() {
-        return Err(invalid("has no host"));
-    }
-    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err(invalid("must not contain credentials; the API key is sent in a header"));
-    }
-    if uri.authority().is_some_and(has_invalid_port) {
-        return Err(invalid("has an invalid port; must be 1 to 65535 or omitted"));
-    }
-    if base_url.contains(['?', '#']) {
-        return Err(invalid("must not contain a query or a fragment"));
-    }
-    match uri.scheme_str() {
-        Some("https") => Ok(uri),
-        Some("http") if is_loopback(host) => Ok(uri),
-        scheme => {
-            let quoted = quote_origin(&uri, key).unwrap_or_default();
-            let exception = match scheme {
-                Some("http") => "; http:// is for loopback hosts only",
-                _ => "",
-            };
-            Err(invalid(&format!("{quoted}must start with https://{exception}")))
+    let quoted = quote_origin(&uri, key).unwrap_or_default();
+    let https_only = format!("{quoted}must start with https://");
+    let problem = match uri.scheme_str() {
+        _ if host.is_empty() => "has no host",
+        _ if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) => {
+            "must not contain credentials; the API key is sent in a header"
         }
-    }
+        _ if uri.authority().is_some_and(has_invalid_port) => {
+            "has an invalid port; must be 1 to 65535 or omitted"
+        }
+        _ if base_url.contains(['?', '#']) => "must not contain a query or a fragment",
+        Some("https") => return Ok(uri),
+        Some("http") if is_loopback(host) => return Ok(uri),
+        Some("http") => &format!("{https_only}; http:// is for loopback hosts only"),
+        _ => &https_only,
+    };
+    Err(Error::config(format!("base_url {problem}")))
 }
 
 /// The URL's scheme and host in quotation marks, without its path, which may contain a secret.

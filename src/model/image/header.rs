@@ -58,9 +58,6 @@ pub(super) fn png_dimensions(data: &mut BufReader<impl Read + Seek>) -> io::Resu
 
 /// Skips segments (EXIF, color profiles, …) up to the frame header: length, precision, height, width.
 pub(super) fn jpeg_dimensions(data: &mut BufReader<impl Read + Seek>) -> io::Result<(u32, u32)> {
-    const START_OF_IMAGE: u32 = 0xD8;
-    const END_OF_IMAGE: u32 = 0xD9;
-    const START_OF_SCAN: u32 = 0xDA;
     data.seek_relative(2)?;
     loop {
         match next_marker(data)? {
@@ -72,9 +69,8 @@ pub(super) fn jpeg_dimensions(data: &mut BufReader<impl Read + Seek>) -> io::Res
                 let height = read_uint(data, 2)?;
                 return Ok((read_uint(data, 2)?, height));
             }
-            START_OF_IMAGE | END_OF_IMAGE | START_OF_SCAN => {
-                return Err(malformed("image data before the frame header"));
-            }
+            // Start and end of the image, start of its data.
+            0xD8..=0xDA => return Err(malformed("image data before the frame header")),
             _ => {
                 let length = read_uint(data, 2)?.checked_sub(2);
                 let length = length.ok_or_else(|| malformed("invalid segment length"))?;
