@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::client::Client;
-use crate::context::Shared;
-use crate::create::CreateQuota;
+use crate::context::ClientInner;
 use crate::endpoint::Route;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler};
+use crate::quota::CreateQuota;
 use crate::retry::RetryPolicy;
 use crate::transport::{
     ProxyChoice, Transport, TransportConfig, first_variable, root_certificates,
@@ -212,7 +212,7 @@ impl ClientBuilder {
     /// `https`, or for which no TLS feature is enabled; an environment variable that is not UTF-8; an
     /// unsupported proxy; invalid certificates; a timeout of zero.
     pub fn build(self) -> Result<Client> {
-        let shared = Arc::new(Shared {
+        let inner = Arc::new(ClientInner {
             transport: Transport::new(self.transport)?,
             route: self.route,
             retry_policy: self.retry_policy,
@@ -220,7 +220,7 @@ impl ClientBuilder {
             replace_videos: self.replace_videos,
         });
         let Self { wait_options, event_handler, .. } = self;
-        Ok(Client { shared, wait_options, cancel_token: None, event_handler })
+        Ok(Client { inner, wait_options, cancel_token: None, event_handler })
     }
 }
 

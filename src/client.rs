@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cancel::CancelToken;
-use crate::context::{RequestContext, Shared};
+use crate::context::{ClientInner, RequestContext};
 use crate::create::create;
 use crate::download::{Replace, Target, download};
 use crate::endpoint::logs::{LoggedRequest, MAX_DAYS};
@@ -41,7 +41,7 @@ use crate::wait_options::WaitOptions;
 /// ```
 #[derive(Clone)]
 pub struct Client {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) inner: Arc<ClientInner>,
     pub(crate) wait_options: WaitOptions,
     pub(crate) cancel_token: Option<CancelToken>,
     pub(crate) event_handler: Option<Arc<EventHandler>>,
@@ -663,8 +663,8 @@ impl Client {
     /// The context of one call; `path` is its output file, for events.
     fn context<'a>(&'a self, path: Option<&'a Path>) -> RequestContext<'a> {
         RequestContext {
-            shared: &self.shared,
-            session: self.shared.transport.session(self.cancel_token.as_ref()),
+            client: &self.inner,
+            session: self.inner.transport.session(self.cancel_token.as_ref()),
             wait_options: &self.wait_options,
             event_handler: self.event_handler.as_deref(),
             path,
@@ -676,9 +676,9 @@ impl fmt::Debug for Client {
     /// Omits the API key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("base_url", &self.shared.transport.base_url())
-            .field("route", &self.shared.route)
-            .field("retry_policy", &self.shared.retry_policy)
+            .field("base_url", &self.inner.transport.base_url())
+            .field("route", &self.inner.route)
+            .field("retry_policy", &self.inner.retry_policy)
             .field("wait_options", &self.wait_options)
             .field("cancel_token", &self.cancel_token)
             .finish_non_exhaustive()

@@ -5,7 +5,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cancel::is_cancelled;
-use crate::create::CreateQuota;
 use crate::endpoint::logs::{FoundRequest, LoggedRequest, Match};
 use crate::endpoint::{Route, logs, retrieve};
 use crate::error::{Error, Result};
@@ -14,13 +13,14 @@ use crate::model::generation::{Generation, GenerationId, Video};
 use crate::model::response::Response;
 use crate::operation::Operation;
 use crate::poll::{Known, PollQueue, Poller};
+use crate::quota::CreateQuota;
 use crate::random::random;
 use crate::retry::RetryPolicy;
 use crate::transport::{Session, Transport};
 use crate::wait_options::WaitOptions;
 
 /// What a client shares with its clones and views.
-pub(crate) struct Shared {
+pub(crate) struct ClientInner {
     pub(crate) transport: Transport,
     pub(crate) route: Route,
     pub(crate) retry_policy: RetryPolicy,
@@ -31,7 +31,7 @@ pub(crate) struct Shared {
 /// The connections, the settings and the event handler of one call.
 #[derive(Clone)]
 pub(crate) struct RequestContext<'a> {
-    pub(crate) shared: &'a Shared,
+    pub(crate) client: &'a ClientInner,
     pub(crate) session: Session<'a>,
     pub(crate) wait_options: &'a WaitOptions,
     pub(crate) event_handler: Option<&'a EventHandler>,
@@ -73,7 +73,7 @@ impl RequestContext<'_> {
     }
 
     pub(crate) fn retrieve_once(&self, id: &GenerationId) -> Result<Generation> {
-        let target = retrieve::target(self.shared.route, id);
+        let target = retrieve::target(self.client.route, id);
         let response = self.session.get(Operation::Retrieve, &target);
         let generation = response.and_then(|response| retrieve::parse_response(response, id));
         generation.map_err(|error| error.with_id(id))
@@ -93,7 +93,7 @@ impl RequestContext<'_> {
 
     /// A queue of polls with the settings of this call.
     pub(crate) fn poll_queue<'q>(&'q self, poller: &'q ApiPoller<'q>) -> PollQueue<'q> {
-        PollQueue::new(self.wait_options, &self.shared.retry_policy, poller)
+        PollQueue::new(self.wait_options, &self.client.retry_policy, poller)
     }
 
     /// Polls the API in real time. `context_of` is the context of the generation with this index, for
@@ -131,10 +131,10 @@ impl RequestContext<'_> {
         let mut best = None;
         self.read_log(Operation::Find, &period, limit, &mut |entries| {
             let found = entries.iter().filter_map(|e| e.matches(client_request_id, any_attempt));
-            best = best.take().into_iter().chain(found).min_by_key(|(quality, _)| *quality);
-            matches!(best, Some((Match::Exact, _)))
+            best = best.take().into_iter().chain(found).min_by_key(|found| found.quality);
+            best.as_ref().is_some_and(|best| best.quality == Match::Exact)
         })?;
-        Ok(best.map(|(_, request)| request))
+        Ok(best)
     }
 
     /// At most `limit` logged requests of a period, newest first.
@@ -195,7 +195,7 @@ impl RequestContext<'_> {
                 Ok(value) => return Ok(value),
                 Err(error) => error.with_attempts(attempt),
             };
-            let delay = self.shared.retry_policy.next_delay(attempt, &error, random());
+            let delay = self.client.retry_policy.next_delay(attempt, &error, random());
             let Some(delay) = delay.filter(|_| error.is_transient()) else { return Err(error) };
             if let Some(limit) = limit.filter(|limit| limit.remaining() <= delay) {
                 return Err(limit.error(operation, Some(error)));

@@ -1,7 +1,5 @@
 //! Sends a create: its attempts and its commit point.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use crate::cancel::CancelRegistration;
 use crate::context::RequestContext;
 use crate::endpoint::create::{Outcome, outcome};
@@ -26,42 +24,6 @@ pub(crate) enum CreateStep<'a> {
 /// Generates a client request id for one attempt, starting with the caller's id if there is one.
 pub(crate) fn generate_client_request_id(caller_id: Option<&str>) -> String {
     caller_id.map_or_else(|| format!("kling-video-{:016x}{:016x}", random(), random()), attempt_id)
-}
-
-/// How many creates a client, its clones and its views may commit.
-#[derive(Debug)]
-pub(crate) struct CreateQuota {
-    limit: u32,
-    used: AtomicU32,
-}
-
-impl CreateQuota {
-    pub(crate) fn new(limit: Option<u32>) -> Self {
-        Self { limit: limit.unwrap_or(u32::MAX), used: AtomicU32::new(0) }
-    }
-
-    fn acquire(&self) -> Result<Reservation<'_>> {
-        let next = |used| (used < self.limit).then(|| used + 1);
-        match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
-            Ok(_) => Ok(Reservation(&self.used)),
-            Err(_) => Err(Error::generation_limit(self.limit)),
-        }
-    }
-}
-
-/// One create of the quota, returned to it on drop.
-struct Reservation<'a>(&'a AtomicU32);
-
-impl Reservation<'_> {
-    fn spend(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Creates a generation. The first attempt has the caller's id, if there is one.
@@ -105,8 +67,8 @@ fn submit_attempts(
     on_step: &mut dyn FnMut(CreateStep<'_>) -> Result<()>,
     named: &mut Option<GenerationId>,
 ) -> Result<(Generation, String)> {
-    let reservation = context.shared.quota.acquire()?;
-    let retry_policy = context.shared.retry_policy.for_create();
+    let reservation = context.client.quota.acquire()?;
+    let retry_policy = context.client.retry_policy.for_create();
     let mut attempts = 0;
     // Whether to send `Expect: 100-continue`, once an upload has been interrupted.
     let mut expectation = None;
@@ -214,7 +176,7 @@ fn attempt(
         on_step(CreateStep::Sending(request_id, None))
     };
     let mut reader = body.reader(&mut on_progress)?;
-    let path = context.shared.route.path();
+    let path = context.client.route.path();
     let response = context.session.post(&agent, path, request_id, &mut reader, expect_continue);
     match reader.error.take() {
         Some(error) => Err(error),

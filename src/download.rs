@@ -109,7 +109,7 @@ enum Attempt {
 
 impl Download<'_> {
     fn run(&mut self) -> Result<()> {
-        let policy = &self.context.shared.retry_policy;
+        let policy = &self.context.client.retry_policy;
         loop {
             let enough = self.max_received.saturating_add(MIN_PROGRESS);
             let attempted = self.attempt();

@@ -627,9 +627,10 @@ mod event;
 mod model;
 mod operation;
 
-// How requests are sent, and when they are retried.
+// How requests are sent, and how often.
 mod api_key;
 mod endpoint;
+mod quota;
 mod retry;
 mod transport;
 

@@ -108,7 +108,7 @@ impl DurableRun<'_> {
             Err(error) => (None, Err(error)),
         };
         let (base_url, route) =
-            (self.context.session.recorded_base_url(), self.context.shared.route.path());
+            (self.context.session.recorded_base_url(), self.context.client.route.path());
         let fingerprint = RequestFingerprint::new(self.request, image, &base_url, route)?;
         let source = self.request.image.journal_name();
         Ok((RecordedRequest { fingerprint, source }, body))
@@ -123,7 +123,7 @@ impl DurableRun<'_> {
         state: &TargetState,
     ) -> Result<Started<Pending>> {
         loop {
-            let replace_videos = self.context.shared.replace_videos;
+            let replace_videos = self.context.client.replace_videos;
             match next_action(record.entries(), record.request(), state, replace_videos) {
                 Action::Reuse { id, length: bytes } => {
                     self.context.emit(&id, EventKind::Reused);

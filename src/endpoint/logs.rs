@@ -70,9 +70,7 @@ pub struct LoggedRequest {
 #[derive(Debug, PartialEq)]
 pub(crate) struct FoundRequest {
     pub(crate) id: GenerationId,
-    /// Whether the log says so, in exactly its word for that, and lists no cost. Everything else may
-    /// be alive.
-    pub(crate) failed: bool,
+    pub(crate) quality: Match,
     /// In seconds since 1970, if the log says.
     pub(crate) created: Option<u64>,
 }
@@ -83,6 +81,7 @@ pub(crate) enum Match {
     Exact,
     /// Of another attempt of the same create.
     Attempt,
+    /// The log says so, in exactly its word for that, and lists no cost. All others may be alive.
     Failed,
 }
 
@@ -117,20 +116,22 @@ impl LoggedRequest {
         &self,
         client_request_id: &str,
         any_attempt: bool,
-    ) -> Option<(Match, FoundRequest)> {
+    ) -> Option<FoundRequest> {
         let own = self.client_request_id.as_deref()?;
+        let is_exact = own == client_request_id;
+        if !is_exact && !(any_attempt && is_attempt_of(own, client_request_id)) {
+            return None;
+        }
         // Failed requests are never charged.
         let is_charged = [self.usd, self.credits].into_iter().flatten().any(|cost| cost > 0.0);
-        let failed = self.status == "failed" && !is_charged;
-        let quality = match own == client_request_id {
-            false if !any_attempt || !is_attempt_of(own, client_request_id) => return None,
-            _ if failed => Match::Failed,
-            true => Match::Exact,
-            false => Match::Attempt,
+        let quality = match self.status.as_str() {
+            "failed" if !is_charged => Match::Failed,
+            _ if is_exact => Match::Exact,
+            _ => Match::Attempt,
         };
         let since_1970 = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok();
         let created = self.created.and_then(since_1970).map(|time| time.as_secs());
-        Some((quality, FoundRequest { id: self.inference_id.clone()?, failed, created }))
+        Some(FoundRequest { id: self.inference_id.clone()?, quality, created })
     }
 }
 
@@ -197,7 +198,7 @@ mod tests {
                     prop_assert_eq!(page.entries.len(), data.len());
                     for (entry, value) in page.entries.iter().zip(&data) {
                         let own = value.get("client_request_id").and_then(Value::as_str);
-                        let Some((quality, found)) = entry.matches("ours", true) else {
+                        let Some(found) = entry.matches("ours", true) else {
                             prop_assert!(entry.inference_id.is_none() || own != Some("ours"));
                             continue;
                         };
@@ -208,8 +209,7 @@ mod tests {
                         };
                         prop_assert_eq!(found.id.as_str(), id);
                         let failed = value.get("status") == Some(&"failed".into());
-                        prop_assert_eq!(found.failed, failed);
-                        prop_assert_eq!(quality == Match::Failed, failed);
+                        prop_assert_eq!(found.quality == Match::Failed, failed);
                         let is_exact = entry.matches("ours", false).is_some();
                         prop_assert_eq!(is_exact, own == Some("ours"));
                         prop_assert!(found.created.is_none() || value.get("created").is_some());

@@ -116,25 +116,23 @@ impl Response {
         serde_json::from_str(std::str::from_utf8(&self.body).map_err(serde_json::Error::custom)?)
     }
 
-    /// The error for a successful response that is not as expected, with what the server says in it,
-    /// since some errors come with a status of success.
+    /// The error for a successful response that is not as expected. Some errors come with a status of
+    /// success.
     pub(crate) fn invalid_response(&self, message: &str) -> Error {
-        let words = error_message(&self.json().unwrap_or_default()).as_deref().map(sanitize);
-        let response = ErrorResponse {
-            status: Some(self.status),
-            message: words,
-            body: snippet(&self.body),
-            ..ErrorResponse::default()
-        };
-        Error::decode(self.operation, message.to_owned()).with_response(response)
+        Error::decode(self.operation, message.to_owned()).with_response(self.error_response())
     }
 
     /// The error for a response with an error status.
     pub(crate) fn api_error(&self) -> Error {
+        Error::api(self.operation, self.error_response())
+    }
+
+    /// What the server says in a response that is an error or cannot be used.
+    fn error_response(&self) -> ErrorResponse {
         let body = self.json().unwrap_or_default();
         let error = body.get("error").unwrap_or(&Value::Null);
         let string = |value: Option<&Value>| value.and_then(Value::as_str).map(sanitize);
-        let response = ErrorResponse {
+        ErrorResponse {
             status: Some(self.status),
             message: error_message(&body).as_deref().map(sanitize),
             // A 403 has several meanings; the vendor's kind (in its spelling) or name identifies this.
@@ -145,8 +143,7 @@ impl Response {
             retry_after: self.headers.retry_after(),
             marked: self.has_vendor_marks(&body),
             body: snippet(&self.body),
-        };
-        Error::api(self.operation, response)
+        }
     }
 
     /// Whether the body of an error response has the vendor's marks: `statusCode` with `requestId`,

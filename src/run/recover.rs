@@ -1,6 +1,7 @@
 //! Finds out whether a create was accepted whose outcome the record does not know.
 
 use crate::context::TimeLimit;
+use crate::endpoint::logs::Match;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::model::generation::{Generation, GenerationId};
@@ -65,7 +66,7 @@ impl DurableRun<'_> {
                            it (yet)";
             return Err(unknown(message));
         };
-        if !found.failed {
+        if found.quality != Match::Failed {
             return Ok(found.id);
         }
         // By the server's clock or by this one, whichever is less.

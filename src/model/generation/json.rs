@@ -144,8 +144,8 @@ impl<'de> Deserialize<'de> for Video {
     }
 }
 
-impl Generation {
-    fn to_fields(&self) -> JsonObject {
+impl Serialize for Generation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut fields = self.extra.clone();
         // If `id` is in `extra`, it could not be parsed and the id came from `generation_id`.
         let id = if fields.contains_key("id") { "generation_id" } else { "id" };
@@ -160,20 +160,8 @@ impl Generation {
             };
             fields.insert("video".into(), value);
         }
-        if let Some(usage) = self.usage {
-            let mut meta = take_object(&mut fields, "meta");
-            let mut usage_fields = take_object(&mut meta, "usage");
-            usage.write_to(&mut usage_fields);
-            meta.insert("usage".into(), usage_fields.into());
-            fields.insert("meta".into(), meta.into());
-        }
-        fields
-    }
-}
-
-impl Serialize for Generation {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.to_fields().serialize(serializer)
+        // The usage is in `extra`, too.
+        fields.serialize(serializer)
     }
 }
 
@@ -230,13 +218,6 @@ pub(crate) fn take_parsed<T>(
     let value = fields.get(field).and_then(parse)?;
     fields.remove(field);
     Some(value)
-}
-
-fn take_object(fields: &mut JsonObject, field: &str) -> JsonObject {
-    match fields.remove(field) {
-        Some(Value::Object(object)) => object,
-        _ => JsonObject::new(),
-    }
 }
 
 /// Inserts a field, unless a value that could not be parsed was preserved under its name.
