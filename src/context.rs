@@ -203,8 +203,7 @@ impl RequestContext<'_> {
             let kind = EventKind::Retrying { operation, attempt, delay, error: &error };
             self.emit_with(id, None, kind);
             if !self.sleep(delay) {
-                let error = Error::cancelled(operation).with_attempts(attempt);
-                return Err(id.into_iter().fold(error, Error::with_id));
+                return Err(Error::cancelled(operation).with_attempts(attempt).with_id(id));
             }
             attempt = attempt.saturating_add(1);
         }

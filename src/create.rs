@@ -77,7 +77,7 @@ fn submit_attempts(
         attempts += 1;
         let request_id = id_of(attempts);
         let with_context =
-            |error: Error| error.with_client_request_id(&request_id).with_attempts(attempts);
+            |error: Error| error.with_client_request_id(&*request_id).with_attempts(attempts);
         let not_created = |error| with_context(error).not_created();
         let cancelled = || not_created(Error::cancelled(Operation::Create));
         if context.is_cancelled() {

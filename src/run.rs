@@ -139,10 +139,8 @@ impl DurableRun<'_> {
                     record.append(JournalEntry::Saved { id, length, usage })?;
                 }
                 Action::Fetch { id, replaces } => {
-                    let known = match record.is_completed(&id) {
-                        true => Known::Completed,
-                        false => Known::Created,
-                    };
+                    let is_completed = record.is_completed(&id);
+                    let known = if is_completed { Known::Completed } else { Known::Created };
                     let pending = Pending { id, known, replaces, unrecorded: None };
                     return Ok(Started::Pending(pending));
                 }
@@ -267,7 +265,7 @@ fn blocked_error(
                  {abandon}::abandon"
             );
             let error = Error::journal(journal, message).may_be_billed();
-            (client_request_id.iter().fold(error, |error, id| error.with_client_request_id(id)), id)
+            (error.with_client_request_id(client_request_id.as_deref()), id)
         }
         // Only an id of this request is the error's: another one would lead to another video.
         Blocker::OtherVideo { video, own } => {
@@ -288,7 +286,7 @@ fn blocked_error(
             (Error::journal(journal, message).may_be_billed(), id)
         }
     };
-    id.iter().fold(error, Error::with_id)
+    error.with_id(&id)
 }
 
 #[cfg(test)]

@@ -132,10 +132,8 @@ impl PartialFile {
         // As late as possible: nothing can be done about a file that appears after this check.
         let moved = replace.check(target).and_then(|replaces| {
             let (from, to) = (&self.path, &target.destination);
-            let moved = match replaces {
-                true => fs::rename(from, to),
-                false => move_to_new(from, to, hard_link),
-            };
+            let moved =
+                if replaces { fs::rename(from, to) } else { move_to_new(from, to, hard_link) };
             moved.map_err(|e| target.error("failed to move the video to the target", e))
         });
         moved.map_err(|error| {
@@ -179,10 +177,7 @@ impl Drop for PartialFile {
 /// Only on Unix is a second link to the video recognized if the process is killed before it is
 /// removed; elsewhere, the next download would truncate the video.
 fn hard_link(from: &Path, to: &Path) -> io::Result<()> {
-    match cfg!(unix) {
-        true => fs::hard_link(from, to),
-        false => Err(io::ErrorKind::Unsupported.into()),
-    }
+    if cfg!(unix) { fs::hard_link(from, to) } else { Err(io::ErrorKind::Unsupported.into()) }
 }
 
 /// Moves a file to a path where nothing may be. A hard link does that in one step; where it fails,

@@ -45,13 +45,12 @@ fn classify_response(response: Response, committed: bool) -> Outcome {
     }
     // The API names a generation in every response, rejections included.
     let id = response.headers.generation_id();
-    let with_id = |error: Error| id.iter().fold(error, Error::with_id);
     let error = response.api_error();
     if committed && !is_rejection(response.status, &error) {
-        return Outcome::Indeterminate(with_id(Error::create_unknown(error)));
+        return Outcome::Indeterminate(Error::create_unknown(error).with_id(&id));
     }
     let retryable = response.status == 429 || (!committed && response.status >= 500);
-    Outcome::Rejected { error: with_id(error), retryable }
+    Outcome::Rejected { error: error.with_id(&id), retryable }
 }
 
 /// Whether this status proves that a request whose body was sent completely was not accepted.

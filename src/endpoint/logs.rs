@@ -119,7 +119,8 @@ impl LoggedRequest {
     ) -> Option<FoundRequest> {
         let own = self.client_request_id.as_deref()?;
         let is_exact = own == client_request_id;
-        if !is_exact && !(any_attempt && is_attempt_of(own, client_request_id)) {
+        let is_retry = any_attempt && is_attempt_of(own, client_request_id);
+        if !is_exact && !is_retry {
             return None;
         }
         // Failed requests are never charged.

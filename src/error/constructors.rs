@@ -182,16 +182,19 @@ impl Error {
         self.with(|error| error.operation = operation)
     }
 
-    pub(crate) fn with_id(self, id: &GenerationId) -> Self {
-        self.with(|error| error.id = Some(id.clone()))
+    /// Without an id, the error keeps what it has. So does [`Self::with_client_request_id`].
+    pub(crate) fn with_id<'a>(self, id: impl Into<Option<&'a GenerationId>>) -> Self {
+        let id = id.into().cloned();
+        self.with(|error| error.id = id.or(error.id.take()))
     }
 
     pub(crate) fn with_generation(self, generation: Option<Box<Generation>>) -> Self {
         self.with(|error| error.generation = generation)
     }
 
-    pub(crate) fn with_client_request_id(self, id: &str) -> Self {
-        self.with(|error| error.client_request_id = Some(id.to_owned()))
+    pub(crate) fn with_client_request_id<'a>(self, id: impl Into<Option<&'a str>>) -> Self {
+        let id = id.into().map(str::to_owned);
+        self.with(|error| error.client_request_id = id.or(error.client_request_id.take()))
     }
 
     pub(crate) fn with_attempts(self, attempts: u32) -> Self {

@@ -265,10 +265,10 @@ impl ImageReader {
     pub(crate) fn ensure_unchanged(&self) -> io::Result<()> {
         let Some((file, modified)) = &self.file else { return Ok(()) };
         let metadata = file.metadata()?;
-        match metadata.len() == self.len && metadata.modified().ok() == *modified {
-            true => Ok(()),
-            false => Err(io::Error::other("length or modification time has changed")),
+        if metadata.len() == self.len && metadata.modified().ok() == *modified {
+            return Ok(());
         }
+        Err(io::Error::other("length or modification time has changed"))
     }
 
     /// Returns the media type. The reader is then at the start of the image.

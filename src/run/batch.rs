@@ -187,9 +187,11 @@ impl<'a> Batch<'a> {
 
     fn start(&self, job: &'a Job<'a>) {
         let cancelled = "the batch was cancelled; call generate_all_to again";
-        let started = match job.run.context.is_cancelled() {
-            true => Err(Error::not_attempted(cancelled)),
-            false => job.run.open(&job.path),
+        let is_cancelled = job.run.context.is_cancelled();
+        let started = if is_cancelled {
+            Err(Error::not_attempted(cancelled))
+        } else {
+            job.run.open(&job.path)
         };
         match started {
             Ok(Started::Saved(saved)) => self.finish(job, Ok(saved)),

@@ -264,11 +264,11 @@ impl ParseError {
                  finish the run"
             ),
         };
-        let error = Error::journal(&journal_name(path), message).may_be_billed();
         let newest = || self.entries.iter().rev();
-        let error = newest().find_map(JournalEntry::id).into_iter().fold(error, Error::with_id);
-        let sent = newest().find_map(JournalEntry::client_request_id);
-        sent.into_iter().fold(error, Error::with_client_request_id)
+        Error::journal(&journal_name(path), message)
+            .may_be_billed()
+            .with_id(newest().find_map(JournalEntry::id))
+            .with_client_request_id(newest().find_map(JournalEntry::client_request_id))
     }
 }
 

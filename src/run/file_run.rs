@@ -106,10 +106,8 @@ impl DurableRun<'_> {
                 let busy = Error::journal(&name, "in use by another process");
                 return Err(limit.error(OPERATION, Some(busy)));
             }
-            match self.context.sleep(delay.min(remaining)) {
-                true => Ok(()),
-                false => Err(Error::cancelled(OPERATION)),
-            }
+            let slept = self.context.sleep(delay.min(remaining));
+            if slept { Ok(()) } else { Err(Error::cancelled(OPERATION)) }
         })
     }
 

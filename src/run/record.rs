@@ -74,12 +74,10 @@ impl<'a> Record<'a> {
         // A generation stays with the request that it is recorded for: that of a run whose image is
         // missing would match those with any other image.
         let request = named.filter(|named| self.request().matches(named)).unwrap_or(self.request());
-        let started = match last.is_some_and(|last| request.matches(last)) {
-            true => Ok(()),
-            false => self.begin(request.clone(), None),
-        };
+        let is_last = last.is_some_and(|last| request.matches(last));
+        let started = if is_last { Ok(()) } else { self.begin(request.clone(), None) };
         let written = started.and_then(|()| self.write(entry));
-        written.map_err(|error| id.iter().fold(error, Error::with_id))
+        written.map_err(|error| error.with_id(&id))
     }
 
     fn write(&mut self, entry: JournalEntry) -> Result<()> {
@@ -112,7 +110,6 @@ impl<'a> Record<'a> {
         let Some(newest) = newest_of(&self.entries, self.request()) else { return error };
         let id = newest.id().filter(|_| error.generation_id().is_none());
         let sent = newest.client_request_id().filter(|_| error.client_request_id().is_none());
-        let error = id.into_iter().fold(error.may_be_billed(), Error::with_id);
-        sent.into_iter().fold(error, Error::with_client_request_id)
+        error.may_be_billed().with_id(id).with_client_request_id(sent)
     }
 }

@@ -13,10 +13,10 @@ use crate::operation::Operation;
 /// The error of a request that got no response. `peer` is the host it was sent to.
 #[cold]
 pub(super) fn send_error(e: ureq::Error, operation: Operation, peer: String) -> Error {
-    match is_connect_error(&e) {
-        true => Error::connect(operation, &peer, connect_hint(&e.to_string()), source(e)),
-        false => receive_error(e, operation),
+    if !is_connect_error(&e) {
+        return receive_error(e, operation);
     }
+    Error::connect(operation, &peer, connect_hint(&e.to_string()), source(e))
 }
 
 /// `ureq::Error` has no `source`, so an I/O error is unwrapped to keep its own.

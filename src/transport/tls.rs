@@ -20,12 +20,12 @@ pub(crate) fn root_certificates(pem: &[u8]) -> RootCertificates {
 
 /// Fails if the crate was built without a TLS library.
 pub(super) fn ensure_enabled() -> Result<()> {
-    match cfg!(any(feature = "rustls", feature = "native-tls")) {
-        true => Ok(()),
-        false => Err(Error::config(
-            "https requires one of the features `rustls` (the default), `platform-verifier` or `native-tls`",
-        )),
+    if cfg!(any(feature = "rustls", feature = "native-tls")) {
+        return Ok(());
     }
+    Err(Error::config(
+        "https requires one of the features `rustls` (the default), `platform-verifier` or `native-tls`",
+    ))
 }
 
 /// Without a TLS library, there is nothing to configure.

@@ -42,10 +42,7 @@ fn is_valid_authority(authority: &str) -> bool {
 
 /// A URL for messages: a `data:` URI given by mistake contains the complete image.
 pub(super) fn redact_data_uri(url: &str) -> &str {
-    match has_scheme(url, "data:") {
-        true => "data:…",
-        false => url,
-    }
+    if has_scheme(url, "data:") { "data:…" } else { url }
 }
 
 /// Whether a text starts with this scheme, in any case.
