@@ -85,12 +85,13 @@ impl DurableRun<'_> {
         let body = if is_new { Ok(body?) } else { body };
         let mut journal = self.open_journal(journal_path)?;
         let mut record = Record::open(&mut journal, &request)?;
-        let state = target_state(&target, record.entries())?;
+        let (state, found) = target_state(&target, record.entries())?;
         let started = self.start(&mut record, body, Some(&target), &state);
         Ok(match started.map_err(|error| record.explain(error))? {
             Started::Saved(saved) => Started::Saved(saved),
             Started::Pending(pending) => {
-                let replace = replaced(record.entries(), pending.replaces.as_ref(), &state);
+                let may_replace = state == TargetState::Empty || pending.replaces.is_some();
+                let replace = Replace::Recorded(found.filter(|_| may_replace));
                 Started::Pending(Box::new(FileRun { target, replace, journal, request, pending }))
             }
         })
@@ -145,10 +146,14 @@ impl DurableRun<'_> {
     }
 }
 
-fn target_state(target: &Target, entries: &[JournalEntry]) -> Result<TargetState> {
+/// What is at the target, and the length and hash of a file there that may be replaced.
+fn target_state(
+    target: &Target,
+    entries: &[JournalEntry],
+) -> Result<(TargetState, Option<(u64, Option<String>)>)> {
     let len = match target.file_len()? {
-        None => return Ok(TargetState::Absent),
-        Some(0) => return Ok(TargetState::Empty),
+        None => return Ok((TargetState::Absent, None)),
+        Some(0) => return Ok((TargetState::Empty, Some((0, None)))),
         Some(len) => len,
     };
     for entry in entries.iter().rev() {
@@ -156,25 +161,8 @@ fn target_state(target: &Target, entries: &[JournalEntry]) -> Result<TargetState
             && *length == len
             && target.is_file_with(len, Some(hash))?
         {
-            return Ok(TargetState::Video(id.clone()));
+            return Ok((TargetState::Video(id.clone()), Some((len, Some(hash.clone())))));
         }
     }
-    Ok(TargetState::Other)
-}
-
-/// The file that the run may replace, by its length and hash.
-fn replaced(
-    entries: &[JournalEntry],
-    replaces: Option<&GenerationId>,
-    state: &TargetState,
-) -> Replace {
-    if *state == TargetState::Empty {
-        return Replace::Recorded(Some((0, None)));
-    }
-    Replace::Recorded(entries.iter().rev().find_map(|entry| match entry {
-        JournalEntry::Publishing { id, length, hash } if Some(id) == replaces => {
-            Some((*length, Some(hash.clone())))
-        }
-        _ => None,
-    }))
+    Ok((TargetState::Other, None))
 }

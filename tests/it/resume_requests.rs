@@ -47,6 +47,22 @@ fn finished_run_of_another_request_is_replaced_only_on_demand() {
     assert_eq!(create_counts(&sandbox), (2, 2));
 }
 
+/// A generation's video may be encoded again between two downloads, and an older copy be restored.
+#[test]
+fn replaced_video_may_be_an_earlier_download_of_its_generation() {
+    let sandbox = sandbox();
+    let dir = TestDir::new();
+    let replacing = sandbox.client_builder().replace_videos(true).build().unwrap();
+    let first = replacing.generate_to(&another_request(), &dir.target).unwrap();
+    fs::remove_file(&dir.target).unwrap();
+    sandbox.set_video(TINY_MP4.to_vec());
+    assert_eq!(replacing.generate_to(&another_request(), &dir.target).unwrap().id, first.id);
+    fs::write(&dir.target, sandbox.default_video()).unwrap();
+    assert!(!replacing.generate_to(&request(), &dir.target).unwrap().reused);
+    assert_eq!(fs::read(&dir.target).unwrap(), TINY_MP4);
+    assert_eq!(create_counts(&sandbox), (2, 2));
+}
+
 #[test]
 fn unpaid_run_of_another_request_is_replaced() {
     for lines in
