@@ -91,7 +91,7 @@ impl DurableRun<'_> {
             Started::Saved(saved) => Started::Saved(saved),
             Started::Pending(pending) => {
                 let may_replace = state == TargetState::Empty || pending.replaces.is_some();
-                let replace = Replace::Recorded(found.filter(|_| may_replace));
+                let replace = if may_replace { found } else { Replace::Recorded(None) };
                 Started::Pending(Box::new(FileRun { target, replace, journal, request, pending }))
             }
         })
@@ -146,14 +146,11 @@ impl DurableRun<'_> {
     }
 }
 
-/// What is at the target, and the length and hash of a file there that may be replaced.
-fn target_state(
-    target: &Target,
-    entries: &[JournalEntry],
-) -> Result<(TargetState, Option<(u64, Option<String>)>)> {
+/// What is at the target, and which file of ours a video may replace there.
+fn target_state(target: &Target, entries: &[JournalEntry]) -> Result<(TargetState, Replace)> {
     let len = match target.file_len()? {
-        None => return Ok((TargetState::Absent, None)),
-        Some(0) => return Ok((TargetState::Empty, Some((0, None)))),
+        None => return Ok((TargetState::Absent, Replace::Recorded(None))),
+        Some(0) => return Ok((TargetState::Empty, Replace::Recorded(Some((0, None))))),
         Some(len) => len,
     };
     for entry in entries.iter().rev() {
@@ -161,8 +158,9 @@ fn target_state(
             && *length == len
             && target.is_file_with(len, Some(hash))?
         {
-            return Ok((TargetState::Video(id.clone()), Some((len, Some(hash.clone())))));
+            let found = Replace::Recorded(Some((len, Some(hash.clone()))));
+            return Ok((TargetState::Video(id.clone()), found));
         }
     }
-    Ok((TargetState::Other, None))
+    Ok((TargetState::Other, Replace::Recorded(None)))
 }
