@@ -639,7 +639,7 @@ impl Client {
     /// ```
     pub fn pricing(&self, model: &str) -> Result<Option<Pricing>> {
         let parse_response = |response| models::parse_response(response, model);
-        self.context(None).get(Operation::Pricing, &models::target(model), parse_response)
+        self.context(None).get(Operation::Pricing, &models::target(model), None, parse_response)
     }
 
     /// Reads the account's balance.
@@ -657,7 +657,7 @@ impl Client {
     /// # }
     /// ```
     pub fn balance(&self) -> Result<Balance> {
-        self.context(None).get(Operation::Balance, billing::TARGET, billing::parse_response)
+        self.context(None).get(Operation::Balance, billing::TARGET, None, billing::parse_response)
     }
 
     /// The context of one call; `path` is its output file, for events.

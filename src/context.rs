@@ -110,9 +110,10 @@ impl RequestContext<'_> {
         &self,
         operation: Operation,
         target: &str,
+        limit: Option<&TimeLimit>,
         parse_response: impl Fn(Response) -> Result<T>,
     ) -> Result<T> {
-        self.with_retries(operation, None, None, || {
+        self.with_retries(operation, None, limit, || {
             parse_response(self.session.get(operation, target)?)
         })
     }
@@ -165,9 +166,7 @@ impl RequestContext<'_> {
         let mut offset = 0;
         for _ in 0..MAX_PAGES {
             let target = logs::target(period, offset);
-            let page = self.with_retries(operation, None, limit, || {
-                logs::parse_response(self.session.get(operation, &target)?)
-            })?;
+            let page = self.get(operation, &target, limit, logs::parse_response)?;
             let count = page.entries.len() as u64;
             if is_enough(page.entries) || !page.has_more || count == 0 {
                 return Ok(());

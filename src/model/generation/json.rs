@@ -114,11 +114,7 @@ impl Serialize for Video {
         let mut fields = self.to_fields();
         let id = if fields.contains_key("id") { "generation_id" } else { "id" };
         fields.insert(id.into(), self.id.0.clone().into());
-        let usage = self.usage.map(|usage| {
-            let mut fields = JsonObject::new();
-            usage.write_to(&mut fields);
-            Value::from(fields)
-        });
+        let usage = self.usage.map(Usage::to_value);
         if fields.contains_key("usage") {
             fields.insert("generation_usage".into(), usage.into());
         } else {
@@ -198,14 +194,14 @@ impl Usage {
         (parsed != Self::default()).then_some(parsed)
     }
 
-    fn write_to(self, fields: &mut JsonObject) {
-        for (field, amount) in [
+    fn to_value(self) -> Value {
+        let amounts = [
             ("credits_used", self.credits_used),
             ("tokens_used", self.tokens_used),
             ("usd_spent", self.usd_spent),
-        ] {
-            insert_if_absent(fields, field, amount.map(to_json_number));
-        }
+        ];
+        let known = amounts.iter().filter_map(|(name, amount)| Some((*name, (*amount)?)));
+        known.map(|(name, amount)| (name, to_json_number(amount))).collect()
     }
 }
 
