@@ -80,8 +80,8 @@ impl CancelToken {
 
     /// Returns false if the token was cancelled before the time was up.
     pub(crate) fn sleep(&self, duration: Duration) -> bool {
-        let is_not_cancelled = |state: &mut State| !state.cancelled;
-        let woken = self.0.cancelled.wait_timeout_while(self.lock(), duration, is_not_cancelled);
+        let goes_on = |state: &mut State| !state.cancelled;
+        let woken = self.0.cancelled.wait_timeout_while(self.lock(), duration, goes_on);
         let (state, _) = woken.unwrap_or_else(PoisonError::into_inner);
         !state.cancelled
     }

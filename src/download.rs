@@ -98,7 +98,7 @@ struct Download<'a> {
     failures: u32,
 }
 
-/// How an attempt ended, if its response was received.
+/// How an attempt ended. Errors are final, unless they are transient.
 enum Attempt {
     Complete,
     /// The server sent less than was requested. If that is progress, the rest is requested at once.
@@ -158,9 +158,10 @@ impl Download<'_> {
         let url = self.fresh_url.as_ref().unwrap_or(&self.video.url);
         let mut response = self.context.session.download(url, range.as_ref())?;
         match response.status {
-            200 | 206 if self.accept(&response, range.is_some())? => {}
             200 | 206 => {
-                return self.restart_with("Content-Range does not match the requested range");
+                if !self.accept(&response, range.is_some())? {
+                    return self.restart_with("Content-Range does not match the requested range");
+                }
             }
             // The file ends at or before the requested byte, although Content-Length went beyond it.
             416 if range.is_some() => {

@@ -264,11 +264,11 @@ impl Session<'_> {
             }
         }
         let agent = &self.agents.downloads;
-        let request = agent
-            .configure_request(request)
-            .proxy(self.config.proxy_for(uri).cloned())
-            .timeout_resolve(self.config.dns_timeout(uri))
-            .build();
+        // Only where necessary: ureq resumes no TLS session of a request with its own configuration.
+        if is_loopback(uri.host().unwrap_or_default()) || self.config.bypasses_proxy(uri) {
+            let config = agent.configure_request(request).proxy(None);
+            request = config.timeout_resolve(self.config.dns_timeout(uri)).build();
+        }
         match agent.run(request) {
             _ if is_cancelled(self.token) => Err(Error::cancelled(operation)),
             result => result.map_err(|e| send_error(e, operation, self.config.peer(uri))),

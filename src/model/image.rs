@@ -234,6 +234,7 @@ fn open_file(field: &str, path: &Path) -> Result<ImageReader> {
         return Err(Error::invalid_request(field, message));
     }
     let file = Arc::new(File::open(path).map_err(open_error)?);
+    let metadata = file.metadata().map_err(open_error)?;
     Ok(ImageReader {
         len: metadata.len(),
         name,

@@ -173,6 +173,7 @@ impl<'a> Batch<'a> {
             state.downloading += 1;
             return Task::Download(job, completed);
         }
+        // Only jobs that were started have results.
         let in_flight = state.next - state.results.len();
         if let Some(job) = self.jobs.get(state.next)
             && state.starting < self.options.concurrent_creates

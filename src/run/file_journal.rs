@@ -136,18 +136,17 @@ impl FileJournal {
                 return Err(Error::journal(&name(), "already open in this process"));
             }
             // The system releases the lock when its process ends in any way.
-            match file.try_lock() {
-                Ok(()) if is_same_file(&file, &path) => break (file, read_only),
-                // It was deleted or replaced since it was opened.
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    wait(delay)?;
-                    delay = (delay * 2).min(Duration::from_millis(500));
-                }
-                Err(TryLockError::Error(e)) => {
+            while let Err(e) = file.try_lock() {
+                if let TryLockError::Error(e) = e {
                     let message = "failed to lock; unlocked, two runs could pay for the same video";
                     return Err(io_error(message, e));
                 }
+                wait(delay)?;
+                delay = (delay * 2).min(Duration::from_millis(500));
+            }
+            // The file may have been deleted or replaced while this call waited.
+            if is_same_file(&file, &path) {
+                break (file, read_only);
             }
         };
         let text = read(&file).map_err(|e| io_error("failed to read", e))?;

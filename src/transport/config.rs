@@ -68,7 +68,7 @@ pub(super) struct ValidConfig {
 pub(super) struct Agents {
     /// Pools its connections, so that all polls of a generation need one TLS handshake.
     pub(super) reads: Agent,
-    /// Never sends the API key. Each request sets its proxy and its DNS timeout.
+    /// Never sends the API key.
     pub(super) downloads: Agent,
 }
 
@@ -111,6 +111,8 @@ impl ValidConfig {
     pub(super) fn agents(&self) -> Agents {
         let downloads = self
             .agent_config(DOWNLOAD_BUFFER, MAX_URL_LEN)
+            .proxy(self.proxy.as_ref().map(|config| config.proxy.clone()))
+            .timeout_resolve(Some(self.connect_timeout))
             .timeout_per_read(Some(self.idle_timeout))
             // Bounds data that only ureq sees because it is not part of the body, such as trailers.
             .timeout_recv_body(Some(DOWNLOAD_TIMEOUT));
@@ -140,6 +142,10 @@ impl ValidConfig {
 
     pub(super) fn proxy_for(&self, uri: &Uri) -> Option<&Proxy> {
         self.proxy.as_ref()?.for_uri(uri)
+    }
+
+    pub(super) fn bypasses_proxy(&self, uri: &Uri) -> bool {
+        self.proxy.as_ref().is_some_and(|proxy| proxy.for_uri(uri).is_none())
     }
 
     /// The time limit for looking up the host of `uri`. Without one ureq needs no thread, so there is

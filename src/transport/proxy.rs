@@ -24,7 +24,7 @@ const PROXY_VARIABLES: [&str; 6] =
 
 /// A proxy and the hosts that bypass it.
 pub(super) struct ProxyConfig {
-    proxy: Proxy,
+    pub(super) proxy: Proxy,
     /// As in curl and other programs, entries are separated by commas or whitespace.
     no_proxy: String,
 }

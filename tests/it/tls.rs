@@ -340,6 +340,32 @@ fn create_retry_resumes_the_tls_session() {
     assert_eq!(sandbox.generations().len(), 1);
 }
 
+#[test]
+fn interrupted_download_resumes_the_tls_session() {
+    let (sandbox, ca) = (sandbox(), CertificateAuthority::new("test CA"));
+    let server = start_tls_server(&sandbox, &ca, "api.test");
+    let proxy = ConnectProxy::tunnel_to(server.address());
+    sandbox.fault(Endpoint::Video, Fault::truncate(5_000), 2);
+    let client = sandbox
+        .client_builder()
+        .root_certificates_pem(ca.pem().as_bytes())
+        .base_url(API)
+        .proxy(proxy.url())
+        .build()
+        .unwrap();
+    let mut video = client.generate(&request()).unwrap();
+    video.url = video.url.replace(&sandbox.url(), API);
+    let directory = tempfile::tempdir().unwrap();
+    client.download(&video, directory.path().join("cat.mp4")).unwrap();
+    let next = if RUSTLS { Resumed } else { Full };
+    let handshakes = server.handshakes(5);
+    assert_eq!(
+        handshakes[2..],
+        [Full, next, next],
+        "the first two are the create's and the polls'"
+    );
+}
+
 // ---------------------------------------------------------------- incomplete handshakes
 
 #[test]
