@@ -3,7 +3,7 @@
 
 mod entry;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -154,8 +154,7 @@ impl<'a> PollQueue<'a> {
         for (index, id) in ids.iter().enumerate() {
             self.push(index, id, &Known::Nothing);
         }
-        // By index, and so in input order.
-        let results = Mutex::new(BTreeMap::new());
+        let results = Mutex::new(ids.iter().map(|_| None).collect::<Vec<_>>());
         let threads = self.options.threads;
         // A single worker has nobody to watch.
         let max_sleep = if threads > 1 { MAX_SLEEP } else { Duration::MAX };
@@ -167,12 +166,14 @@ impl<'a> PollQueue<'a> {
                 Step::Idle(delay) => self.sleep(delay.min(max_sleep)),
                 Step::Done(index, result) => {
                     let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                    results.insert(index, result);
+                    if let Some(slot) = results.get_mut(index) {
+                        *slot = Some(result);
+                    }
                 }
             }
             true
         });
-        results.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
+        results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect()
     }
 
     /// Adds a generation. Its timeout starts now.

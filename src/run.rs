@@ -101,7 +101,7 @@ impl DurableRun<'_> {
     fn prepare(&self) -> Result<(RecordedRequest, Result<RequestBody>)> {
         let mut body = self.request.body();
         let image = body.as_mut().ok().and_then(|body| body.image.as_mut()).map(|image| {
-            hash_reader(&mut image.data).map_err(|e| image.read_error(e).with_operation(OPERATION))
+            hash_reader(image).map_err(|e| image.read_error(e).with_operation(OPERATION))
         });
         let (image, body) = match image.transpose() {
             Ok(hash) => (hash, body),

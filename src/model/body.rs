@@ -164,7 +164,7 @@ struct Base64Encoder<'a> {
 
 impl<'a> Base64Encoder<'a> {
     fn new(image: &'a mut ImageReader) -> Result<Self> {
-        image.data.rewind().map_err(|e| image.read_error(e))?;
+        image.rewind().map_err(|e| image.read_error(e))?;
         let remaining = image.len;
         let chunk = usize::try_from(remaining).map_or(CHUNK_SIZE, |len| len.min(CHUNK_SIZE));
         Ok(Self { image, remaining, raw: vec![0; chunk], pending: io::Cursor::default() })
@@ -195,7 +195,7 @@ impl<'a> Base64Encoder<'a> {
         let max_len = max_len.min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
         let len = self.raw.len().min(max_len);
         let raw = self.raw.get_mut(..len).unwrap_or_default();
-        self.image.data.read_exact(raw).map_err(|e| upload_error(self.image, e))?;
+        self.image.read_exact(raw).map_err(|e| upload_error(self.image, e))?;
         self.remaining -= raw.len() as u64;
         Ok(raw)
     }

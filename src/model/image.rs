@@ -8,7 +8,7 @@ mod url;
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Cursor, Read, Seek};
+use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -135,8 +135,7 @@ impl Image {
                 len: data.0.len() as u64,
                 // Bytes have no name of their own: the field says which image is meant.
                 name: format!("image data for `{field}`"),
-                data: Box::new(Cursor::new(data.clone())),
-                file: None,
+                data: ImageData::Bytes(Cursor::new(data.clone())),
             },
         };
         let media_type = image.validate(rules).map_err(|e| {
@@ -158,7 +157,7 @@ impl Image {
         let (mut url, image) = self.open(field, rules)?;
         if let Some(mut image) = image {
             let mut data = Vec::new();
-            read_up_to(&mut image.data, u64::MAX, &mut data).map_err(|e| image.read_error(e))?;
+            read_up_to(&mut image, u64::MAX, &mut data).map_err(|e| image.read_error(e))?;
             engine().encode_string(data, &mut url);
         }
         Ok(url)
@@ -233,14 +232,10 @@ fn open_file(field: &str, path: &Path) -> Result<ImageReader> {
         let message = format!("{name} is {kind}; must be a JPEG or PNG file");
         return Err(Error::invalid_request(field, message));
     }
-    let file = Arc::new(File::open(path).map_err(open_error)?);
+    let file = File::open(path).map_err(open_error)?;
     let metadata = file.metadata().map_err(open_error)?;
-    Ok(ImageReader {
-        len: metadata.len(),
-        name,
-        data: Box::new(Arc::clone(&file)),
-        file: Some((file, metadata.modified().ok())),
-    })
+    let (len, modified) = (metadata.len(), metadata.modified().ok());
+    Ok(ImageReader { len, name, data: ImageData::File { file, modified } })
 }
 
 /// An open image, which can be read from its start any number of times.
@@ -248,14 +243,13 @@ pub(crate) struct ImageReader {
     pub(crate) len: u64,
     /// For messages.
     pub(crate) name: String,
-    pub(crate) data: Box<dyn ReadSeek>,
-    /// Unless the image is in memory: its file, and when that was last modified.
-    file: Option<(Arc<File>, Option<SystemTime>)>,
+    data: ImageData,
 }
 
-pub(crate) trait ReadSeek: Read + Seek {}
-
-impl<T: Read + Seek> ReadSeek for T {}
+enum ImageData {
+    File { file: File, modified: Option<SystemTime> },
+    Bytes(Cursor<Bytes>),
+}
 
 impl ImageReader {
     pub(crate) fn read_error(&self, e: io::Error) -> Error {
@@ -264,7 +258,7 @@ impl ImageReader {
 
     /// Fails if the file's length or modification time is not that with which it was opened.
     pub(crate) fn ensure_unchanged(&self) -> io::Result<()> {
-        let Some((file, modified)) = &self.file else { return Ok(()) };
+        let ImageData::File { file, modified } = &self.data else { return Ok(()) };
         let metadata = file.metadata()?;
         if metadata.len() == self.len && metadata.modified().ok() == *modified {
             return Ok(());
@@ -284,7 +278,7 @@ impl ImageReader {
             return Err(flaw(problem));
         }
         // What is buffered beyond the header is read again when it is sent.
-        let mut header = BufReader::with_capacity(1024, &mut self.data);
+        let mut header = BufReader::with_capacity(1024, &mut *self);
         let mut magic = Vec::with_capacity(MAGIC_LEN as usize);
         // Not `read`, which may return fewer bytes or be interrupted.
         read_up_to(&mut header, MAGIC_LEN, &mut magic)?;
@@ -308,8 +302,26 @@ impl ImageReader {
                 return wrong("its aspect ratio must be between 1:2.5 and 2.5:1");
             }
         }
-        self.data.rewind()?;
+        self.rewind()?;
         Ok(media_type)
+    }
+}
+
+impl Read for ImageReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match &mut self.data {
+            ImageData::File { file, .. } => file.read(buf),
+            ImageData::Bytes(data) => data.read(buf),
+        }
+    }
+}
+
+impl Seek for ImageReader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match &mut self.data {
+            ImageData::File { file, .. } => file.seek(to),
+            ImageData::Bytes(data) => data.seek(to),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Many durable runs in one call, with a handful of threads.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::iter;
 use std::mem;
@@ -103,7 +103,9 @@ pub(crate) fn generate_all_to(
         [context.wait_options.threads, options.concurrent_creates, options.concurrent_downloads];
     let threads = threads.iter().fold(0_usize, |sum, count| sum.saturating_add(*count));
     run_workers(threads.min(jobs.len()), &|| batch.work());
-    mem::take(&mut batch.lock().results).into_values().collect()
+    let mut results = mem::take(&mut batch.lock().results);
+    results.sort_unstable_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 struct Batch<'a> {
@@ -129,8 +131,8 @@ struct State<'a> {
     /// The jobs whose generations are in the queue, by index.
     waiting: HashMap<usize, (&'a Job<'a>, Box<FileRun>)>,
     downloads: VecDeque<(&'a Job<'a>, Box<(FileRun, Video)>)>,
-    /// By index, and so in input order.
-    results: BTreeMap<usize, Result<SavedVideo>>,
+    /// With the indices of their jobs.
+    results: Vec<(usize, Result<SavedVideo>)>,
 }
 
 enum Task<'a> {
@@ -225,7 +227,7 @@ impl<'a> Batch<'a> {
         if let (Err(error), Some(stops)) = (&result, job.run.stops) {
             stops.add(job.run.request, error);
         }
-        self.lock().results.insert(job.index, result);
+        self.lock().results.push((job.index, result));
     }
 
     fn lock(&self) -> MutexGuard<'_, State<'a>> {
