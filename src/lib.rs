@@ -579,9 +579,9 @@
 //!
 //! | TLS | release | with the profile below |
 //! |---|---|---|
-//! | `rustls` (default) | 2.98 / 3.11 | 1.75 / 1.83 |
-//! | `native-tls` | 1.44 / 1.58 | 0.82 / 0.90 |
-//! | none | 1.32 / 1.46 | 0.76 / 0.84 |
+//! | `rustls` (default) | 2.98 / 3.11 | 1.76 / 1.83 |
+//! | `native-tls` | 1.45 / 1.59 | 0.83 / 0.91 |
+//! | none | 1.32 / 1.45 | 0.77 / 0.85 |
 //!
 //! ```toml
 //! [profile.release]
