@@ -85,7 +85,7 @@ impl Error {
             Some(Operation::GenerateRecorded) => "Journal",
             _ => "FileJournal",
         };
-        let abandon = format!("abandon it with {journal}::abandon to pay for a new generation");
+        let abandon = || format!("abandon it with {journal}::abandon to pay for a new generation");
         Some(match (kind, id, resumable) {
             // Not about a response: what was downloaded is not the video, for example.
             (K::Decode, ..) if self.status().is_none() => return None,
@@ -101,9 +101,9 @@ impl Error {
                 format!("search for it with find(\"{id}\") before creating again")
             }
             (K::CreateUnknown, None, Some(_)) => {
-                format!("{again} later to search for it, or {abandon}")
+                format!("{again} later to search for it, or {}", abandon())
             }
-            (K::GenerationFailed, _, Some(_)) if self.0.may_be_billed => abandon,
+            (K::GenerationFailed, _, Some(_)) if self.0.may_be_billed => abandon(),
             (K::WaitTimeout, Some(_), _) => {
                 format!("it may still be running and be billed; {again}")
             }

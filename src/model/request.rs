@@ -154,7 +154,8 @@ impl DynamicMask {
     /// `mask` is what is sent of the image.
     fn to_json(&self, mask: String) -> Value {
         let points = self.trajectory.iter().map(|(x, y)| json!({ "x": x, "y": y }));
-        json!({ "mask": mask, "trajectories": points.collect::<Value>() })
+        // Not `json!`, which would copy the mask.
+        Value::from_iter([("mask", mask.into()), ("trajectories", points.collect::<Value>())])
     }
 }
 

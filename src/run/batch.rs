@@ -189,10 +189,8 @@ impl<'a> Batch<'a> {
     }
 
     fn start(&self, job: &'a Job<'a>) {
-        let cancelled = "the batch was cancelled; call generate_all_to again";
-        let is_cancelled = job.run.context.is_cancelled();
-        let started = if is_cancelled {
-            Err(Error::not_attempted(cancelled))
+        let started = if job.run.context.is_cancelled() {
+            Err(Error::not_attempted("the batch was cancelled; call generate_all_to again"))
         } else {
             job.run.open(&job.path)
         };

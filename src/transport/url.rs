@@ -14,8 +14,7 @@ pub(super) fn validate_base_url(base_url: &str, key: &ApiKey) -> Result<Uri> {
         .parse::<Uri>()
         .map_err(|e| Error::config("base_url is not a valid URL").with_source(e.into()))?;
     let host = uri.host().unwrap_or_default();
-    let quoted = quote_origin(&uri, key).unwrap_or_default();
-    let https_only = format!("{quoted}must start with https://");
+    let https_only = || quote_origin(&uri, key).unwrap_or_default() + "must start with https://";
     let problem = match uri.scheme_str() {
         _ if host.is_empty() => "has no host",
         _ if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) => {
@@ -27,8 +26,8 @@ pub(super) fn validate_base_url(base_url: &str, key: &ApiKey) -> Result<Uri> {
         _ if base_url.contains(['?', '#']) => "must not contain a query or a fragment",
         Some("https") => return Ok(uri),
         Some("http") if is_loopback(host) => return Ok(uri),
-        Some("http") => &format!("{https_only}; http:// is for loopback hosts only"),
-        _ => &https_only,
+        Some("http") => &(https_only() + "; http:// is for loopback hosts only"),
+        _ => &https_only(),
     };
     Err(Error::config(format!("base_url {problem}")))
 }

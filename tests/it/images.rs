@@ -458,8 +458,12 @@ fn memory_use_does_not_grow_with_image_size() {
             run_in_subprocess("images::memory_use_does_not_grow_with_image_size", &variables);
         result.parse().unwrap()
     };
-    let (small, large) = (peak(10 * 1024), peak(10 * MIB));
+    // Three times at most: on a busy machine, how many pages of the program itself are resident can
+    // vary by more than that.
+    let mut peaks = Vec::new();
+    while peaks.last().is_none_or(|(small, large)| *large > small + 1024) {
+        assert!(peaks.len() < 3, "KiB for 10 KiB and for 10 MiB: {peaks:?}");
+        peaks.push((peak(10 * 1024), peak(10 * MIB)));
+    }
     assert_eq!(sandbox.generations()[1].image.as_ref().map(Vec::len), Some(10 * MIB));
-    // How many pages of the program itself are resident varies by more than 1 MiB on a busy machine.
-    assert!(large <= small + 4 * 1024, "{small} KiB for 10 KiB and {large} KiB for 10 MiB");
 }

@@ -200,8 +200,8 @@ impl Usage {
             ("tokens_used", self.tokens_used),
             ("usd_spent", self.usd_spent),
         ];
-        let known = amounts.iter().filter_map(|(name, amount)| Some((*name, (*amount)?)));
-        known.map(|(name, amount)| (name, to_json_number(amount))).collect()
+        let known = |(name, amount): (_, Option<f64>)| Some((name, to_json_number(amount?)));
+        amounts.into_iter().filter_map(known).collect()
     }
 }
 
