@@ -3,13 +3,14 @@
 use serde_json::Value;
 
 use crate::error::Result;
-use crate::model::generation::Balance;
+use crate::model::generation::{Balance, JsonObject};
 use crate::model::response::Response;
 
 pub(crate) const TARGET: &str = "/v2/billing";
 
 pub(crate) fn parse_response(mut response: Response) -> Result<Balance> {
-    let fields = response.parse_json()?;
+    response.ensure_success()?;
+    let fields: JsonObject = response.parse_json()?;
     let amount = fields.get("current_balance").and_then(Value::as_f64);
     let currency = fields.get("currency").and_then(Value::as_str).unwrap_or("USD");
     match amount {

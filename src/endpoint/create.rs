@@ -3,7 +3,8 @@
 
 use crate::error::{Error, Result};
 use crate::model::body::UploadState;
-use crate::model::generation::{Generation, GenerationId, JsonObject, Status};
+use crate::model::generation::json::Fields;
+use crate::model::generation::{Generation, GenerationId, Status};
 use crate::model::response::Response;
 
 /// The outcome of a create request.
@@ -73,18 +74,18 @@ fn is_rejection(status: u16, error: &Error) -> bool {
 }
 
 fn parse_generation(mut response: Response) -> Result<Generation> {
-    let mut fields = match response.parse_json() {
+    let parsed = response.ensure_success().and_then(|()| response.parse_json());
+    let mut fields = match parsed {
         // Accepted and paid for: the id in the header is enough to wait for it.
         Err(_) if response.headers.generation_id().is_some() => {
-            let mut fields = JsonObject::new();
-            fields.insert("status".to_owned(), Status::Queued.as_str().into());
-            fields
+            Fields(vec![("status".into(), Status::Queued.as_str().into())])
         }
         result => result?,
     };
     let id = GenerationId::take_from(&mut fields).or_else(|| response.headers.generation_id());
     let id = id.ok_or_else(|| response.invalid_response("response has no generation id"))?;
-    Ok(Generation::from_fields(fields, id, response.headers.into_metadata()))
+    let generation = Generation::from_fields(fields, id);
+    Ok(Generation { metadata: response.headers.into_metadata(), ..generation })
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::Route;
 use crate::error::Result;
+use crate::model::generation::json::Fields;
 use crate::model::generation::{Generation, GenerationId, Status};
 use crate::model::response::{Response, encode_query};
 use crate::redact::{sanitize, snippet};
@@ -13,12 +14,14 @@ pub(crate) fn target(route: Route, id: &GenerationId) -> String {
 /// Only a response that names the generation says anything about it. Any other may be a gateway's,
 /// or about another generation, so that neither its status nor its video may be taken for this one's.
 pub(crate) fn parse_response(mut response: Response, id: &GenerationId) -> Result<Generation> {
-    let mut fields = response.parse_json()?;
-    if !fields.contains_key("status") {
+    response.ensure_success()?;
+    let mut fields: Fields<'_> = response.parse_json()?;
+    if fields.get_mut("status").is_none() {
         return Err(response.invalid_response("response has no `status`"));
     }
     let in_body = GenerationId::take_from(&mut fields);
-    let also_in_body = fields.get("generation_id").and_then(GenerationId::from_value);
+    let also_in_body =
+        fields.get_mut("generation_id").and_then(|id| GenerationId::from_value(id));
     let named = [in_body, also_in_body, response.headers.generation_id()];
     let mut named = named.iter().flatten();
     if !named.clone().any(|named| named == id) {
@@ -35,7 +38,8 @@ pub(crate) fn parse_response(mut response: Response, id: &GenerationId) -> Resul
         });
     }
     // With the id of the request: it is the one that is known to work.
-    Ok(Generation::from_fields(fields, id.clone(), response.headers.into_metadata()))
+    let generation = Generation::from_fields(fields, id.clone());
+    Ok(Generation { metadata: response.headers.into_metadata(), ..generation })
 }
 
 /// Whether the API knows the generation as pending or done, in a word that it documents: proof that

@@ -3,7 +3,7 @@
 //! Parsing is lenient, because the vendor's samples, schemas and recorded responses differ; each
 //! type documents the forms it accepts. Unknown fields are preserved and written back.
 
-pub(super) mod json;
+pub(crate) mod json;
 
 use std::borrow::Borrow;
 use std::convert::Infallible;

@@ -154,8 +154,11 @@ impl DynamicMask {
     /// `mask` is what is sent of the image.
     fn to_json(&self, mask: String) -> Value {
         let points = self.trajectory.iter().map(|(x, y)| json!({ "x": x, "y": y }));
-        // Not `json!`, which would copy the mask.
-        Value::from_iter([("mask", mask.into()), ("trajectories", points.collect::<Value>())])
+        // Not `json!`, which would copy the mask, and not `collect`, which would sort the fields.
+        let mut fields = JsonObject::new();
+        fields.insert("mask".to_owned(), mask.into());
+        fields.insert("trajectories".to_owned(), points.collect());
+        fields.into()
     }
 }
 
@@ -360,18 +363,22 @@ impl ImageToVideo {
         let (image_url, image) = self.image.open(IMAGE_URL, image_rules)?;
         let fields = self.own_fields(&|mask, field| mask.open_mask(field, mask_rules))?;
         let own = fields.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?)));
-        let mut json_prefix = b"{".to_vec();
+        let mut json_prefix = Vec::with_capacity(512);
+        json_prefix.push(b'{');
         for (name, value) in own.chain(self.extra.iter().map(|(name, value)| (&**name, value))) {
-            for (part, end) in [(&Value::from(name), b':'), (value, b',')] {
-                serde_json::to_writer(&mut json_prefix, part).map_err(|e| {
-                    let problem = format!("`extra` cannot be serialized as JSON: {e}");
-                    Error::invalid_request("extra", problem)
-                })?;
-                json_prefix.push(end);
-            }
+            let mut written = serde_json::to_writer(&mut json_prefix, name);
+            json_prefix.push(b':');
+            written = written.and_then(|()| serde_json::to_writer(&mut json_prefix, value));
+            json_prefix.push(b',');
+            written.map_err(|e| {
+                let problem = format!("`extra` cannot be serialized as JSON: {e}");
+                Error::invalid_request("extra", problem)
+            })?;
         }
         // Validated: the URL has nothing that JSON escapes.
-        json_prefix.extend(format!("\"{IMAGE_URL}\":\"{image_url}").bytes());
+        for part in ["\"", IMAGE_URL, "\":\"", &image_url] {
+            json_prefix.extend_from_slice(part.as_bytes());
+        }
         Ok(RequestBody { json_prefix, image })
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde::Deserialize;
 use serde::de::Error as _;
 use serde_json::Value;
 
@@ -27,8 +28,6 @@ pub(crate) const RESPONSE_HEADERS: [&str; 12] = [
     "last-modified",
 ];
 
-const NOT_AN_OBJECT: &str = "response is not a JSON object";
-
 /// The headers of a response, limited to [`RESPONSE_HEADERS`].
 #[derive(Debug, Default)]
 pub(crate) struct Headers(pub(crate) Vec<(&'static str, String)>);
@@ -40,7 +39,7 @@ impl Headers {
 
     fn take(&mut self, name: &str) -> Option<String> {
         let (_, value) = self.0.iter_mut().find(|(header, _)| *header == name)?;
-        Some(std::mem::take(value))
+        Some(std::mem::take(value)).filter(|value| !value.contains(char::is_control))
     }
 
     fn number(&self, name: &str) -> Option<f64> {
@@ -88,30 +87,33 @@ impl Response {
         matches!(self.status, 200..=299)
     }
 
-    /// The body of a successful response as a JSON object. Any other response is an error.
-    pub(crate) fn parse_json(&mut self) -> Result<JsonObject> {
+    /// An error, unless the response is a success and complete.
+    pub(crate) fn ensure_success(&mut self) -> Result<()> {
         if !self.is_success() {
             return Err(self.api_error());
         }
-        std::mem::replace(&mut self.body_result, Ok(()))?;
-        match self.json() {
-            Ok(Value::Object(fields)) => Ok(fields),
-            Ok(_) => Err(self.invalid_response(NOT_AN_OBJECT)),
-            Err(_) if self.body.is_empty() => Err(self.invalid_response("empty response body")),
-            Err(e) => Err(self.invalid_response(NOT_AN_OBJECT).with_source(e.into())),
-        }
+        std::mem::replace(&mut self.body_result, Ok(()))
+    }
+
+    /// The body as a JSON object.
+    pub(crate) fn parse_json<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
+        self.json().map_err(|e| match self.body.is_empty() {
+            true => self.invalid_response("empty response body"),
+            false => self.invalid_response("response is not a JSON object").with_source(e.into()),
+        })
     }
 
     /// The `data` array of a successful response that lists things, and the other fields.
     pub(crate) fn parse_list(&mut self) -> Result<(Vec<Value>, JsonObject)> {
-        let mut fields = self.parse_json()?;
+        self.ensure_success()?;
+        let mut fields: JsonObject = self.parse_json()?;
         match fields.get_mut("data").map(Value::take) {
             Some(Value::Array(data)) => Ok((data, fields)),
             _ => Err(self.invalid_response("response has no `data` array")),
         }
     }
 
-    fn json(&self) -> Result<Value, serde_json::Error> {
+    fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
         // Validating UTF-8 once for the complete body is cheaper than for each string in it.
         serde_json::from_str(std::str::from_utf8(&self.body).map_err(serde_json::Error::custom)?)
     }
@@ -129,7 +131,7 @@ impl Response {
 
     /// What the server says in a response that is an error or cannot be used.
     fn error_response(&self) -> ErrorResponse {
-        let body = self.json().unwrap_or_default();
+        let body: Value = self.json().unwrap_or_default();
         let error = body.get("error").unwrap_or(&Value::Null);
         let string = |value: Option<&Value>| value.and_then(Value::as_str).map(sanitize);
         ErrorResponse {
@@ -201,7 +203,7 @@ pub(crate) fn error_message(error: &Value) -> Option<String> {
 
 /// Percent-encodes a query value (RFC 3986). Ids with `:` and `/` are in use.
 pub(crate) fn encode_query(value: &str) -> String {
-    percent_encode(value.as_bytes(), &mut |byte, _| b"-._~".contains(&byte))
+    percent_encode(value.as_bytes(), &mut |byte, _| matches!(byte, b'-' | b'.' | b'_' | b'~'))
 }
 
 /// Percent-encodes what a URI must not contain (RFC 3986) in the part of a URL after its host, as
@@ -289,7 +291,7 @@ mod tests {
             body_result: Err(Error::transport(Operation::Retrieve, "truncated".into())),
             ..response(status, r#"{"mess"#)
         };
-        let parse = |status| truncated(status).parse_json().unwrap_err();
+        let parse = |status| truncated(status).ensure_success().unwrap_err();
         assert_eq!(parse(200).kind(), ErrorKind::Transport);
         let unauthorized = parse(401);
         assert_eq!((unauthorized.kind(), unauthorized.status()), (ErrorKind::Api, Some(401)));

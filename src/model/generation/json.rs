@@ -1,7 +1,10 @@
 //! JSON of generations and videos, read tolerantly and written back without loss: what cannot be
 //! parsed stays in `extra` under its own name.
 
-use serde::de::Error as _;
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
@@ -11,18 +14,52 @@ use super::{
     Generation, GenerationError, GenerationId, JsonObject, ResponseMetadata, Status, Usage, Video,
 };
 
+/// The fields of a generation as received, of which only a few end up in a map.
+#[derive(Debug)]
+pub(crate) struct Fields<'a>(pub(crate) Vec<(Cow<'a, str>, Value)>);
+
+impl Fields<'_> {
+    /// If a field is there twice, it is the last that counts.
+    pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut Value> {
+        let mut fields = self.0.iter_mut().rev();
+        fields.find_map(|(field, value)| (field == name).then_some(value))
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+        struct FieldsVisitor;
+
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::with_capacity(8);
+                while let Some((Name(name), value)) = map.next_entry()? {
+                    fields.push((name, value));
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
 impl Generation {
     /// Reads the fields of a generation with this id.
-    pub(crate) fn from_fields(
-        fields: JsonObject,
-        id: GenerationId,
-        metadata: ResponseMetadata,
-    ) -> Self {
+    pub(crate) fn from_fields(fields: Fields<'_>, id: GenerationId) -> Self {
         let (mut status, mut video, mut error) = (None, None, None);
-        // Collected, because removing fields one by one would be a lot of code of the map.
         let mut extra = JsonObject::new();
-        for (name, mut value) in fields {
-            match (name.as_str(), &mut value) {
+        for (name, mut value) in fields.0 {
+            match (&*name, &mut value) {
                 ("status", Value::String(text)) => {
                     status = Some(Status::from(text.as_str()));
                     value = Value::Null;
@@ -32,7 +69,7 @@ impl Generation {
                 _ => {}
             }
             if !value.is_null() {
-                extra.insert(name, value);
+                extra.insert(name.into_owned(), value);
             }
         }
         let status = status.unwrap_or_else(|| Status::from("unknown"));
@@ -43,13 +80,14 @@ impl Generation {
             let outer = || extra.get("duration").and_then(Value::as_f64);
             video.duration = video.duration.or_else(outer);
         }
+        let metadata = ResponseMetadata::default();
         Self { id, status, video, error, usage, metadata, extra }
     }
 }
 
 impl GenerationId {
     /// Takes the id of a generation, and leaves null.
-    pub(crate) fn take_from(fields: &mut JsonObject) -> Option<Self> {
+    pub(crate) fn take_from(fields: &mut Fields<'_>) -> Option<Self> {
         ["id", "generation_id"].into_iter().find_map(|name| {
             let field = fields.get_mut(name)?;
             let id = Self::from_value(field)?;
@@ -163,10 +201,10 @@ impl Serialize for Generation {
 
 impl<'de> Deserialize<'de> for Generation {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut fields = JsonObject::deserialize(deserializer)?;
+        let mut fields = Fields::deserialize(deserializer)?;
         let id =
             GenerationId::take_from(&mut fields).ok_or_else(|| D::Error::missing_field("id"))?;
-        Ok(Self::from_fields(fields, id, ResponseMetadata::default()))
+        Ok(Self::from_fields(fields, id))
     }
 }
 
@@ -200,8 +238,11 @@ impl Usage {
             ("tokens_used", self.tokens_used),
             ("usd_spent", self.usd_spent),
         ];
-        let known = |(name, amount): (_, Option<f64>)| Some((name, to_json_number(amount?)));
-        amounts.into_iter().filter_map(known).collect()
+        let mut fields = JsonObject::new();
+        for (name, amount) in amounts {
+            insert_if_absent(&mut fields, name, amount.map(to_json_number));
+        }
+        fields.into()
     }
 }
 
