@@ -174,12 +174,13 @@ impl Status {
 
 impl From<&str> for Status {
     fn from(status: &str) -> Self {
-        match status.to_ascii_lowercase().as_str() {
-            "queued" => Self::Queued,
-            "generating" => Self::Generating,
-            "completed" | "succeeded" | "succeed" | "success" => Self::Completed,
-            "error" | "failed" => Self::Error,
-            _ => Self::Other(status.to_owned()),
+        let is = |words: &[&str]| words.iter().any(|word| status.eq_ignore_ascii_case(word));
+        match () {
+            () if is(&["queued"]) => Self::Queued,
+            () if is(&["generating"]) => Self::Generating,
+            () if is(&["completed", "succeeded", "succeed", "success"]) => Self::Completed,
+            () if is(&["error", "failed"]) => Self::Error,
+            () => Self::Other(status.to_owned()),
         }
     }
 }
