@@ -39,7 +39,9 @@ impl Headers {
 
     fn take(&mut self, name: &str) -> Option<String> {
         let (_, value) = self.0.iter_mut().find(|(header, _)| *header == name)?;
-        Some(std::mem::take(value)).filter(|value| !value.contains(char::is_control))
+        // Printable ASCII only, since it is for logs.
+        let is_printable = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        is_printable.then(|| std::mem::take(value))
     }
 
     fn number(&self, name: &str) -> Option<f64> {
