@@ -20,8 +20,7 @@ pub(crate) fn parse_response(mut response: Response, id: &GenerationId) -> Resul
         return Err(response.invalid_response("response has no `status`"));
     }
     let in_body = GenerationId::take_from(&mut fields);
-    let also_in_body =
-        fields.get_mut("generation_id").and_then(|id| GenerationId::from_value(id));
+    let also_in_body = fields.get_mut("generation_id").and_then(|id| GenerationId::from_value(id));
     let named = [in_body, also_in_body, response.headers.generation_id()];
     let mut named = named.iter().flatten();
     if !named.clone().any(|named| named == id) {
