@@ -15,11 +15,10 @@ use super::{
 };
 
 /// The fields of a generation as received, of which only a few end up in a map.
-#[derive(Debug)]
 pub(crate) struct Fields<'a>(pub(crate) Vec<(Cow<'a, str>, Value)>);
 
 impl Fields<'_> {
-    /// If a field is there twice, it is the last that counts.
+    /// If a field is there twice, the last one counts.
     pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut Value> {
         let mut fields = self.0.iter_mut().rev();
         fields.find_map(|(field, value)| (field == name).then_some(value))
@@ -60,10 +59,14 @@ impl Generation {
         let mut extra = JsonObject::new();
         for (name, mut value) in fields.0 {
             match (&*name, &mut value) {
-                ("status", Value::String(text)) => {
-                    status = Some(Status::from(text.as_str()));
-                    value = Value::Null;
+                ("status", value) => {
+                    status = value.as_str().map(Status::from);
+                    if status.is_some() {
+                        *value = Value::Null;
+                    }
                 }
+                // The id was taken from the last one.
+                ("id", value) if GenerationId::from_value(value).is_some() => *value = Value::Null,
                 ("error", value) => error = GenerationError::from_value(value.take()),
                 ("video", value) => video = take_video(value, &id),
                 _ => {}
@@ -332,6 +335,25 @@ mod tests {
         let parsed: Generation = serde_json::from_str(response).unwrap();
         let video = parsed.video.unwrap();
         assert_eq!(round_trip(&video), video);
+    }
+
+    #[test]
+    fn last_of_repeated_fields_counts() {
+        for (first, last) in [
+            (r#""id":"b","status":"error""#, r#""id":"a","status":"queued""#),
+            (r#""id":"a","status":"error""#, r#""id":"a","status":5"#),
+            (r#""id":"a","generation_id":"b""#, r#""generation_id":"c","status":"queued""#),
+            (r#""id":"a","video":"b""#, r#""video":null,"status":"queued""#),
+            (r#""id":"a","error":"b""#, r#""error":null,"status":"queued""#),
+            (r#""id":"a","error":"b","n":1"#, r#""error":"c","n":2,"status":"queued""#),
+            (r#""id":"a","video":"b""#, r#""video":{"url":"c"},"status":"completed""#),
+        ] {
+            let json = format!("{{{first},{last}}}");
+            let generation: Generation = serde_json::from_str(&json).unwrap();
+            let unique: Value = serde_json::from_str(&json).unwrap();
+            assert_eq!(generation, serde_json::from_value(unique).unwrap(), "{json}");
+            assert_eq!(round_trip(&generation), generation, "{json}");
+        }
     }
 
     proptest! {
