@@ -4,7 +4,9 @@
 
 use std::fmt;
 
-use serde_json::{Value, json};
+use serde::Serializer as _;
+use serde::ser::SerializeMap;
+use serde_json::{Serializer, Value, json};
 
 use crate::error::{Error, Result};
 use crate::model::body::RequestBody;
@@ -363,20 +365,18 @@ impl ImageToVideo {
         let (image_url, image) = self.image.open(IMAGE_URL, image_rules)?;
         let fields = self.own_fields(&|mask, field| mask.open_mask(field, mask_rules))?;
         let own = fields.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?)));
+        let extra = self.extra.iter().map(|(name, value)| (name.as_str(), value));
         let mut json_prefix = Vec::with_capacity(512);
-        json_prefix.push(b'{');
-        for (name, value) in own.chain(self.extra.iter().map(|(name, value)| (&**name, value))) {
-            let mut written = serde_json::to_writer(&mut json_prefix, name);
-            json_prefix.push(b':');
-            written = written.and_then(|()| serde_json::to_writer(&mut json_prefix, value));
-            json_prefix.push(b',');
-            written.map_err(|e| {
-                let problem = format!("`extra` cannot be serialized as JSON: {e}");
-                Error::invalid_request("extra", problem)
-            })?;
-        }
+        // Not ended, since the image follows.
+        let written = Serializer::new(&mut json_prefix).serialize_map(None).and_then(|mut map| {
+            own.chain(extra).try_for_each(|(name, value)| map.serialize_entry(name, value))
+        });
+        written.map_err(|e| {
+            let problem = format!("`extra` cannot be serialized as JSON: {e}");
+            Error::invalid_request("extra", problem)
+        })?;
         // Validated: the URL has nothing that JSON escapes.
-        for part in ["\"", IMAGE_URL, "\":\"", &image_url] {
+        for part in [",\"", IMAGE_URL, "\":\"", &image_url] {
             json_prefix.extend_from_slice(part.as_bytes());
         }
         Ok(RequestBody { json_prefix, image })
