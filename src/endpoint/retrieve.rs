@@ -61,6 +61,7 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::select;
     use serde_json::Value;
+    use std::error::Error;
 
     proptest! {
         #![proptest_config(cases(10_000))]
@@ -100,6 +101,7 @@ mod tests {
                 Err(error) => {
                     prop_assert!(!expected);
                     prop_assert!(error.body().is_none_or(is_sanitized));
+                    prop_assert!(error.source().is_none_or(|e| is_sanitized(&e.to_string())));
                 }
             }
         }

@@ -101,7 +101,10 @@ impl Response {
     pub(crate) fn parse_json<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
         self.json().map_err(|e| match self.body.is_empty() {
             true => self.invalid_response("empty response body"),
-            false => self.invalid_response("response is not a JSON object").with_source(e.into()),
+            // The error may quote the JSON.
+            false => self
+                .invalid_response("response is not a JSON object")
+                .with_source(sanitize(&e.to_string()).into()),
         })
     }
 
@@ -297,6 +300,16 @@ mod tests {
         assert_eq!(parse(200).kind(), ErrorKind::Transport);
         let unauthorized = parse(401);
         assert_eq!((unauthorized.kind(), unauthorized.status()), (ErrorKind::Api, Some(401)));
+    }
+
+    #[test]
+    fn json_of_another_type_is_sanitized_in_the_source_of_the_error() {
+        let base64 = "iVBORw0KGgo".repeat(999);
+        let json = format!("\"data:image/png;base64,{base64}\\u001b[2J\"");
+        let error = response(200, &json).parse_json::<JsonObject>().unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(is_sanitized(&source) && source.contains("base64,…"), "{source}");
+        assert!(source.starts_with("invalid type: string") && source.len() < 200, "{source}");
     }
 
     #[test]
