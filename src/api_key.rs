@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::{Error, Result};
+use crate::redact::has_control;
 
 /// A shorter key could be part of any word, so it is not redacted from responses.
 const MIN_REDACTED_LEN: usize = 8;
@@ -20,7 +21,7 @@ impl ApiKey {
             "is empty"
         } else if key.trim() != key {
             "starts or ends with whitespace"
-        } else if key.chars().any(char::is_control) {
+        } else if has_control(&key) {
             "contains control characters"
         } else if !key.is_ascii() {
             "contains non-ASCII characters"

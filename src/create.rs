@@ -23,7 +23,8 @@ pub(crate) enum CreateStep<'a> {
 
 /// Generates a client request id for one attempt, starting with the caller's id if there is one.
 pub(crate) fn generate_client_request_id(caller_id: Option<&str>) -> String {
-    caller_id.map_or_else(|| format!("kling-video-{:016x}{:016x}", random(), random()), attempt_id)
+    let unique = || u128::from(random()) << 64 | u128::from(random());
+    caller_id.map_or_else(|| format!("kling-video-{:032x}", unique()), attempt_id)
 }
 
 /// Creates a generation. The first attempt has the caller's id, if there is one.

@@ -11,6 +11,13 @@ const MAX_LEN: usize = 2 * 1024;
 /// A longer run of base64 characters is not a word, and probably an image.
 const MAX_BASE64_RUN: usize = 128;
 
+/// Whether a text contains control characters.
+pub(crate) fn has_control(text: &str) -> bool {
+    // Most texts are printable ASCII, which is quickly seen.
+    let is_printable = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    !is_printable && text.contains(char::is_control)
+}
+
 /// Sanitizes the start of a body.
 pub(crate) fn snippet(body: &[u8]) -> String {
     // More than the output limit, since image data is dropped from it.

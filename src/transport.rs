@@ -293,7 +293,8 @@ impl Session<'_> {
 
     fn uri(&self, target: &str) -> Result<Uri, ureq::http::Error> {
         let base = &self.config.base_uri;
-        let path = [base.path().trim_end_matches('/'), target].concat();
+        // Without a path, the URL's is `/`.
+        let path = [base.path().strip_suffix('/').unwrap_or(base.path()), target].concat();
         let mut parts = base.clone().into_parts();
         parts.path_and_query = Some(PathAndQuery::try_from(path)?);
         Ok(Uri::from_parts(parts)?)

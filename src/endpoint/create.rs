@@ -84,8 +84,9 @@ fn parse_generation(mut response: Response) -> Result<Generation> {
     };
     let id = GenerationId::take_from(&mut fields).or_else(|| response.headers.generation_id());
     let id = id.ok_or_else(|| response.invalid_response("response has no generation id"))?;
-    let generation = Generation::from_fields(fields, id);
-    Ok(Generation { metadata: response.headers.into_metadata(), ..generation })
+    let mut generation = Generation::from_fields(fields, id);
+    generation.metadata = response.headers.into_metadata();
+    Ok(generation)
 }
 
 #[cfg(test)]

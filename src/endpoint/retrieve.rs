@@ -37,8 +37,9 @@ pub(crate) fn parse_response(mut response: Response, id: &GenerationId) -> Resul
         });
     }
     // With the id of the request: it is the one that is known to work.
-    let generation = Generation::from_fields(fields, id.clone());
-    Ok(Generation { metadata: response.headers.into_metadata(), ..generation })
+    let mut generation = Generation::from_fields(fields, id.clone());
+    generation.metadata = response.headers.into_metadata();
+    Ok(generation)
 }
 
 /// Whether the API knows the generation as pending or done, in a word that it documents: proof that

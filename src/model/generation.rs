@@ -13,7 +13,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::redact::{Sanitized, sanitize};
+use crate::redact::{Sanitized, has_control, sanitize};
 
 pub(crate) type JsonObject = Map<String, Value>;
 
@@ -101,7 +101,7 @@ impl TryFrom<String> for GenerationId {
     type Error = InvalidGenerationId;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        let is_valid = !text.is_empty() && !text.chars().any(char::is_control);
+        let is_valid = !text.is_empty() && !has_control(&text);
         if is_valid { Ok(Self(text)) } else { Err(InvalidGenerationId) }
     }
 }
@@ -175,12 +175,16 @@ impl Status {
 impl From<&str> for Status {
     fn from(status: &str) -> Self {
         let is = |words: &[&str]| words.iter().any(|word| status.eq_ignore_ascii_case(word));
-        match () {
-            () if is(&["queued"]) => Self::Queued,
-            () if is(&["generating"]) => Self::Generating,
-            () if is(&["completed", "succeeded", "succeed", "success"]) => Self::Completed,
-            () if is(&["error", "failed"]) => Self::Error,
-            () => Self::Other(status.to_owned()),
+        if is(&["queued"]) {
+            Self::Queued
+        } else if is(&["generating"]) {
+            Self::Generating
+        } else if is(&["completed", "succeeded", "succeed", "success"]) {
+            Self::Completed
+        } else if is(&["error", "failed"]) {
+            Self::Error
+        } else {
+            Self::Other(status.to_owned())
         }
     }
 }

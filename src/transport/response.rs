@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorResponse, Result};
 use crate::fs::read_up_to;
 use crate::model::response::{Headers, RESPONSE_HEADERS, Response};
 use crate::operation::Operation;
-use crate::redact::{sanitize, snippet};
+use crate::redact::{has_control, sanitize, snippet};
 
 use super::error::receive_error;
 use super::url::encode_url;
@@ -101,7 +101,8 @@ fn filter_headers(headers: &HeaderMap, key: &ApiKey) -> Headers {
     let known = headers.iter().filter_map(|(name, value)| {
         let name = name.as_str();
         let name = *RESPONSE_HEADERS.iter().find(|known| **known == name)?;
-        Some((name, key.redact(String::from_utf8(value.as_bytes().to_vec()).ok()?)))
+        let value = key.redact(String::from_utf8(value.as_bytes().to_vec()).ok()?);
+        (!has_control(&value)).then_some((name, value))
     });
     Headers(known.collect())
 }

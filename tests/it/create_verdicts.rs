@@ -315,6 +315,21 @@ fn response_that_ureq_cannot_read_is_recovered_by_the_next_run() {
     }
 }
 
+#[test]
+fn id_in_a_header_counts_if_another_with_control_characters_precedes_it() {
+    for invalid in ["a\tb", "a\u{9b}b"] {
+        let response = format!(
+            "HTTP/1.1 200 OK\r\nX-Inference-Id: {invalid}\r\nX-Inference-Id: paid\r\n\
+             Content-Length: 2\r\n\r\n{{}}"
+        );
+        let sandbox = sandbox();
+        sandbox.fault(Endpoint::Create, Fault::raw(response).after_accepting(), 1);
+        let generation = test_client(&sandbox).create(&request()).expect(invalid);
+        assert_eq!(generation.id.as_str(), "paid");
+        assert_eq!(generation.metadata.inference_id.as_deref(), Some("paid"));
+    }
+}
+
 // ---------------------------------------------------------------- the request log
 
 #[test]

@@ -28,6 +28,7 @@ impl Fields<'_> {
 impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
+        #[serde(transparent)]
         struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
         struct FieldsVisitor;
@@ -36,7 +37,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
             type Value = Fields<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
+                f.write_str("a map")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -56,7 +57,7 @@ impl Generation {
     /// Reads the fields of a generation with this id.
     pub(crate) fn from_fields(fields: Fields<'_>, id: GenerationId) -> Self {
         let (mut status, mut video, mut error) = (None, None, None);
-        let mut extra = JsonObject::new();
+        let (mut extra, mut has_null) = (JsonObject::new(), false);
         for (name, mut value) in fields.0 {
             match (&*name, &mut value) {
                 ("status", value) => {
@@ -65,15 +66,19 @@ impl Generation {
                         *value = Value::Null;
                     }
                 }
-                // The id was taken from the last one.
-                ("id", value) if GenerationId::from_value(value).is_some() => *value = Value::Null,
                 ("error", value) => error = GenerationError::from_value(value.take()),
                 ("video", value) => video = take_video(value, &id),
                 _ => {}
             }
-            if !value.is_null() {
+            // If a field is there twice, the last one counts, even if it is null or was taken.
+            if !value.is_null() || extra.contains_key(&*name) {
+                has_null |= value.is_null();
                 extra.insert(name.into_owned(), value);
             }
+        }
+        if has_null {
+            let repeated = std::mem::take(&mut extra).into_iter();
+            extra.extend(repeated.filter(|(_, value)| !value.is_null()));
         }
         let status = status.unwrap_or_else(|| Status::from("unknown"));
         let usage = extra.get("meta").and_then(|meta| Usage::from_value(meta.get("usage")?));
@@ -338,6 +343,14 @@ mod tests {
     }
 
     #[test]
+    fn generation_is_read_from_any_map() {
+        let fields = [("id", "a"), ("status", "queued")].into_iter();
+        let fields = serde::de::value::MapDeserializer::<_, serde::de::value::Error>::new(fields);
+        let generation = Generation::deserialize(fields).unwrap();
+        assert_eq!((generation.id.as_str(), generation.status), ("a", Status::Queued));
+    }
+
+    #[test]
     fn last_of_repeated_fields_counts() {
         for (first, last) in [
             (r#""id":"b","status":"error""#, r#""id":"a","status":"queued""#),
@@ -347,6 +360,11 @@ mod tests {
             (r#""id":"a","error":"b""#, r#""error":null,"status":"queued""#),
             (r#""id":"a","error":"b","n":1"#, r#""error":"c","n":2,"status":"queued""#),
             (r#""id":"a","video":"b""#, r#""video":{"url":"c"},"status":"completed""#),
+            (r#""id":"a","status":5"#, r#""status":"queued""#),
+            (r#""id":[],"n":1"#, r#""id":"a","n":null"#),
+            (r#""id":"a","video":["","5"]"#, r#""video":null"#),
+            (r#""id":"a","video":{}"#, r#""video":{"url":"c"}"#),
+            (r#""id":"a","meta":{"usage":{"usd_spent":1}}"#, r#""meta":null"#),
         ] {
             let json = format!("{{{first},{last}}}");
             let generation: Generation = serde_json::from_str(&json).unwrap();
@@ -384,6 +402,21 @@ mod tests {
                     prop_assert!(approx_eq(&before, &after), "{} became {}", before, after);
                 }
                 Err(_) => prop_assert!(!has_id),
+            }
+        }
+
+        #[test]
+        fn repeated_fields_are_read_like_those_of_a_map(
+            one in from_seed(Seed::generation),
+            other in from_seed(Seed::generation),
+        ) {
+            let [one, other] = [one, other].map(|fields| Value::from(fields).to_string());
+            let json = format!("{},{}", &one[..one.len() - 1], &other[1..]).replace("{,", "{");
+            let json = json.replace(",}", "}");
+            let map: Value = serde_json::from_str(&json).unwrap();
+            match serde_json::from_str::<Generation>(&json) {
+                Ok(generation) => prop_assert_eq!(generation, serde_json::from_value(map).unwrap()),
+                Err(_) => prop_assert!(serde_json::from_value::<Generation>(map).is_err()),
             }
         }
 
