@@ -579,9 +579,9 @@
 //!
 //! | TLS | release | with the profile below |
 //! |---|---|---|
-//! | `rustls` (default) | 2.98 / 3.11 | 1.76 / 1.83 |
+//! | `rustls` (default) | 2.98 / 3.12 | 1.76 / 1.83 |
 //! | `native-tls` | 1.45 / 1.59 | 0.83 / 0.91 |
-//! | none | 1.32 / 1.45 | 0.77 / 0.85 |
+//! | none | 1.33 / 1.46 | 0.77 / 0.85 |
 //!
 //! ```toml
 //! [profile.release]
