@@ -2,30 +2,20 @@
 
 use std::io::{self, Read};
 
+use crate::fs::read_up_to;
+
 /// Hashes all bytes up to EOF.
 pub(crate) fn hash_reader(data: &mut impl Read) -> io::Result<String> {
     // A multiple of the hash's block size, and read completely whatever the reader returns, so that
     // the hash depends on the bytes alone.
-    const CHUNK_SIZE: usize = 64 * 1024;
+    const CHUNK_SIZE: u64 = 64 * 1024;
     let mut hash = Hash::new();
-    let mut chunk = vec![0; CHUNK_SIZE];
-    loop {
-        let mut rest = chunk.as_mut_slice();
-        // Not `read_to_end`, which zeroes the buffer again for each chunk.
-        while !rest.is_empty() {
-            match data.read(rest) {
-                Ok(0) => break,
-                Ok(len) => rest = rest.get_mut(len..).unwrap_or_default(),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        let len = CHUNK_SIZE - rest.len();
-        hash.update(chunk.get(..len).unwrap_or_default());
-        if len < CHUNK_SIZE {
-            return Ok(hash.hex());
-        }
+    let mut chunk = Vec::with_capacity(CHUNK_SIZE as usize);
+    while read_up_to(data, CHUNK_SIZE, &mut chunk)? > 0 {
+        hash.update(&chunk);
+        chunk.clear();
     }
+    Ok(hash.hex())
 }
 
 /// Multiplies the halves of each 16-byte block with each other, after mixing in the state, as wyhash
